@@ -1,0 +1,55 @@
+"""Every error that a user of catdog can cause or cure, in one tree.
+
+    CatdogError             the base: catch this at an edge and show ``str(error)``, one sentence for a person
+     +-- ImageError         one photo can't be used; ``reason`` says why in a word
+     +-- ContractError      a model carries no contract, a damaged one, or one of another version
+     +-- ModelError         a model or weight file can't be opened or doesn't fit what was asked
+     +-- DataError          a source of photos can't be turned into a dataset
+     +-- SettingsError      a setting is unknown, out of range, or contradicts another
+     +-- ExportError        an exported model failed a check, so no file was written
+
+Anything else that escapes is a bug in catdog and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ImageReason = Literal["missing", "unreadable", "empty", "unsupported", "corrupt", "too_large"]
+
+
+class CatdogError(Exception):
+    """Base of all errors meant for the user; the message names the input and says what to do."""
+
+
+class ImageError(CatdogError):
+    """One photo can't be used.
+
+    ``reason`` is one of: ``missing`` (no such file), ``unreadable`` (permission, not a regular file, a failed
+    download), ``empty`` (zero bytes), ``unsupported`` (not an image, or a format that isn't read), ``corrupt``
+    (truncated or damaged) and ``too_large`` (over the byte or pixel limit).
+    """
+
+    def __init__(self, message: str, reason: ImageReason) -> None:
+        super().__init__(message)
+        self.reason: ImageReason = reason
+
+
+class ContractError(CatdogError):
+    """A model's contract is missing, damaged or of another version."""
+
+
+class ModelError(CatdogError):
+    """A model or weight file can't be opened or doesn't fit."""
+
+
+class DataError(CatdogError):
+    """A source of photos can't be turned into a dataset."""
+
+
+class SettingsError(CatdogError):
+    """A setting is unknown, out of range or contradicts another."""
+
+
+class ExportError(CatdogError):
+    """An exported model failed one of its checks."""
