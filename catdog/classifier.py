@@ -70,7 +70,7 @@ class Classifier:
         return np.asarray(result, dtype=np.float32)
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]  # a str and an array are iterables too
         self,
         photos: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any],
         *,
@@ -102,25 +102,29 @@ class Classifier:
         """Predictions one by one, in order, for any number of photos with bounded memory.
 
         While the model works on one batch, threads decode the next. ``names`` replaces the photos' own as ``source``.
-        An item that is an ImageError already (a failed download, say) becomes its answer.
+        An item may also be an ImageError, which becomes its answer, or a function without arguments that gives the
+        encoded bytes or raises one (a download, say): it is called on one of the decoding threads.
         """
         labelled = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
-        with ThreadPoolExecutor(min(usable_cores(), 8), "catdog-decode") as pool:
+        pool = ThreadPoolExecutor(min(usable_cores(), 8), "catdog-decode")
 
-            def submit() -> list[tuple[str, Future[Pixels | ImageError]]]:
-                return [(n, pool.submit(self._pixels, p, n)) for p, n in islice(labelled, batch_size)]
+        def submit() -> list[tuple[str, Future[Pixels | ImageError]]]:
+            return [(n, pool.submit(self._pixels, p, n)) for p, n in islice(labelled, batch_size)]
 
+        try:
             batch = submit()
             while batch:
                 following = submit()
                 yield from self._answer([(name, future.result()) for name, future in batch], threshold)
                 batch = following
+        finally:  # whoever stops early need not wait for what was read ahead
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _pixels(self, photo: Any, name: str) -> Pixels | ImageError:
         if isinstance(photo, ImageError):
             return photo
         try:
-            return load_pixels(photo, self.contract, name)
+            return load_pixels(photo() if callable(photo) else photo, self.contract, name)
         except ImageError as error:
             return error
 
@@ -150,11 +154,14 @@ class Classifier:
 
 
 def load(model: bytes | str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Classifier:
-    """A classifier from an ONNX file, by default the embedded cat-or-dog model."""
+    """A classifier from an ONNX file, by default the embedded cat-or-dog model; raises as ``Classifier`` does."""
     if model is not None:
         return Classifier(model, threads)
-    embedded = files("catdog").joinpath("assets", "catdog.onnx")
-    return Classifier(embedded.read_bytes(), threads, name="the embedded model")
+    try:
+        embedded = files("catdog").joinpath("assets", "catdog.onnx").read_bytes()
+    except OSError as error:
+        raise ModelError("the embedded model is missing from this installation; name an ONNX file") from error
+    return Classifier(embedded, threads, name="the embedded model")
 
 
 def usable_cores() -> int:

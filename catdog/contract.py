@@ -96,14 +96,15 @@ class Contract:
             raise ContractError(f"{source}: the contract is not a JSON object")
         if data.get("version") != CONTRACT_VERSION:
             raise ContractError(
-                f"{source}: contract version {data.get('version')!r}, but this catdog reads version {CONTRACT_VERSION}; "
-                "export the model again with this catdog"
+                f"{source}: contract version {data.get('version')!r}, but this catdog reads version "
+                f"{CONTRACT_VERSION}; export the model again with this catdog"
             )
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ContractError(f"{source}: unknown contract field {unknown[0]!r}")
         try:
-            return cls(**{k: tuple(v) if k in ("class_names", "mean", "std") else v for k, v in data.items()})
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            return cls(**values)
         except (ContractError, TypeError) as error:
             raise ContractError(f"{source}: {error}") from error
 

@@ -6,6 +6,7 @@
      +-- ModelError         a model or weight file can't be opened or doesn't fit what was asked
      +-- DataError          a source of photos can't be turned into a dataset
      +-- SettingsError      a setting is unknown, out of range, or contradicts another
+     +-- TrainingError      training could not go on, or gave nothing that can be used
      +-- ExportError        an exported model failed a check, so no file was written
 
 Anything else that escapes is a bug in catdog and keeps its traceback.
@@ -49,6 +50,10 @@ class DataError(CatdogError):
 
 class SettingsError(CatdogError):
     """A setting is unknown, out of range or contradicts another."""
+
+
+class TrainingError(CatdogError):
+    """Training could not go on (the loss became NaN, say)."""
 
 
 class ExportError(CatdogError):

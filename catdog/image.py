@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from catdog.contract import Contract
 from catdog.errors import ImageError
@@ -30,7 +30,8 @@ MAX_BYTES: Final = 256 * 2**20  # of one encoded photo; a 200-megapixel phone JP
 MAX_PIXELS: Final = 2 * 89_478_485  # Pillow's own hard limit against decompression bombs: 537 MB as RGB
 FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 SUFFIXES: Final = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .tif .tiff .bmp .dib .avif .heic .heif".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"}
+    | {".tif", ".tiff", ".bmp", ".dib", ".avif", ".heic", ".heif"}
 )
 """File endings that a folder scan takes for photos; whether one is, its bytes decide."""
 
@@ -63,7 +64,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a regular file; raises ImageError (missing, unreadable, empty, too_large)."""
     name = os.fspath(path)
     try:
-        info = os.stat(name)  # before opening: opening a named pipe would wait for ever
+        info = Path(name).stat()  # before opening: opening a named pipe would wait for ever
         if stat.S_ISDIR(info.st_mode):
             raise ImageError(f"{name}: is a folder, not a photo", "unreadable")
         if not stat.S_ISREG(info.st_mode):
@@ -95,7 +96,7 @@ def decode(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: over the limit of {MAX_PIXELS} pixels", "too_large") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(f"{name}: {_guess(data)}", "unsupported") from error
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
         raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error

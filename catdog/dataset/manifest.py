@@ -1,0 +1,130 @@
+"""The manifest: which photo has which label and which split. The one file that training and evaluation read.
+
+    DIR/manifest.json   {"version": 1, "class_names": ["cat", "dog"], "photos": [one object a line]}
+    DIR/photos/...      the photos, under the paths that the manifest gives
+    DIR/report.json     what was left out and why; for people, read by nothing
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args
+
+from catdog.errors import DataError
+
+Split = Literal["train", "val", "test"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+CLASS_NAMES: Final = ("cat", "dog")
+"""The order of the model's outputs; by name, never by the order of folders."""
+MANIFEST_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One checked photo."""
+
+    path: str
+    """Relative to the manifest's folder, with ``/``."""
+    label: str
+    """One of the manifest's class names."""
+    split: Split
+    width: int
+    """px, of the upright image."""
+    height: int
+    """px, of the upright image."""
+    sha256: str
+    """Of the file's bytes, 64 hexadecimal digits."""
+    cluster: str
+    """The same for all copies of one picture: the first digits of the smallest ``sha256`` among them."""
+    source: str
+    """The folder under ``photos/`` that holds the photos of one source."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The photos of a dataset folder, in the order of their paths."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    photos: tuple[Photo, ...]
+
+    def of(self, split: Split) -> list[Photo]:
+        """The photos of one split, in manifest order."""
+        return [photo for photo in self.photos if photo.split == split]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted (sha256, label, split): the same wherever the same data is split the same way."""
+        lines = sorted(f"{photo.sha256} {photo.label} {photo.split}\n" for photo in self.photos)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """The manifest in a dataset folder; raises DataError where it is missing, damaged or of another version."""
+        path = Path(folder) / MANIFEST_NAME
+        try:
+            data = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{folder}: no {MANIFEST_NAME} here; make one with python -m catdog.dataset SOURCE... --out {folder}"
+            ) from error
+        except OSError as error:
+            raise DataError(f"{path}: can't be read ({error.strerror})") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not JSON, so damaged or no manifest; build the dataset again") from error
+        if not isinstance(data, dict) or data.get("version") != MANIFEST_VERSION:
+            version = data.get("version") if isinstance(data, dict) else None
+            raise DataError(
+                f"{path}: manifest version {version!r}, but this catdog reads version {MANIFEST_VERSION}; "
+                "build the dataset again"
+            )
+        try:
+            names = tuple(data["class_names"])
+            if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(n, str) and n for n in names):
+                raise ValueError("class_names needs two different names or more")
+            photos = tuple(_photo(entry, names) for entry in data["photos"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: damaged manifest ({error}); build the dataset again") from error
+        return cls(Path(folder), names, photos)
+
+    def write(self) -> None:
+        """Write ``manifest.json`` into ``root``, under a temporary name first; the photos have to be there already."""
+        head = json.dumps({"version": MANIFEST_VERSION, "class_names": self.class_names}, ensure_ascii=False)
+        lines = ",\n".join(json.dumps(asdict(photo), ensure_ascii=False) for photo in self.photos)
+        temporary = self.root / f".{MANIFEST_NAME}.tmp"
+        temporary.write_text(f'{head[:-1]}, "photos": [\n{lines}\n]}}\n', encoding="utf-8")
+        temporary.replace(self.root / MANIFEST_NAME)
+
+
+def is_dataset(path: str | Path) -> bool:
+    """Whether a folder holds a manifest; ``Manifest.read`` says whether it is a good one."""
+    return (Path(path) / MANIFEST_NAME).is_file()
+
+
+_FIELD_TYPES: Final[Mapping[str, type]] = {
+    f.name: int if f.name in ("width", "height") else str for f in fields(Photo)
+}
+
+
+def _photo(entry: Any, class_names: tuple[str, ...]) -> Photo:
+    """One checked entry; raises ValueError or TypeError saying what is wrong with it."""
+    if not isinstance(entry, dict) or entry.keys() != _FIELD_TYPES.keys():
+        raise ValueError(f"a photo needs exactly the fields {', '.join(_FIELD_TYPES)}")
+    path = entry["path"]
+    for name, kind in _FIELD_TYPES.items():
+        if type(entry[name]) is not kind or entry[name] in ("", 0):
+            raise ValueError(f"{path!r}: bad {name} {entry[name]!r}")
+    if entry["label"] not in class_names:
+        raise ValueError(f"{path!r}: unknown label {entry['label']!r}")
+    if entry["split"] not in SPLITS:
+        raise ValueError(f"{path!r}: unknown split {entry['split']!r}")
+    # A manifest may come from a stranger; none of its paths may lead out of its folder, on any system.
+    if path.startswith("/") or "\\" in path or ":" in path.split("/")[0] or ".." in path.split("/") or "\0" in path:
+        raise ValueError(f"{path!r}: the path leaves the dataset's folder")
+    return Photo(**cast(dict[str, Any], entry))

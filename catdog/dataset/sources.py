@@ -1,0 +1,268 @@
+"""Folders, zip and tar archives as one thing: safe names and bounded bytes. Writes nothing.
+
+No member of an archive is ever unpacked under its own name: its bytes go to memory, and the caller chooses the file.
+So a path that leaves the target, a link or a device can do no harm; such members are refused and reported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+from typing import Final, Protocol
+
+from catdog.errors import DataError, ImageError
+from catdog.image import MAX_BYTES, read_file
+
+MAX_UNPACKED_BYTES: Final = 64 * 2**30  # of one archive; Kaggle's has 0.8 GB, Oxford's too
+MAX_FILES: Final = 2_000_000  # in one source
+
+_ARCHIVE_ENDING: Final = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+_JUNK: Final = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+_ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE 4.3.7 and 4.3.16: a member, or the end of an empty one
+_FOREIGN_MAGIC: Final = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive"}
+
+Load = Callable[[], bytes]
+"""The bytes of one file; raises ImageError."""
+
+
+class Source(Protocol):
+    """Files under names that are safe: relative, with ``/``, without ``..``, hidden parts or doubles."""
+
+    path: Path
+    name: str
+    """What the user will know it by: the file's name without its ending."""
+    names: list[str]
+    refused: list[tuple[str, str]]
+    """(name, why) of members that are no plain files or whose path leaves the archive."""
+
+    def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
+        """The wanted files in the order that is fastest to read. Raises DataError where the archive is damaged."""
+        ...
+
+
+def open_source(path: str | Path, max_bytes: int = MAX_UNPACKED_BYTES) -> Source:
+    """A folder or an archive, told apart by content; raises DataError when it is neither, or damaged."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return _Folder(path)
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DataError(f"{path}: neither a folder nor an archive")
+            head = file.read(8)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file or folder") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from error
+    if head.startswith(_ZIP_MAGIC):
+        return _Zip(path, max_bytes)
+    for magic, kind in _FOREIGN_MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(f"{path}: is {kind}, which is not read; unpack it and give the folder")
+    return _Tar(path, max_bytes)
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a file's ending says that it is an archive."""
+    return bool(_ARCHIVE_ENDING.search(name))
+
+
+def is_junk(name: str) -> bool:
+    """Whether a path is one of the files that systems leave behind: hidden ones, ``__MACOSX``, ``Thumbs.db``."""
+    return any(part.startswith(".") or part.lower() in _JUNK for part in name.split("/"))
+
+
+def safe_name(name: str) -> str | None:
+    """An archive member's path with ``/`` and no empty parts; None when it leads out of the archive."""
+    name = name.replace("\\", "/")  # archives made on Windows; a drive or .. behind a backslash shows up below
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts or name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in name:
+        return None
+    return "/".join(parts)
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.resolve().name or "root"
+        self.refused: list[tuple[str, str]] = []
+        self._files: dict[str, str] = {}
+        seen: set[str] = set()
+
+        def refuse(error: OSError) -> None:
+            self.refused.append((os.path.relpath(error.filename, path), f"can't be read ({error.strerror})"))
+
+        # Links are followed here: unlike an archive's, they are the user's own. ``seen`` ends their circles.
+        for folder, folders, files in os.walk(path, followlinks=True, onerror=refuse):
+            if (real := os.path.realpath(folder)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            for file in sorted(files):
+                full = os.path.join(folder, file)  # noqa: PTH118 - a Path for each of 100,000 files takes seconds
+                name = os.path.relpath(full, path).replace(os.sep, "/")
+                if not is_junk(name):
+                    self._files[name] = full
+            _check_count(path, len(self._files))
+        self.names = list(self._files)
+
+    def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
+        for name, full in self._files.items():
+            if name in wanted:
+                yield name, lambda full=full: read_file(full)  # type: ignore[misc]
+
+
+class _Archive:
+    """What zip and tar share: the rules for names, and the count of the bytes that really came out."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
+        self.name = _ARCHIVE_ENDING.sub("", path.name) or path.name
+        self.names: list[str] = []
+        self.refused: list[tuple[str, str]] = []
+        self._seen: set[str] = set()
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def _enter(self, raw: str, plain: bool) -> str | None:
+        """The name of a member to be kept; None for one that is junk or refused."""
+        name = safe_name(raw)
+        if name is None:
+            self.refused.append((raw, "its path leads out of the archive"))
+        elif is_junk(name):
+            return None
+        elif not plain:
+            self.refused.append((name, "a link or a device, not a plain file"))
+        elif name in self._seen:
+            self.refused.append((name, "the archive holds a second file of this name"))
+        else:
+            self._seen.add(name)
+            self.names.append(name)
+            return name
+        _check_count(self.path, len(self._seen) + len(self.refused))
+        return None
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > self._max_bytes:
+            raise DataError(
+                f"{self.path}: unpacks to more than {self._max_bytes} bytes, which is no set of photos; unpack the "
+                "part that you need and give the folder"
+            )
+
+    def _loaded(self, name: str, data: bytes) -> Load:
+        self._count(len(data))
+
+        def load() -> bytes:
+            if len(data) > MAX_BYTES:
+                raise ImageError(f"{name}: over the limit of {MAX_BYTES} bytes", "too_large")
+            return data
+
+        return load
+
+    def _damaged(self, error: Exception) -> DataError:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return DataError(f"{self.path}: the archive is damaged ({why}); download or make it again")
+
+
+class _Zip(_Archive):
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        super().__init__(path, max_bytes)
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise self._damaged(error) from error
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was made on Windows
+            if member.is_dir() or member.filename.endswith("\\"):
+                continue
+            name = self._enter(member.filename, plain=kind in (0, stat.S_IFREG))
+            if name is not None:
+                if member.flag_bits & 0x1:  # APPNOTE 4.4.4
+                    raise DataError(
+                        f"{path}: the archive is encrypted ({name!r}); unpack it with its password and give the folder"
+                    )
+                self._members[name] = member
+
+    def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
+        members = [(name, member) for name, member in self._members.items() if name in wanted]
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for name, member in sorted(members, key=lambda pair: pair[1].header_offset):
+                    with archive.open(member) as file:
+                        data = file.read(MAX_BYTES + 1)
+                    yield name, self._loaded(name, data)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+            raise self._damaged(error) from error
+
+
+class _Tar(_Archive):
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        super().__init__(path, max_bytes)
+        unpacked = 0
+        for member, _ in self._walk():
+            unpacked += member.size  # passed over, but decompressed all the same
+            if unpacked > max_bytes:
+                self._count(unpacked)
+            if not member.isdir():
+                self._enter(member.name, plain=member.isreg())
+
+    def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
+        done: set[str] = set()
+        for member, archive in self._walk():
+            name = safe_name(member.name)
+            if member.isreg() and name is not None and name in wanted and name not in done:
+                done.add(name)
+                file = archive.extractfile(member)
+                assert file is not None, name
+                try:
+                    data = file.read(MAX_BYTES + 1)
+                except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+                    raise self._damaged(error) from error
+                yield name, self._loaded(name, data)
+
+    def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+        try:
+            archive = tarfile.open(self.path, "r:*")  # noqa: SIM115 - closed below, its errors are told apart
+        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+            with self.path.open("rb") as file:
+                packed = file.read(2) == b"\x1f\x8b"  # RFC 1952, 2.3.1
+            if packed or is_archive_name(self.path.name):
+                raise self._damaged(error) from error
+            raise DataError(
+                f"{self.path}: neither a folder nor a zip or tar archive; photos are given as a folder that holds them"
+            ) from error
+        with archive:
+            while True:
+                try:
+                    member = archive.next()
+                except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+                    raise self._damaged(error) from error
+                if member is None:
+                    self._check_end(archive)
+                    return
+                yield member, archive
+                archive.members = []  # tarfile keeps every header it saw
+
+
+    def _check_end(self, archive: tarfile.TarFile) -> None:
+        # tarfile takes any block that is no header for the end; two blocks of zeros are (POSIX.1-2017, pax, "ustar").
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        block = archive.fileobj.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+            raise self._damaged(tarfile.ReadError("its end is missing"))
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_FILES:
+        raise DataError(f"{path}: more than {MAX_FILES} files; give a smaller part of it")

@@ -1,0 +1,123 @@
+"""Who goes into which split: clusters of photos -> a split, or a reason to leave out, for each. Pure.
+
+Stateless: a cluster's split follows from a hash of its own content alone, so photos that come later move nobody. The
+one thing that could, a new copy that changes or joins clusters, can't: photos of an earlier dataset are pinned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from catdog.dataset.manifest import SPLITS, Split
+
+Shares = tuple[float, float, float]
+"""Of train, val and test, [0, 1], summing to 1."""
+Clustering = Callable[[Sequence[int]], Sequence[int]]
+"""Some candidates -> for each of them its cluster, any number that is the same for all of one cluster."""
+Conflict = Literal["label_conflict", "leak", "bridges_splits"]
+
+ID_DIGITS: Final = 16  # of SHA-256, hexadecimal: 64 bits
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the split needs to know of a photo."""
+
+    sha256: str
+    label: str
+    given: Split | None = None
+    """By its source, or by the caller for the whole source."""
+    pinned: Split | None = None
+    """By the dataset that is being replaced; stronger than ``given``."""
+
+    @property
+    def fixed(self) -> Split | None:
+        """The split that it must have if it is kept."""
+        return self.pinned or self.given
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A photo that is kept."""
+
+    split: Split
+    cluster: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A photo that is left out, and why."""
+
+    reason: Conflict
+    message: str
+
+
+def assign(candidates: Sequence[Candidate], clustering: Clustering, shares: Shares) -> list[Placed | Dropped]:
+    """One answer a candidate, in their order. No cluster has two labels or two splits afterwards."""
+    answers: dict[int, Placed | Dropped] = {}
+    for members in _groups(range(len(candidates)), clustering):
+        _place(members, candidates, clustering, shares, answers)
+    _carve(candidates, shares, answers)
+    return [answers[i] for i in range(len(candidates))]
+
+
+def hashed_split(label: str, cluster: str, shares: Shares) -> Split:
+    """The split of a cluster by its label and id: the same on every machine, whatever else is in the dataset."""
+    position = int.from_bytes(hashlib.sha256(f"{label} {cluster}".encode()).digest()[:8], "big") / 2**64
+    train, val, _ = shares
+    return "train" if position < train else "val" if position < train + val else "test"
+
+
+def _groups(indices: Sequence[int], clustering: Clustering) -> list[list[int]]:
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, key in zip(indices, clustering(indices), strict=True):
+        groups[key].append(i)
+    return list(groups.values())
+
+
+def _place(
+    members: Sequence[int],
+    candidates: Sequence[Candidate],
+    clustering: Clustering,
+    shares: Shares,
+    answers: dict[int, Placed | Dropped],
+) -> None:
+    """Answer for one cluster's members."""
+    labels = {candidates[i].label for i in members}
+    if len(labels) > 1:
+        message = f"copies of one picture are labelled {' and '.join(sorted(labels))}"
+        answers.update(dict.fromkeys(members, Dropped("label_conflict", message)))
+        return
+    pinned = [i for i in members if candidates[i].pinned]
+    if len({candidates[i].pinned for i in pinned}) > 1 and len(pinned) < len(members):
+        message = "it joins pictures that the dataset already holds in different splits"
+        answers.update(dict.fromkeys(set(members) - set(pinned), Dropped("bridges_splits", message)))
+        for group in _groups(pinned, clustering):
+            _place(group, candidates, clustering, shares, answers)
+        return
+    (label,) = labels
+    cluster = min(candidates[i].sha256 for i in members)[:ID_DIGITS]
+    fixed = {split for i in members if (split := candidates[i].fixed)}
+    split = max(fixed, key=SPLITS.index) if fixed else hashed_split(label, cluster, shares)
+    for i in members:
+        if (own := candidates[i].fixed) not in (None, split):
+            answers[i] = Dropped("leak", f"given as {own}, but a copy of the picture is in {split}")
+        else:
+            answers[i] = Placed(split, cluster)
+
+
+def _carve(candidates: Sequence[Candidate], shares: Shares, answers: dict[int, Placed | Dropped]) -> None:
+    """Where sources gave splits but no val or no test at all, take that from their training photos.
+
+    The hash decides here too, so a photo that would be val by the hash is val whether it was carved or not.
+    """
+    present = {answer.split for answer in answers.values() if isinstance(answer, Placed)}
+    for i, answer in answers.items():
+        if isinstance(answer, Placed) and answer.split == "train" and not candidates[i].pinned:
+            split = hashed_split(candidates[i].label, answer.cluster, shares)
+            if split not in present:
+                answers[i] = Placed(split, answer.cluster)

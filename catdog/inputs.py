@@ -1,0 +1,126 @@
+"""PATH arguments to photos: files, folders, patterns, URLs and standard input, one after the other.
+
+    ["cat.jpg", "photos/", "b/**/*.png", "https://...", "-"] -> Photo(source, content), ...
+
+Nothing is opened here. Folders are read one at a time, so that the first photo of a huge tree comes at once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from catdog.errors import ImageError
+from catdog.image import MAX_BYTES, SUFFIXES
+
+JUNK: Final = frozenset({"__MACOSX", "@eaDir"})  # macOS and Synology put copies and thumbnails there
+STDIN: Final = "-"
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_MAGIC: Final = re.compile(r"[*?[]")
+
+Parts = tuple[str, ...]
+
+
+class Photo(NamedTuple):
+    """One photo to answer for, still unread."""
+
+    source: str
+    """As it is named in the answer: the path, the URL without its password, or ``-``."""
+    content: str | ImageError | Callable[[], bytes]
+    """A path, a reason why there is none, or what gives the bytes when it is called (and may raise ImageError)."""
+
+
+def expand(paths: Iterable[str]) -> Iterator[Photo]:
+    """The photos that each of ``paths`` stands for, in order; one that stands for none gives a Photo with an error.
+
+    A folder stands for the files under it whose ending is a photo's, sorted folder by folder; hidden files and
+    symbolic links to folders are passed over. A pattern (``*``, ``?``, ``[...]``, ``**`` for any number of folders)
+    stands for those of the same files that match; a file that is really so named wins over the pattern.
+    """
+    for path in paths:
+        if path == STDIN:
+            yield Photo(path, read_stdin)
+        elif _URL.match(path):
+            from catdog import fetch  # most runs have no URL and need not wait for ssl
+
+            yield Photo(fetch.redact(path), partial(fetch.fetch, path))
+        elif os.path.isdir(path):
+            yield from _or_error(scan(path), path, "no photo in this folder")
+        elif _MAGIC.search(path) and not os.path.lexists(path):
+            yield from _or_error(_glob(path), path, "no photo matches this pattern")
+        else:
+            yield Photo(path, path) if path else Photo(path, ImageError("'': an empty path", "missing"))
+
+
+def scan(folder: str, wanted: Callable[[Parts, bool], bool] | None = None) -> Iterator[Photo]:
+    """The photos under a folder, its own before those of its subfolders, both sorted by name.
+
+    ``wanted``: is given the parts of a path below ``folder`` and whether it is a folder's; False leaves it out.
+    """
+    waiting: list[Parts] = [()]
+    while waiting:
+        parts = waiting.pop()
+        here = os.path.join(folder, *parts)
+        try:
+            with os.scandir(here or os.curdir) as found:
+                entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found if _visible(e))
+        except OSError as error:
+            yield Photo(here, ImageError(f"{here}: can't be listed ({error.strerror})", "unreadable"))
+            continue
+        inside = [(parts + (name,), is_folder) for name, is_folder in entries]
+        if wanted:
+            inside = [(child, is_folder) for child, is_folder in inside if wanted(child, is_folder)]
+        for child, is_folder in inside:
+            if not is_folder and os.path.splitext(child[-1])[1].lower() in SUFFIXES:
+                path = os.path.join(folder, *child)
+                yield Photo(path, path)
+        waiting += [child for child, is_folder in reversed(inside) if is_folder]
+
+
+def read_stdin() -> bytes:
+    """All of standard input, which is one photo; raises ImageError over MAX_BYTES."""
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{STDIN}: over the limit of {MAX_BYTES} bytes", "too_large")
+    return data
+
+
+def _visible(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.name not in JUNK
+
+
+def _or_error(photos: Iterator[Photo], path: str, problem: str) -> Iterator[Photo]:
+    first = next(photos, None)
+    if first is None:
+        endings = " ".join(sorted(SUFFIXES))
+        yield Photo(path, ImageError(f"{path}: {problem} (looked for {endings})", "missing"))
+    else:
+        yield first
+        yield from photos
+
+
+def _glob(pattern: str) -> Iterator[Photo]:
+    # glob.glob follows links round and round, and gives no order; pathlib's differs from Python to Python.
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    folder, patterns = os.path.join("", *parts[:fixed]), parts[fixed:]
+    if folder and not os.path.isdir(folder):
+        return iter(())
+    return scan(folder, lambda below, is_folder: _matches(below, patterns, start=is_folder))
+
+
+def _matches(parts: Parts, patterns: Parts, start: bool) -> bool:
+    """Whether the parts fit the patterns, or with ``start`` could once they go on."""
+    if not patterns:
+        return not parts
+    if not parts:
+        return start or all(pattern == "**" for pattern in patterns)
+    if patterns[0] == "**":
+        return _matches(parts, patterns[1:], start) or _matches(parts[1:], patterns, start)
+    return fnmatch.fnmatch(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:], start)

@@ -1,0 +1,216 @@
+"""python -m catdog.predict: photos in, one answer each out.
+
+    python -m catdog.predict photo.jpg photos/ "more/**/*.png" https://example.org/cat.jpg
+    cat photo.jpg | python -m catdog.predict - --format json
+
+Arguments become photos in ``catdog.inputs``, photos become answers in ``catdog.classifier``; this file turns answers
+into text, one at a time, and failures into exit codes:
+
+    0 all answered, 1 some input failed, 2 a wrong option or model, 130 interrupted, 141 the reader went away
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from catdog.classifier import load
+from catdog.contract import UNSURE
+from catdog.errors import ContractError, ModelError
+from catdog.inputs import STDIN, expand
+from catdog.prediction import Prediction
+
+EXIT_SOME_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
+EXIT_NO_READER: Final = 141  # 128 + SIGPIPE
+BAR_AFTER_S: Final = 2.0
+
+EXAMPLES: Final = """\b
+Examples:
+  python -m catdog.predict cat.jpg                       one photo
+  python -m catdog.predict photos/ "old/**/*.png"        folders and patterns
+  python -m catdog.predict https://example.org/dog.jpg   from the web
+  cat dog.jpg | python -m catdog.predict -               from standard input
+  python -m catdog.predict photos/ --format csv > answers.csv
+"""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Format(str, Enum):
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+def _share(value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= 1:  # also refuses nan, which typer's own min and max let through
+        raise typer.BadParameter("must be in [0, 1]")
+    return value
+
+
+@app.command(epilog=EXAMPLES, help="Tell cats from dogs in photos.")
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help=f"Files, folders, quoted patterns, http(s) URLs, or {STDIN} for a photo on stdin."
+        ),
+    ],
+    model: Annotated[Path | None, typer.Option(metavar="FILE", help="An ONNX model, instead of the embedded one.")] = None,
+    format: Annotated[  # noqa: A002
+        Format | None, typer.Option(help="Default: a table in a terminal, else JSON lines.", show_default=False)
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="T", callback=_share, help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".'),
+    ] = None,
+) -> None:
+    chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
+    try:
+        classifier = load(model)
+    except (ModelError, ContractError) as error:
+        typer.echo(f"Error: {printable(str(error))}", err=True)
+        raise typer.Exit(EXIT_USAGE) from error
+    photos, names = itertools.tee(expand(paths))
+    answers = classifier.stream((p.content for p in photos), names=(p.source for p in names), threshold=threshold)
+    failures = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal failures
+        for answer in answers:
+            failures += answer.error is not None
+            yield answer
+
+    # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
+    watched = sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl
+    rows = _with_bar(counted(), lambda: sum(1 for _ in expand(paths))) if watched else counted()
+    _write(rows, chosen, classifier.contract.class_names)
+    raise typer.Exit(EXIT_SOME_FAILED if failures else 0)
+
+
+def _write(rows: Iterable[Prediction], chosen: Format, class_names: Sequence[str]) -> None:
+    """All answers to stdout, flushed one by one; leaves the process where that is cut short."""
+    # A file name need not be UTF-8. What can't be encoded becomes \\udcXX, which inside JSON is the very escape that
+    # json.loads and os.fsencode turn back into the file's name.
+    encoding = None if chosen is Format.table else "utf-8"
+    sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")  # type: ignore[union-attr]
+    try:
+        for text in FORMATS[chosen](rows, class_names):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        return
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # | head -1
+        code = EXIT_NO_READER
+    # At once: an orderly exit would wait for downloads that are still running, and flush to where nobody reads.
+    os._exit(code)
+
+
+def as_jsonl(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+    """One JSON object a line."""
+    for row in rows:
+        yield json.dumps(row.to_dict(), ensure_ascii=False) + "\n"
+
+
+def as_json(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+    """One JSON array, an object a line, written as the answers come."""
+    separator = "[\n  "
+    for row in rows:
+        yield separator + json.dumps(row.to_dict(), ensure_ascii=False)
+        separator = ",\n  "
+    yield "\n]\n"
+
+
+def as_csv(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+    """A header and one record an answer: source, label, confidence, a column for each class, error."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["source", "label", "confidence", *class_names, "error"])
+    for row in rows:
+        probabilities = row.probabilities or {}
+        values = [probabilities.get(name) for name in class_names]
+        writer.writerow([row.source, row.label, row.confidence, *values, row.error])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
+
+
+def as_table(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+    """A line an answer, as it comes; the source is last, so no column waits for the longest name."""
+    width = max(map(len, [*class_names, UNSURE, "label"]))
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ  # https://no-color.org
+    yield f"{'label':{width}}  confidence  source\n"
+    for row in rows:
+        if row.label is None or row.confidence is None:
+            label, hue, share, source = "error", "red", "", row.error or ""
+        else:
+            label, share, source = row.label, f"{row.confidence:.1%}", row.source
+            hue = "yellow" if label == UNSURE else ("cyan", "green", "magenta", "blue")[class_names.index(label) % 4]
+        cell = f"{label:{width}}"
+        yield f"{typer.style(cell, fg=hue, bold=True) if colour else cell}  {share:>10}  {printable(source)}\n"
+
+
+FORMATS: Final[dict[Format, Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]]] = {
+    Format.table: as_table,
+    Format.json: as_json,
+    Format.jsonl: as_jsonl,
+    Format.csv: as_csv,
+}
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped, so that no file name can move the cursor or fake a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _with_bar(rows: Iterable[Prediction], count: Callable[[], int]) -> Iterator[Prediction]:
+    """The same rows, with a progress bar on stderr once they take longer than BAR_AFTER_S."""
+    start, done = time.monotonic(), 0
+    with ExitStack() as stack:
+        advance: Callable[[int], None] = lambda done: None  # noqa: E731
+        drawn = False
+        for row in rows:
+            done += 1
+            if not drawn and time.monotonic() - start > BAR_AFTER_S:
+                advance, drawn = _bar(stack, count), True
+            advance(done)
+            yield row
+
+
+def _bar(stack: ExitStack, count: Callable[[], int]) -> Callable[[int], None]:
+    from rich.console import Console  # takes as long to import as a photo to classify
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+    task = progress.add_task("", total=None)
+    # Listing a huge tree takes a while; until it is done the bar only pulses.
+    threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True).start()
+    return lambda done: progress.update(task, completed=done)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,110 @@
+"""Starting weights: torchvision's, a file (also a partial one), or none.
+
+``load_weights`` fills a fresh network and says which tensors it filled and which start from scratch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models import ResNet, get_model, get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from catdog.errors import ModelError
+from catdog.training.model import read_weights
+from catdog.training.settings import ARCHS
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a weight file filled. Names are those of the network's state dict."""
+
+    filled: tuple[str, ...]
+    fresh: tuple[str, ...]
+    """Start from scratch: the head always, and whatever a partial file lacks."""
+
+    def describe(self) -> str:
+        """Two lines for the log."""
+        return (
+            f"weights: filled {len(self.filled)} tensors: {_summary(self.filled) or 'none'}\n"
+            f"weights: {len(self.fresh)} tensors start from scratch: {_summary(self.fresh)}"
+        )
+
+
+def load_weights(network: ResNet, arch: str, weights: str) -> Loaded:
+    """Fill ``network`` from ``weights``: "none", "imagenet" (downloaded by torchvision), or a safetensors file.
+
+    The head is never filled when its shape differs (1,000 ImageNet classes). Residual blocks that start from scratch
+    start as the identity (last batch norm's weight 0; Goyal et al. 2017, section 5.1), which keeps the pretrained
+    function around them. Raises ModelError when the file can't be read or is of another architecture.
+    """
+    own = network.state_dict()
+    state = {} if weights == "none" else _imagenet(arch) if weights == "imagenet" else read_weights(weights)
+    if weights not in ("none", "imagenet"):
+        _check_architecture(state, arch, weights)
+    usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
+    network.load_state_dict(usable, strict=False)
+    counted = [k for k in own if not k.endswith("num_batches_tracked")]  # a counter that nothing here reads
+    filled = tuple(k for k in counted if k in usable)
+    fresh = tuple(k for k in counted if k not in usable)
+    if filled:
+        _empty_residuals(network, set(fresh))
+    return Loaded(filled, fresh)
+
+
+def _imagenet(arch: str) -> dict[str, Tensor]:
+    try:
+        weights = get_model_weights(arch)["IMAGENET1K_V1"]
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; RuntimeError is a wrong hash
+        raise ModelError(
+            f"--weights imagenet: torchvision could not download the weights of {arch} ({error}); "
+            "give a safetensors file with --weights FILE, or start from scratch with --weights none"
+        ) from error
+
+
+def _check_architecture(state: dict[str, Tensor], arch: str, source: str) -> None:
+    """The smallest architecture that has all of the file's tensors is the file's; it must be ``arch``."""
+    found = next((a for a in ARCHS if _fits(state, a)), None)
+    if found == arch:
+        return
+    if found is not None:
+        raise ModelError(f"{source}: these are weights of {found}, not of {arch}; use --arch {found}")
+    own = _shapes(arch)
+    foreign = next((k for k in state if k not in own), None)
+    what = f"tensor {foreign!r} is unknown" if foreign else "tensors have other shapes"
+    raise ModelError(
+        f"{source}: not weights of {arch} or of any architecture here ({what}); {Path(source).name} "
+        "must use torchvision's names"
+    )
+
+
+def _fits(state: dict[str, Tensor], arch: str) -> bool:
+    own = _shapes(arch)
+    body = {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
+    return bool(body) and all(own.get(k) == shape for k, shape in body.items())
+
+
+def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # shapes only, no memory
+        return {k: tuple(v.shape) for k, v in get_model(arch, weights=None).state_dict().items()}
+
+
+def _empty_residuals(network: ResNet, fresh: set[str]) -> None:
+    for name, block in network.named_modules():
+        if isinstance(block, (BasicBlock, Bottleneck)) and f"{name}.conv1.weight" in fresh:
+            last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            torch.nn.init.zeros_(last.weight)
+
+
+def _summary(names: tuple[str, ...]) -> str:
+    """Tensor names folded to modules: layer4.1 (10), fc (2)."""
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        module = ".".join(parts[:2]) if parts[0].startswith("layer") else parts[0]
+        counts[module] = counts.get(module, 0) + 1
+    return ", ".join(f"{module} ({count})" for module, count in counts.items())
