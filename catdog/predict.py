@@ -27,7 +27,7 @@ from typing import Annotated, Final
 
 import typer
 
-from catdog.classifier import load
+from catdog.classifier import Classifier, load
 from catdog.contract import UNSURE
 from catdog.errors import ContractError, ModelError
 from catdog.inputs import STDIN, expand
@@ -72,8 +72,10 @@ def predict(
             metavar="PATH...", help=f"Files, folders, quoted patterns, http(s) URLs, or {STDIN} for a photo on stdin."
         ),
     ],
-    model: Annotated[Path | None, typer.Option(metavar="FILE", help="An ONNX model, instead of the embedded one.")] = None,
-    format: Annotated[  # noqa: A002
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An ONNX model, instead of the embedded one.")
+    ] = None,
+    format: Annotated[
         Format | None, typer.Option(help="Default: a table in a terminal, else JSON lines.", show_default=False)
     ] = None,
     threshold: Annotated[
@@ -83,12 +85,26 @@ def predict(
 ) -> None:
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
     try:
-        classifier = load(model)
+        failures = _answer(paths, chosen, load(model), threshold)
+        raise typer.Exit(EXIT_SOME_FAILED if failures else 0)
     except (ModelError, ContractError) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(EXIT_USAGE) from error
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # | head -1
+        code = EXIT_NO_READER
+    # At once: an orderly exit would wait for downloads that are still running, and flush to where nobody reads.
+    os._exit(code)
+
+
+def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
+    """All answers to stdout, flushed one by one; returns how many of them are failures."""
     photos, names = itertools.tee(expand(paths))
     answers = classifier.stream((p.content for p in photos), names=(p.source for p in names), threshold=threshold)
+    # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
+    if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
+        answers = _with_bar(answers, lambda: sum(1 for _ in expand(paths)))
     failures = 0
 
     def counted() -> Iterator[Prediction]:
@@ -97,30 +113,15 @@ def predict(
             failures += answer.error is not None
             yield answer
 
-    # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
-    watched = sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl
-    rows = _with_bar(counted(), lambda: sum(1 for _ in expand(paths))) if watched else counted()
-    _write(rows, chosen, classifier.contract.class_names)
-    raise typer.Exit(EXIT_SOME_FAILED if failures else 0)
-
-
-def _write(rows: Iterable[Prediction], chosen: Format, class_names: Sequence[str]) -> None:
-    """All answers to stdout, flushed one by one; leaves the process where that is cut short."""
     # A file name need not be UTF-8. What can't be encoded becomes \\udcXX, which inside JSON is the very escape that
     # json.loads and os.fsencode turn back into the file's name.
     encoding = None if chosen is Format.table else "utf-8"
-    sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")  # type: ignore[union-attr]
-    try:
-        for text in FORMATS[chosen](rows, class_names):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        return
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # | head -1
-        code = EXIT_NO_READER
-    # At once: an orderly exit would wait for downloads that are still running, and flush to where nobody reads.
-    os._exit(code)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
+    for text in FORMATS[chosen](counted(), classifier.contract.class_names):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    return failures
 
 
 def as_jsonl(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
@@ -131,10 +132,9 @@ def as_jsonl(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator
 
 def as_json(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
     """One JSON array, an object a line, written as the answers come."""
-    separator = "[\n  "
-    for row in rows:
-        yield separator + json.dumps(row.to_dict(), ensure_ascii=False)
-        separator = ",\n  "
+    yield "["
+    for i, row in enumerate(rows):
+        yield (",\n  " if i else "\n  ") + json.dumps(row.to_dict(), ensure_ascii=False)
     yield "\n]\n"
 
 
@@ -183,15 +183,14 @@ def printable(text: str) -> str:
 
 def _with_bar(rows: Iterable[Prediction], count: Callable[[], int]) -> Iterator[Prediction]:
     """The same rows, with a progress bar on stderr once they take longer than BAR_AFTER_S."""
-    start, done = time.monotonic(), 0
+    start = time.monotonic()
     with ExitStack() as stack:
-        advance: Callable[[int], None] = lambda done: None  # noqa: E731
-        drawn = False
-        for row in rows:
-            done += 1
-            if not drawn and time.monotonic() - start > BAR_AFTER_S:
-                advance, drawn = _bar(stack, count), True
-            advance(done)
+        advance: Callable[[int], None] | None = None
+        for done, row in enumerate(rows, start=1):
+            if advance is None and time.monotonic() - start > BAR_AFTER_S:
+                advance = _bar(stack, count)
+            if advance is not None:
+                advance(done)
             yield row
 
 
@@ -205,11 +204,6 @@ def _bar(stack: ExitStack, count: Callable[[], int]) -> Callable[[int], None]:
     # Listing a huge tree takes a while; until it is done the bar only pulses.
     threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True).start()
     return lambda done: progress.update(task, completed=done)
-
-
-def main() -> None:
-    """The entry point."""
-    app()
 
 
 if __name__ == "__main__":
