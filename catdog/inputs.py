@@ -50,15 +50,15 @@ def expand(paths: Iterable[str]) -> Iterator[Photo]:
             from catdog import fetch  # most runs have no URL and need not wait for ssl
 
             yield Photo(fetch.redact(path), partial(fetch.fetch, path))
-        elif os.path.isdir(path):
-            yield from _or_error(scan(path), path, "no photo in this folder")
+        elif path and Path(path).is_dir():
+            yield from _or_error(scan(Path(path)), path, "no photo in this folder")
         elif _MAGIC.search(path) and not os.path.lexists(path):
             yield from _or_error(_glob(path), path, "no photo matches this pattern")
         else:
             yield Photo(path, path) if path else Photo(path, ImageError("'': an empty path", "missing"))
 
 
-def scan(folder: str, wanted: Callable[[Parts, bool], bool] | None = None) -> Iterator[Photo]:
+def scan(folder: Path, wanted: Callable[[Parts, bool], bool] | None = None) -> Iterator[Photo]:
     """The photos under a folder, its own before those of its subfolders, both sorted by name.
 
     ``wanted``: is given the parts of a path below ``folder`` and whether it is a folder's; False leaves it out.
@@ -66,19 +66,19 @@ def scan(folder: str, wanted: Callable[[Parts, bool], bool] | None = None) -> It
     waiting: list[Parts] = [()]
     while waiting:
         parts = waiting.pop()
-        here = os.path.join(folder, *parts)
+        here = folder.joinpath(*parts)
         try:
-            with os.scandir(here or os.curdir) as found:
+            with os.scandir(here) as found:
                 entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found if _visible(e))
         except OSError as error:
-            yield Photo(here, ImageError(f"{here}: can't be listed ({error.strerror})", "unreadable"))
+            yield Photo(str(here), ImageError(f"{here}: can't be listed ({error.strerror})", "unreadable"))
             continue
-        inside = [(parts + (name,), is_folder) for name, is_folder in entries]
+        inside = [((*parts, name), is_folder) for name, is_folder in entries]
         if wanted:
             inside = [(child, is_folder) for child, is_folder in inside if wanted(child, is_folder)]
         for child, is_folder in inside:
-            if not is_folder and os.path.splitext(child[-1])[1].lower() in SUFFIXES:
-                path = os.path.join(folder, *child)
+            if not is_folder and Path(child[-1]).suffix.lower() in SUFFIXES:
+                path = str(folder.joinpath(*child))
                 yield Photo(path, path)
         waiting += [child for child, is_folder in reversed(inside) if is_folder]
 
@@ -109,8 +109,8 @@ def _glob(pattern: str) -> Iterator[Photo]:
     # glob.glob follows links round and round, and gives no order; pathlib's differs from Python to Python.
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
-    folder, patterns = os.path.join("", *parts[:fixed]), parts[fixed:]
-    if folder and not os.path.isdir(folder):
+    folder, patterns = Path(*parts[:fixed]), parts[fixed:]
+    if not folder.is_dir():
         return iter(())
     return scan(folder, lambda below, is_folder: _matches(below, patterns, start=is_folder))
 

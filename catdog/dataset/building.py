@@ -1,65 +1,63 @@
-"""Sources of photos -> a dataset folder. The edge: everything here that touches a disk, in the order that it happens.
+"""Sources of photos -> a dataset folder: everything here that writes to a disk, in the order that it happens.
 
-    open the sources -> understand their layouts -> check and copy each photo -> cluster -> split -> write -> rename
+    open and understand the sources -> check and copy each photo -> cluster -> split -> write -> rename
 
 All is built in a hidden folder beside the target and renamed at the end, so the target is whole at every moment.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import shutil
-import unicodedata
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
-from catdog.dataset.duplicates import clusters
-from catdog.dataset.layouts import SPECIES_FILE, Item, Layout, is_photo_name, parse_species, understand
-from catdog.dataset.manifest import CLASS_NAMES, MANIFEST_NAME, SPLITS, Manifest, Photo, Split, is_dataset
-from catdog.dataset.report import REPORT_NAME, LeftOut, SourceSummary, make_report, write_report
-from catdog.dataset.sources import Load, Source, is_archive_name, open_source
-from catdog.dataset.splits import Candidate, Dropped, Shares, assign
+from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
+from catdog.dataset.inputs import GivenSource, Input, open_inputs, safe_part, unique
+from catdog.dataset.layouts import Item
+from catdog.dataset.manifest import CLASS_NAMES, MANIFEST_NAME, Manifest, Photo, is_dataset
+from catdog.dataset.report import (
+    REPORT_NAME,
+    LeftOut,
+    Reason,
+    SourceSummary,
+    make_report,
+    missing_classes,
+    write_report,
+)
+from catdog.dataset.sources import Load
+from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, SettingsError
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)
 PHOTOS_FOLDER: Final = "photos"
+_WAITING: Final = 8  # photos a thread in memory, ahead of the checks
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) after each file."""
 
 
 @dataclass(frozen=True)
-class _Input:
-    source: Source
-    name: str
-    """Unique, and safe as the name of a folder."""
-    layout: Layout | None
-    """None for Oxford's annotations given on their own: they hold no photos."""
-    forced: Split | None
-
-
-@dataclass(frozen=True)
 class _Kept:
-    """A photo that was checked and copied."""
+    """A photo that was checked, and copied to ``path`` under the dataset's folder."""
 
     path: str
+    source: Input
     item: Item
-    source: str
-    given: Split | None
     checked: Checked
 
 
 def build(
-    sources: Sequence[str | Path | tuple[str | Path, Split]],
+    sources: Sequence[GivenSource],
     out: str | Path,
     *,
     split: Shares = DEFAULT_SPLIT,
@@ -74,30 +72,182 @@ def build(
     Raises SettingsError for a bad setting, and DataError for a source or target that can't be used, and where no
     photo at all is left.
     """
-    shares = _checked_shares(split)
-    if min_side < 1:
-        raise SettingsError(f"min_side must be 1 px or more, not {min_side}")
+    _check_settings(split, min_side)
     target = Path(out).resolve()
     before = _existing(target)
-    inputs = _open_all(sources, target)
+    inputs = open_inputs(sources)
+    _check_apart(inputs, target)
     staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         staging.mkdir(parents=True)
         kept, left_out = _check_all(inputs, staging, min_side, progress)
-        photos, dropped = _split_all(kept, shares, before)
-        for photo in dropped:
-            (staging / photo.path).unlink()
-        left_out += [LeftOut(p.source, p.name, p.reason, p.message) for p in dropped]
+        pins = {photo.sha256: photo.split for photo in before.photos} if before else {}
+        candidates = [
+            Candidate(k.checked.sha256, str(k.item.label), k.source.given(k.item), pins.get(k.checked.sha256))
+            for k in kept
+        ]
+        answers, warnings = assign(candidates, _clustering(kept), split)
+        photos = []
+        for k, answer in zip(kept, answers, strict=True):
+            if isinstance(answer, Dropped):
+                (staging / k.path).unlink()
+                left_out.append(LeftOut(k.source.name, k.item.name, answer.reason, answer.message))
+            else:
+                size = (k.checked.width, k.checked.height)
+                label = str(k.item.label)
+                photos.append(
+                    Photo(k.path, label, answer.split, *size, k.checked.sha256, answer.cluster, k.source.name)
+                )
         if not photos:
-            raise DataError(_nothing_left(left_out))
-        manifest = Manifest(staging, CLASS_NAMES, tuple(photos))
+            raise NothingUsableError(_nothing_usable(left_out))
+        manifest = Manifest(staging, CLASS_NAMES, tuple(sorted(photos, key=lambda photo: photo.path)))
         manifest.write()
-        summaries = [SourceSummary(i.name, str(i.source.path), i.layout.kind if i.layout else "none") for i in inputs]
-        settings = {"split": list(shares), "min_side": min_side}
-        write_report(staging, make_report(manifest, summaries, left_out, settings, before))
+        summaries = [SourceSummary(i.name, str(i.source.path), i.layout.kind) for i in inputs]
+        settings = {"split": list(split), "min_side": min_side}
+        warnings += missing_classes(manifest)
+        write_report(staging, make_report(manifest, summaries, left_out, settings, warnings))
         _replace(staging, target)
     except OSError as error:
         raise DataError(f"{out}: can't be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Manifest(Path(out), manifest.class_names, manifest.photos)
+
+
+class NothingUsableError(DataError):
+    """The sources were understood, but no photo of theirs can be used."""
+
+
+def _check_settings(split: Shares, min_side: int) -> None:
+    if len(split) != 3 or not all(math.isfinite(s) and 0 <= s <= 1 for s in split) or abs(sum(split) - 1) > 1e-6:
+        raise SettingsError(f"split must be three shares that sum to 1, like 0.8,0.1,0.1, not {split}")
+    if min_side < 1:
+        raise SettingsError(f"min_side must be 1 px or more, not {min_side}")
+
+
+def _existing(target: Path) -> Manifest | None:
+    """The dataset that is to be replaced, if any; raises DataError where the target holds anything else."""
+    if not target.exists():
+        return None
+    if not target.is_dir():
+        raise DataError(f"{target}: is a file; give --out a folder that is new, empty or holds a dataset")
+    entries = {entry.name for entry in target.iterdir()}
+    if not entries:
+        return None
+    if not is_dataset(target):
+        raise DataError(f"{target}: is not empty and holds no dataset; give --out another folder")
+    if others := sorted(entries - {MANIFEST_NAME, REPORT_NAME, PHOTOS_FOLDER}):
+        raise DataError(f"{target}: holds {others[0]!r}, which would be lost with the old dataset; move it elsewhere")
+    return Manifest.read(target)
+
+
+def _check_apart(inputs: Sequence[Input], target: Path) -> None:
+    """Sources are never changed, so none may lie in the folder that is replaced; nor may it lie in one of them."""
+    for entry in inputs:
+        path = entry.source.path.resolve()
+        if path.is_relative_to(target) or target.is_relative_to(path):
+            raise DataError(f"{target}: --out and the source {path} lie inside each other; give --out another folder")
+
+
+def _check_all(
+    inputs: Sequence[Input], staging: Path, min_side: int, progress: Progress | None
+) -> tuple[list[_Kept], list[LeftOut]]:
+    """Check every file of the sources, and copy the good ones; in the sources' order whatever thread was first."""
+    kept: list[_Kept] = []
+    left_out: list[LeftOut] = []
+    done, total = 0, sum(len(entry.layout.items) for entry in inputs)
+    for entry, item, result in _checked(inputs, staging, min_side):
+        if isinstance(result, _Kept):
+            kept.append(result)
+        else:
+            left_out.append(LeftOut(entry.name, item.name, *result))
+        done += 1
+        if progress:
+            progress(done, total)
+    for entry in inputs:
+        left_out += [LeftOut(entry.name, name, "unreadable", f"{name}: {why}") for name, why in entry.source.refused]
+    return kept, left_out
+
+
+def _checked(
+    inputs: Sequence[Input], staging: Path, min_side: int
+) -> Iterator[tuple[Input, Item, _Kept | tuple[Reason, str]]]:
+    """Each file with its copy, or with the reason and message why there is none.
+
+    Threads decode (Pillow lets go of the interpreter lock) while this one reads; archives are read front to back.
+    """
+    taken: set[str] = set()
+    threads = _usable_cores()
+    waiting: deque[tuple[Input, Item, Future[_Kept | tuple[Reason, str]]]] = deque()
+    with ThreadPoolExecutor(threads, "catdog-dataset") as pool:
+        for entry in inputs:
+            items = {item.name: item for item in entry.layout.items if item.label is not None}
+            for item in entry.layout.items:
+                if item.label is None:
+                    yield entry, item, ("wrong_class", f"{item.name}: neither its folder nor its name says cat or dog")
+            for name, load in entry.source.read(items.keys()):
+                path = "/".join([PHOTOS_FOLDER, entry.name, *map(safe_part, name.split("/"))])
+                job = pool.submit(_check_one, entry, items[name], load, staging, unique(path, taken), min_side)
+                waiting.append((entry, items[name], job))
+                if len(waiting) >= threads * _WAITING:
+                    oldest = waiting.popleft()
+                    yield *oldest[:2], oldest[2].result()
+        for entry, item, job in waiting:
+            yield entry, item, job.result()
+
+
+def _check_one(
+    entry: Input, item: Item, load: Load, staging: Path, path: str, min_side: int
+) -> _Kept | tuple[Reason, str]:
+    try:
+        data = load()
+        checked = check(data, item.name, min_side)
+    except ImageError as error:
+        return ("unreadable" if error.reason == "missing" else error.reason), str(error)
+    if isinstance(checked, TooSmall):
+        return "too_small", checked.message
+    target = staging / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    return _Kept(path, entry, item, checked)
+
+
+def _usable_cores() -> int:
+    # Also in catdog.classifier, whose import would bring in onnxruntime.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _clustering(kept: Sequence[_Kept]) -> Clustering:
+    digests = [k.checked.sha256 for k in kept]
+    thumbnails = np.zeros((len(kept), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+    for i, k in enumerate(kept):
+        thumbnails[i] = k.checked.thumbnail
+
+    def clustering(indices: Sequence[int]) -> list[int]:
+        labels: list[int] = clusters([digests[i] for i in indices], thumbnails[np.array(indices, np.int64)]).tolist()
+        return labels
+
+    return clustering
+
+
+def _nothing_usable(left_out: Sequence[LeftOut]) -> str:
+    if not left_out:
+        return "the sources hold no photos"
+    reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(entry.reason for entry in left_out).most_common())
+    first = left_out[0]
+    return f"no photo can be used: {reasons}; the first one: {first.source}: {first.message}"
+
+
+def _replace(staging: Path, target: Path) -> None:
+    """Put the new folder into the old one's place; at no moment is there half of one."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = staging.with_suffix(".old")
+    target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,8 +1,8 @@
 """The manifest: which photo has which label and which split. The one file that training and evaluation read.
 
-    DIR/manifest.json   {"version": 1, "class_names": ["cat", "dog"], "photos": [one object a line]}
-    DIR/photos/...      the photos, under the paths that the manifest gives
-    DIR/report.json     what was left out and why; for people, read by nothing
+DIR/manifest.json   {"version": 1, "class_names": ["cat", "dog"], "photos": [one object a line]}
+DIR/photos/...      the photos, under the paths that the manifest gives
+DIR/report.json     what was left out and why; for people, read by nothing
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ def is_dataset(path: str | Path) -> bool:
     return (Path(path) / MANIFEST_NAME).is_file()
 
 
-_FIELD_TYPES: Final[Mapping[str, type]] = {
-    f.name: int if f.name in ("width", "height") else str for f in fields(Photo)
-}
+_FIELD_TYPES: Final[Mapping[str, type]] = {f.name: int if f.name in ("width", "height") else str for f in fields(Photo)}
 
 
 def _photo(entry: Any, class_names: tuple[str, ...]) -> Photo:

@@ -253,7 +253,6 @@ class _Tar(_Archive):
                 yield member, archive
                 archive.members = []  # tarfile keeps every header it saw
 
-
     def _check_end(self, archive: tarfile.TarFile) -> None:
         # tarfile takes any block that is no header for the end; two blocks of zeros are (POSIX.1-2017, pax, "ustar").
         assert archive.fileobj is not None

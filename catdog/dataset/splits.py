@@ -56,13 +56,23 @@ class Dropped:
     message: str
 
 
-def assign(candidates: Sequence[Candidate], clustering: Clustering, shares: Shares) -> list[Placed | Dropped]:
-    """One answer a candidate, in their order. No cluster has two labels or two splits afterwards."""
+def assign(
+    candidates: Sequence[Candidate], clustering: Clustering, shares: Shares
+) -> tuple[list[Placed | Dropped], list[str]]:
+    """One answer a candidate, in their order, and warnings. No cluster has two labels or two splits afterwards."""
     answers: dict[int, Placed | Dropped] = {}
     for members in _groups(range(len(candidates)), clustering):
         _place(members, candidates, clustering, shares, answers)
-    _carve(candidates, shares, answers)
-    return [answers[i] for i in range(len(candidates))]
+    warnings = [
+        f"{split}: no source gives any, so it was carved from the photos given as train"
+        for split in _carve(candidates, shares, answers)
+    ]
+    if moved := sum(c.pinned is not None and c.given not in (None, c.pinned) for c in candidates):
+        warnings.append(
+            f"{moved} photos keep the split that they have in the dataset that is replaced, though their source gives "
+            "another; to split anew, build in another folder"
+        )
+    return [answers[i] for i in range(len(candidates))], warnings
 
 
 def hashed_split(label: str, cluster: str, shares: Shares) -> Split:
@@ -110,14 +120,17 @@ def _place(
             answers[i] = Placed(split, cluster)
 
 
-def _carve(candidates: Sequence[Candidate], shares: Shares, answers: dict[int, Placed | Dropped]) -> None:
-    """Where sources gave splits but no val or no test at all, take that from their training photos.
+def _carve(candidates: Sequence[Candidate], shares: Shares, answers: dict[int, Placed | Dropped]) -> list[Split]:
+    """Where sources gave splits but no val or no test at all, take that from their training photos; what was taken.
 
     The hash decides here too, so a photo that would be val by the hash is val whether it was carved or not.
     """
     present = {answer.split for answer in answers.values() if isinstance(answer, Placed)}
+    carved: set[Split] = set()
     for i, answer in answers.items():
         if isinstance(answer, Placed) and answer.split == "train" and not candidates[i].pinned:
             split = hashed_split(candidates[i].label, answer.cluster, shares)
             if split not in present:
                 answers[i] = Placed(split, answer.cluster)
+                carved.add(split)
+    return sorted(carved, key=SPLITS.index)

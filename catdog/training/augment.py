@@ -25,7 +25,7 @@ def augmentation(settings: Settings) -> v2.Transform:
         steps.append(v2.RandomApply([turn], p=1 / 3))
     if settings.color:
         c = settings.color
-        steps.append(v2.ColorJitter(brightness=c, contrast=c, saturation=c, hue=c / 10))
+        steps.append(v2.ColorJitter(brightness=c, contrast=c, saturation=c))
         steps.append(v2.RandomGrayscale(p=c / 10))
     if settings.degrade:
         # Real collections hold thumbnails, screenshots and photos saved many times over.

@@ -20,8 +20,8 @@ Z_95 = 1.959964  # standard normal quantile of a two-sided 95% interval
 def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
     """float (N, C), int64 (N,), N >= 1 -> accuracy and its 95% interval; precision, recall, F1 by class and macro.
 
-    ``confusion_matrix[i][j]`` counts photos of class i answered j. ``log_loss`` is the mean of -ln p(true class), with p
-    bounded at 1e-7.
+    ``confusion_matrix[i][j]`` counts photos of class i answered j. ``log_loss`` is the mean of -ln p(true class), p
+    bounded below at 1e-7.
     """
     classes = len(class_names)
     correct = int((probabilities.argmax(1) == labels).sum())

@@ -78,7 +78,7 @@ class Settings:
     # augmentation
     crop_scale: float = _setting(0.35, "smallest share of the photo's area in a random crop, (0, 1]")
     rotation: float = _setting(10.0, "random rotation up to this many degrees, one photo in three; 0: none")
-    color: float = _setting(0.3, "jitter of brightness, contrast and saturation, [0, 1]; hue a tenth of it; 0: none")
+    color: float = _setting(0.3, "jitter of brightness, contrast and saturation, [0, 1]; 0: none")
     degrade: float = _setting(0.2, "probability of blur or of JPEG artefacts, [0, 1]")
     erase: float = _setting(0.1, "probability of erasing a random rectangle, [0, 1]")
     # machine

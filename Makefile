@@ -1,0 +1,42 @@
+# make demo     classify a few photos (or your own: make demo PHOTOS="a.jpg holiday/")
+# make test     everything a reviewer would run: format, lint, types, tests
+#
+# Both share .venv. demo installs the core alone (about 220 MB); test adds torch and all the rest (several GB).
+
+PYTHON ?= python3
+PHOTOS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(VENV)/.core
+	@photos='$(PHOTOS)'; \
+	if [ -z "$$photos" ]; then photos=$$($(BIN)/python benchmarks/demo_photos.py build/demo) || exit 1; fi; \
+	$(BIN)/python -m catdog.predict $$photos
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+
+# A stamp is as new as the last install, so a second run reinstalls nothing until pyproject.toml changes.
+$(VENV)/.core: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.core
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	{ echo "catdog needs Python 3.10 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	{ echo "$(PYTHON) has no venv module with pip; on Debian or Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

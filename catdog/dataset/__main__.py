@@ -1,0 +1,133 @@
+"""python -m catdog.dataset SOURCE... --out DIR"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from catdog.dataset.building import DEFAULT_SPLIT, NothingUsableError, build
+from catdog.dataset.building import Progress as Report
+from catdog.dataset.checks import MIN_SIDE_PX
+from catdog.dataset.manifest import SPLITS
+from catdog.dataset.report import REPORT_NAME
+from catdog.errors import CatdogError, SettingsError
+
+_SECONDS_BETWEEN_LINES: Final = 10.0
+_EXIT_NOTHING_USABLE: Final = 1
+_EXIT_USAGE: Final = 2
+
+_HELP: Final = """Turn folders and archives of cat and dog photos into a checked dataset with a split.
+
+A SOURCE is a folder, a zip or a tar archive, told apart by what it holds: class folders (cats/ and dogs/, also inside
+train/, val/ and test/, which are then kept), Kaggle's names (cat.0.jpg), or Oxford-IIIT Pet (images and annotations).
+Every photo is decoded; what can't be used is left out and listed in DIR/report.json. Copies of one picture, also
+resized ones, never lie in two splits. A dataset already at DIR is replaced, and its photos keep their splits.
+
+\b
+Examples:
+  python -m catdog.dataset dogs-vs-cats.zip --out data
+  python -m catdog.dataset my-photos/ oxford-iiit-pet/ more.tar.gz --out data
+  python -m catdog.dataset photos/ --out data --split 0.7,0.15,0.15 --min-side 64
+
+\b
+Exit codes: 0 done (photos left out are no failure), 1 no photo could be used, 2 a bad argument or source."""
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(help=_HELP)
+def main(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders, zip or tar archives.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder: new, empty, or a dataset.")],
+    split: Annotated[
+        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Shares of the photos whose source gives no split.")
+    ] = ",".join(map(str, DEFAULT_SPLIT)),
+    min_side: Annotated[
+        int, typer.Option(metavar="PX", help="Leave out photos whose shorter side is under this.")
+    ] = MIN_SIDE_PX,
+) -> None:
+    console = Console(stderr=True)
+    started = time.monotonic()
+    try:
+        with _progress(console) as progress:
+            manifest = build(sources, out, split=_shares(split), min_side=min_side, progress=progress)
+        report = json.loads((out / REPORT_NAME).read_bytes())
+    except CatdogError as error:
+        typer.echo(f"catdog.dataset: error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(_EXIT_NOTHING_USABLE if isinstance(error, NothingUsableError) else _EXIT_USAGE) from error
+    _show(console, report, out)
+    summary = {
+        "out": str(out),
+        "photos": len(manifest.photos),
+        "left_out": len(report["left_out"]),
+        "counts": report["counts"],
+        "reasons": report["reasons"],
+        "clusters_of_copies": report["copies"]["clusters"],
+        "warnings": report["warnings"],
+        "fingerprint": manifest.fingerprint,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    typer.echo(json.dumps(summary))
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    try:
+        train, val, test = map(float, text.split(","))
+    except ValueError as error:
+        raise SettingsError(f"--split must be three numbers like 0.8,0.1,0.1, not {text!r}") from error
+    return train, val, test
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Report]:
+    """A bar in a terminal; elsewhere a plain line now and then."""
+    if console.is_terminal:
+        columns = (TextColumn("checking photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES or done == total:
+            last = time.monotonic()
+            typer.echo(f"checked {done} of {total} photos", err=True)
+
+    yield line
+
+
+def _show(console: Console, report: dict[str, Any], out: Path) -> None:
+    """The counts and warnings, for a person."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("split")
+    labels = sorted({label for counts in report["counts"].values() for label in counts})
+    for label in (*labels, "photos"):
+        table.add_column(label, justify="right")
+    for name in SPLITS:
+        counts = report["counts"][name]
+        table.add_row(name, *(str(counts.get(label, 0)) for label in labels), str(sum(counts.values())))
+    console.print(table)
+    copies = report["copies"]
+    console.print(f"{copies['clusters']} pictures have copies ({copies['exact']} exact, {copies['near']} near)")
+    reasons = ", ".join(f"{n} {reason}" for reason, n in report["reasons"].items()) or "none"
+    console.print(escape(f"left out: {reasons}; details in {out / REPORT_NAME}"), soft_wrap=True)
+    for warning in report["warnings"]:
+        console.print(escape(f"warning: {warning}"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m catdog.dataset")
+    sys.exit()

@@ -1,0 +1,87 @@
+"""What several tests share: a model small enough to reason about, and real photos where this machine has them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catdog.classifier import Classifier
+from catdog.contract import METADATA_KEY, Contract
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+TINY_CONTRACT = Contract(class_names=("cat", "dog"), input_size=16, threshold=0.6)
+
+
+def build_tiny_model(contract: str | None, *, size: int = 16, input_name: str = "image", classes: int = 2) -> bytes:
+    """An ONNX file: class 0 for red photos, class 1 for blue ones, softmax((mean red, mean blue) / 16).
+
+    ``contract`` goes into its metadata; ``size``, ``input_name`` and ``classes`` may contradict it.
+    """
+    onnx = pytest.importorskip("onnx")
+    helper, types = onnx.helper, onnx.TensorProto
+    weights = np.zeros((3, classes), np.float32)
+    weights[0, 0] = weights[2, 1] = 1 / 16
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", [input_name], ["pixels"], to=types.FLOAT),
+            helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
+            helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info(input_name, types.UINT8, ["N", size, size, 3])],
+        [helper.make_tensor_value_info("probabilities", types.FLOAT, ["N", classes])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if contract is not None:
+        helper.set_model_props(model, {METADATA_KEY: contract})
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a model that answers cat for red and dog for blue, 16x16 px, threshold 0.6."""
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    path.write_bytes(build_tiny_model(TINY_CONTRACT.to_json()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: Path) -> Classifier:
+    """That model, loaded."""
+    return Classifier(tiny_model, threads=1)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., bytes]:
+    """photo("red", "PNG", size=(w, h)) -> an encoded photo of one colour."""
+
+    def encode(
+        colour: str | tuple[int, int, int] = "red", kind: str = "PNG", size: tuple[int, int] = (32, 24)
+    ) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", size, colour).save(buffer, kind)
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def real_photos() -> Iterator[Callable[[int], list[tuple[str, bytes]]]]:
+    """real_photos(n) -> the first n cats and n dogs of Kaggle's originals, as (name, JPEG bytes)."""
+    archive = SHARED_DATA / "dogs-vs-cats-originals.zip"
+    if not archive.is_file():
+        pytest.skip(f"real photos are not on this machine ({archive})")
+    with zipfile.ZipFile(archive) as photos:
+        yield lambda n: [
+            (name, photos.read(name))
+            for kind in ("cats/cat", "dogs/dog")
+            for name in (f"training_set/{kind}.{i}.jpg" for i in range(1, n + 1))
+        ]

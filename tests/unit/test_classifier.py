@@ -1,0 +1,158 @@
+"""A loaded model: order, batches, threads, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY_CONTRACT, build_tiny_model
+from PIL import Image
+
+from catdog import load
+from catdog.classifier import Classifier
+from catdog.errors import CatdogError, ContractError, ImageError, ModelError
+
+Photo = Callable[..., bytes]
+
+
+def test_every_kind_of_input_gets_the_same_answer(tiny: Classifier, photo: Photo, tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    path.write_bytes(photo("red"))
+    kinds: list[Any] = [path, str(path), path.read_bytes(), Image.open(path), np.asarray(Image.open(path))]
+    answers = tiny.predict(kinds)
+    assert {answer.label for answer in answers} == {"cat"}
+    assert len({answer.confidence for answer in answers}) == 1
+    assert [answer.source for answer in answers] == [str(path), str(path), "<bytes>", "<PngImageFile>", "<ndarray>"]
+
+
+def test_one_photo_gives_one_answer_and_a_batch_a_list(tiny: Classifier, photo: Photo) -> None:
+    assert tiny.predict(photo("blue")).label == "dog"
+    assert [a.label for a in tiny.predict([photo("blue")])] == ["dog"]
+    assert tiny.predict([]) == []
+    pixels = np.zeros((3, 20, 30, 3), np.uint8)
+    pixels[1, :, :, 0] = 255
+    assert [a.label for a in tiny.predict(pixels)] == ["unsure", "cat", "unsure"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 1000])
+def test_no_photo_gets_its_neighbours_answer(tiny: Classifier, photo: Photo, batch_size: int) -> None:
+    """Each photo's shade says which it is; every third is broken."""
+    shades = range(0, 80, 2)
+    photos = [b"broken" if i % 3 == 2 else photo((shade, 0, 0)) for i, shade in enumerate(shades)]
+    answers = list(tiny.stream(photos, names=map(str, shades), batch_size=batch_size))
+    assert [answer.source for answer in answers] == [str(shade) for shade in shades]
+    for i, (shade, answer) in enumerate(zip(shades, answers, strict=True)):
+        if i % 3 == 2:
+            assert answer.label is None
+            assert (
+                answer.error == f"{shade}: not an image that can be read; give JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"
+            )
+        else:
+            assert answer.probabilities is not None
+            assert answer.probabilities["cat"] == pytest.approx(1 / (1 + np.exp(-shade / 16)), abs=1e-5)
+
+
+def test_a_batch_of_nothing_but_broken_photos_is_answered(tiny: Classifier) -> None:
+    assert all(answer.error for answer in tiny.predict([b"x"] * 40))
+
+
+def test_stream_reads_ahead_no_more_than_two_batches(tiny: Classifier, photo: Photo) -> None:
+    taken = []
+
+    def photos() -> Any:
+        for i in range(100):
+            taken.append(i)
+            yield photo("red")
+
+    stream = tiny.stream(photos(), batch_size=4)
+    next(stream)
+    assert len(taken) == 8
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_stream_takes_errors_and_functions_for_photos(tiny: Classifier, photo: Photo) -> None:
+    def refused() -> bytes:
+        raise ImageError("b: no", "unreadable")
+
+    answers = list(tiny.stream([lambda: photo("red"), refused, ImageError("c: no", "missing")], names="abc"))
+    assert [(a.source, a.label, a.error) for a in answers] == [
+        ("a", "cat", None),
+        ("b", None, "b: no"),
+        ("c", None, "c: no"),
+    ]
+
+
+def test_a_bug_in_a_function_is_not_hidden(tiny: Classifier) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(tiny.stream([lambda: 1 / 0], names=["a"]))
+
+
+def test_an_input_of_another_type_is_one_bad_row(tiny: Classifier) -> None:
+    answer = tiny.predict([42])[0]
+    assert answer.error is not None
+    assert "give a path" in answer.error
+
+
+def test_threads_share_a_classifier(tiny: Classifier, photo: Photo) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(tiny.predict, [photo("red"), photo("blue")] * 40))
+    assert [answer.label for answer in answers] == ["cat", "dog"] * 40
+
+
+def test_threshold_replaces_the_contracts(tiny: Classifier, photo: Photo) -> None:
+    weak = photo((8, 0, 0))  # cat with 0.62
+    assert tiny.predict(weak).label == "cat"
+    assert tiny.predict(weak, threshold=0.9).label == "unsure"
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((16, 16, 3), np.uint8), np.zeros((1, 16, 16, 3), np.float32)],
+)
+def test_probabilities_refuses_another_shape_or_type(tiny: Classifier, images: Any) -> None:
+    with pytest.raises(ModelError, match=r"images must be uint8 \(N, 16, 16, 3\)"):
+        tiny.probabilities(images)
+
+
+def test_probabilities_of_no_image(tiny: Classifier) -> None:
+    assert tiny.probabilities(np.empty((0, 16, 16, 3), np.uint8)).shape == (0, 2)
+
+
+JSON = TINY_CONTRACT.to_json()
+BAD_MODELS: dict[str, tuple[Callable[[], bytes], type[CatdogError], str]] = {
+    "empty": (lambda: b"", ModelError, "not an ONNX model"),
+    "junk": (lambda: b"PK\x03\x04 a pickle, perhaps", ModelError, "not an ONNX model"),
+    "cut off": (lambda: build_tiny_model(JSON)[:-200], ModelError, "not an ONNX model"),
+    "no contract": (lambda: build_tiny_model(None), ContractError, "carries no catdog contract"),
+    "no JSON": (lambda: build_tiny_model("yes"), ContractError, "not JSON"),
+    "other version": (lambda: build_tiny_model('{"version": 99}'), ContractError, "contract version 99"),
+    "other size": (lambda: build_tiny_model(JSON, size=32), ModelError, "don't fit its contract"),
+    "other input": (lambda: build_tiny_model(JSON, input_name="x"), ModelError, "don't fit its contract"),
+    "other classes": (lambda: build_tiny_model(JSON, classes=3), ModelError, "don't fit its contract"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_a_bad_model_is_refused_in_one_sentence(kind: str, tmp_path: Path) -> None:
+    build, error, sentence = BAD_MODELS[kind]
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(build())
+    with pytest.raises(error, match=sentence) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_model_or_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no\.onnx: the model can't be read \(No such file"):
+        load(tmp_path / "no.onnx")
+    with pytest.raises(ModelError, match="can't be read"):
+        load(tmp_path)
+
+
+def test_loads_from_bytes(tiny_model: Path, photo: Photo) -> None:
+    assert load(tiny_model.read_bytes()).predict(photo("red")).label == "cat"

@@ -1,0 +1,30 @@
+"""The import rule: the core starts without torch, the cloud or charts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "torchvision", "lightning", "boto3", "sagemaker", "matplotlib", "pandas", "sklearn", "ray", "onnx"}
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level packages that a fresh Python holds after importing the module."""
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["catdog", "catdog.image", "catdog.classifier", "catdog.predict", "catdog.fetch"])
+def test_core_brings_in_nothing_heavy(module: str) -> None:
+    assert not loaded_by(module) & HEAVY
+
+
+def test_catdog_alone_does_not_load_onnxruntime() -> None:
+    assert "onnxruntime" not in loaded_by("catdog")
+
+
+def test_predict_loads_neither_charts_nor_network_before_they_are_needed() -> None:
+    assert not loaded_by("catdog.predict") & {"rich", "ssl"}

@@ -1,0 +1,86 @@
+"""Command line, config file and SageMaker's variables -> Settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catdog.errors import SettingsError
+from catdog.training.settings import Settings, parse
+
+
+def test_command_line_wins_over_config_over_environment_over_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("epochs: 5\nlr: 1\ndata: from-config\n")
+    environment = {"SM_CHANNEL_TRAIN": "from-environment", "SM_MODEL_DIR": "/opt/ml/model"}
+    settings = parse(["--config", str(config), "--epochs", "7"], environment)
+    assert settings.epochs == 7
+    assert settings.lr == 1.0
+    assert settings.data == "from-config"
+    assert settings.output == "/opt/ml/model"
+    assert settings.batch_size == Settings().batch_size
+
+
+def test_sagemaker_passes_booleans_as_text_and_names_with_underscores() -> None:
+    settings = parse(["--amp", "False", "--export", "True", "--batch_size", "8"], {})
+    assert (settings.amp, settings.export, settings.batch_size) == (False, True, 8)
+    assert parse(["--amp"], {}).amp is True
+
+
+def test_a_run_s_config_gives_the_same_settings_again(tmp_path: Path) -> None:
+    settings = parse(["--data", "photos", "--lr", "0.003", "--amp", "False", "--optimizer", "adamw"], {})
+    config = tmp_path / "config.yaml"
+    config.write_text(settings.to_yaml())
+    assert parse(["--config", str(config)], {}) == settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch", "3"], "did you mean --epochs"),
+        (["--learning-rat", "3"], "unknown argument --learning-rat"),
+        (["--epochs", "many"], "invalid int value: 'many'"),
+        (["--amp", "maybe"], "must be True or False"),
+        (["--arch", "resnet19"], "--arch must be one of resnet18"),
+        (["--optimizer", "adam"], "sgd"),
+        (["--dropout", "1"], "--dropout must be in"),
+        (["--lr", "nan"], "--lr must be positive"),
+        (["--size", "4"], "--size must be 32..1024 px"),
+        (["--epochs", "0", "--frozen-epochs", "0"], "leave nothing to train"),
+        (["--config", "no-such.yaml"], "no-such.yaml: can't be read"),
+        (["stray"], "unknown argument stray"),
+    ],
+)
+def test_a_bad_argument_is_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parse(arguments, {})
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "unknown setting epoch; did you mean epochs"),
+        ("epochs: three", "epochs must be int, not 'three'"),
+        ("epochs: true", "epochs must be int, not True"),
+        ("amp: 'no'", "amp must be bool"),
+        ("- epochs", "not a mapping"),
+        ("a: b: c", "not YAML"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+        ("optimizer: adam", "--optimizer must be one of"),
+        ("dropout: .nan", "--dropout must be in"),
+    ],
+)
+def test_a_bad_config_is_named(tmp_path: Path, text: str, message: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        parse(["--config", str(config)], {})
+    assert message in str(raised.value)
+
+
+def test_every_setting_has_help() -> None:
+    with pytest.raises(SystemExit) as raised:
+        parse(["--help"], {})
+    assert raised.value.code == 0

@@ -1,0 +1,180 @@
+"""The trainer's pure parts: what learns, how fast, which weights fit, what the numbers are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from catdog.contract import Contract
+from catdog.errors import ContractError, ModelError
+from catdog.training.augment import augmentation
+from catdog.training.loop import freeze_all_but, learning_tensors, metric_line, parameter_groups, schedule
+from catdog.training.metrics import measure, wilson
+from catdog.training.model import ImageModel, load_checkpoint, new_network, save_checkpoint, stage_of
+from catdog.training.settings import Settings
+from catdog.training.weights import load_weights
+
+CONTRACT = Contract(class_names=("cat", "dog"), input_size=64, arch="resnet18")
+
+
+def _weights(path: Path, arch: str, drop: str = "never") -> str:
+    state = {k: v.contiguous() for k, v in new_network(arch, 1000).state_dict().items() if not k.startswith(drop)}
+    save_file(state, path)
+    return str(path)
+
+
+def test_a_partial_file_fills_what_it_has_and_says_what_starts_from_scratch(tmp_path: Path) -> None:
+    path = _weights(tmp_path / "w.safetensors", "resnet18", drop="layer4.1")
+    network = new_network("resnet18", 2)
+    loaded = load_weights(network, "resnet18", path)
+    assert {stage_of(name) for name in loaded.fresh} == {"layer4", "head"}
+    assert len(loaded.fresh) == 12
+    assert "layer4.1 (10), fc (2)" in loaded.describe()
+    # The missing block starts as the identity, so the pretrained function is kept.
+    block, features = network.layer4[1].eval(), torch.rand(1, 512, 2, 2)
+    torch.testing.assert_close(block(features), features)
+
+
+@pytest.mark.parametrize(
+    ("have", "want"), [("resnet34", "resnet18"), ("resnet18", "resnet34"), ("resnet50", "resnet18")]
+)
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path: Path, have: str, want: str) -> None:
+    path = _weights(tmp_path / "w.safetensors", have)
+    with pytest.raises(ModelError, match=f"weights of {have}, not of {want}"):
+        load_weights(new_network(want, 2), want, path)
+
+
+def test_foreign_and_unreadable_weight_files_are_refused(tmp_path: Path) -> None:
+    network = new_network("resnet18", 2)
+    save_file({"encoder.weight": torch.zeros(3)}, tmp_path / "vit.safetensors")
+    (tmp_path / "junk.safetensors").write_bytes(b"not safetensors at all")
+    (tmp_path / "pickle.pth").write_bytes(b"cos\nsystem\n")
+    for name, message in [
+        ("vit.safetensors", "'encoder.weight' is unknown"),
+        ("junk.safetensors", "not a readable safetensors file"),
+        ("pickle.pth", "pickled weights are not opened"),
+        ("absent.safetensors", "no such file"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            load_weights(network, "resnet18", str(tmp_path / name))
+
+
+def test_only_fresh_tensors_learn_in_the_frozen_phase() -> None:
+    network = new_network("resnet18", 2)
+    fresh = frozenset({"fc.weight", "fc.bias", "layer4.1.conv1.weight", "layer4.1.bn1.weight"})
+    freeze_all_but(network, learning_tensors(network, fresh, None))
+    assert {name for name, p in network.named_parameters() if p.requires_grad} == fresh
+    assert not network.bn1.training, "a frozen batch norm keeps its statistics"
+    assert network.layer4[1].bn1.training
+    freeze_all_but(network, learning_tensors(network, fresh, "layer3"))
+    stages = {stage_of(name) for name, p in network.named_parameters() if p.requires_grad}
+    assert stages == {"layer3", "layer4", "head"}
+    assert network.layer3[0].bn1.training
+    assert not network.layer2[0].bn1.training
+
+
+def test_earlier_stages_learn_slower_and_norms_do_not_decay() -> None:
+    network = new_network("resnet18", 2)
+    settings = Settings(lr=0.1, backbone_lr=0.5, stage_decay=0.5, weight_decay=1e-3, batch_size=128)
+    rates = {}
+    for group in parameter_groups(network, frozenset({"fc.weight", "fc.bias"}), settings):
+        for parameter in group["params"]:
+            rates[id(parameter)] = (group["lr"], group["weight_decay"])
+    assert rates[id(network.fc.weight)] == pytest.approx((0.2, 1e-3))  # twice the reference batch of 64
+    assert rates[id(network.fc.bias)] == pytest.approx((0.2, 0))
+    assert rates[id(network.layer4[0].conv1.weight)] == pytest.approx((0.1, 1e-3))
+    assert rates[id(network.layer4[0].bn1.weight)] == pytest.approx((0.1, 0))
+    assert rates[id(network.layer3[0].conv1.weight)] == pytest.approx((0.05, 1e-3))
+    assert rates[id(network.conv1.weight)] == pytest.approx((0.1 * 0.5**4, 1e-3))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "one_cycle"])
+def test_the_schedule_warms_up_twice_and_ends_at_zero(kind: str) -> None:
+    factor = schedule(100, 400, 0.2, kind)
+    values = [factor(step) for step in range(501)]
+    assert all(0 <= v <= 1 for v in values)
+    assert values[:20] == sorted(values[:20])
+    assert values[20:100] == [1.0] * 80
+    assert values[100] < 0.06 < values[150]
+    assert values[180] == pytest.approx(1, abs=1e-6)
+    assert values[180:500] == sorted(values[180:500], reverse=True)
+    assert values[500] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_schedules_differ_where_they_should() -> None:
+    assert schedule(0, 100, 0.0, "cosine")(25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert schedule(0, 100, 0.0, "one_cycle")(25) == pytest.approx(0.75)
+
+
+def test_the_served_form_is_normalise_network_softmax_over_temperature() -> None:
+    network = new_network("resnet18", 2).eval()
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    model = ImageModel(network, CONTRACT.with_(temperature=2.0)).eval()
+    mean, std = torch.tensor(CONTRACT.mean), torch.tensor(CONTRACT.std)
+    with torch.inference_mode():
+        expected = torch.softmax(network(((images / 255 - mean) / std).permute(0, 3, 1, 2)) / 2.0, 1)
+        torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_comes_back_equal_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    network = new_network("resnet18", 2, dropout=0.5).eval()
+    written = save_checkpoint(tmp_path, network, CONTRACT)
+    model, contract = load_checkpoint(tmp_path)
+    assert contract == written
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), ImageModel(network, CONTRACT)(images), rtol=0, atol=0)
+
+    save_file({k: (v + 1).contiguous() for k, v in network.state_dict().items()}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"not those that contract\.json was written for"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "contract.json").write_text(contract.with_(arch="resnet34").to_json())
+    with pytest.raises(ModelError, match="not the resnet34"):
+        load_checkpoint(tmp_path / "model.safetensors")
+    (tmp_path / "contract.json").unlink()
+    with pytest.raises(ContractError, match=r"needs contract\.json beside it"):
+        load_checkpoint(tmp_path)
+
+
+def test_augmentation_keeps_type_size_and_follows_the_seed() -> None:
+    transform = augmentation(Settings(train_size=48, erase=1.0, degrade=1.0, rotation=20.0))
+    photo = torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8)
+
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return transform(photo)
+
+    assert draw(0).dtype == torch.uint8
+    assert draw(0).shape == (3, 48, 48)
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+
+
+def test_measure_counts_what_a_hand_counts() -> None:
+    truth = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+    answer = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 0, 0])
+    probabilities = torch.full((10, 2), 0.2).scatter(1, answer[:, None], 0.8)
+    numbers = measure(probabilities, truth, ("cat", "dog"))
+    assert numbers["confusion_matrix"] == [[3, 1], [2, 4]]
+    assert (numbers["photos"], numbers["errors"]) == (10, 3)
+    assert numbers["accuracy"] == pytest.approx(0.7)
+    assert numbers["per_class"]["cat"]["precision"] == pytest.approx(3 / 5)
+    assert numbers["per_class"]["cat"]["recall"] == pytest.approx(3 / 4)
+    assert numbers["per_class"]["dog"]["f1"] == pytest.approx(8 / 11)
+    assert numbers["f1"] == pytest.approx((2 / 3 + 8 / 11) / 2)
+    assert numbers["log_loss"] == pytest.approx(-(7 * math.log(0.8) + 3 * math.log(0.2)) / 10, rel=1e-5)
+
+
+def test_wilson_interval() -> None:
+    # Brown, Cai & DasGupta's definition, worked by hand for 8 of 10: centre 0.7167, half width 0.2267.
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(10, 10)[1] == pytest.approx(1)
+    assert wilson(0, 10)[0] == 0.0
+
+
+def test_metric_lines_parse_as_name_equals_value() -> None:
+    assert metric_line({"epoch": 3, "val_loss": 0.123456789}) == "epoch=3 val_loss=0.123457"
