@@ -61,7 +61,8 @@ class Contract:
     def __post_init__(self) -> None:
         _check(self.version == CONTRACT_VERSION, f"version {self.version!r}, this catdog reads {CONTRACT_VERSION}")
         names = self.class_names
-        _check(len(names) >= 2 and all(isinstance(n, str) and n for n in names), "class_names needs two names or more")
+        _check(isinstance(names, tuple) and len(names) >= 2, "class_names needs two names or more")
+        _check(all(isinstance(name, str) and name for name in names), "class_names must be words")
         _check(len(set(names)) == len(names) and UNSURE not in names, f"class_names must differ and not be {UNSURE!r}")
         _check(_whole(self.input_size) and 8 <= self.input_size <= 4096, "input_size must be 8..4096 px")
         _check(self.resize in get_args(Resize), f"resize must be one of {get_args(Resize)}")
@@ -71,6 +72,10 @@ class Contract:
         _check(len(self.std) == 3 and all(_number(s) and s > 0 for s in self.std), "std needs three positive numbers")
         _check(_number(self.temperature) and self.temperature > 0, "temperature must be positive")
         _check(_number(self.threshold) and 0 <= self.threshold <= 1, "threshold must be in [0, 1]")
+        texts = (self.arch, self.model_fingerprint, self.data_fingerprint)
+        _check(all(isinstance(text, str) for text in texts), "arch and fingerprints must be text")
+        measured = self.quality.values() if isinstance(self.quality, Mapping) else [None]
+        _check(all(map(_number, measured)), "quality must map names to numbers")
 
     @property
     def resized(self) -> int:
@@ -90,7 +95,7 @@ class Contract:
         """Parse; raises ContractError naming ``source`` when the text is no contract of this version."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ContractError(f"{source}: the contract is not JSON ({error})") from error
         if not isinstance(data, dict):
             raise ContractError(f"{source}: the contract is not a JSON object")

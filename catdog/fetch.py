@@ -80,8 +80,7 @@ def fetch(
             addresses = resolve(target.host, target.port)
             if hop and not all(allowed(address) for address in addresses):
                 raise _error(shown, f"redirects into a private network ({target.host}), which is not followed")
-            with _connect(target, addresses, deadline, context) as stream:
-                answer = _request(target, stream)
+            with _connect(target, addresses, deadline, context) as stream, _request(target, stream) as answer:
                 location = answer.getheader("Location")
                 if answer.status not in REDIRECTS or not location:
                     return _body(answer, shown, max_bytes)
@@ -198,7 +197,11 @@ def _request(target: _Target, stream: _Stream) -> http.client.HTTPResponse:
     lines = [f"GET {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in target.headers.items())]
     stream.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
     answer = http.client.HTTPResponse(stream, method="GET")  # type: ignore[arg-type]  # it only calls makefile()
-    answer.begin()
+    try:
+        answer.begin()
+    except BaseException:
+        answer.close()
+        raise
     return answer
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import stat
 import warnings
@@ -29,6 +30,10 @@ Pixels = npt.NDArray[np.uint8]
 MAX_BYTES: Final = 256 * 2**20  # of one encoded photo; a 200-megapixel phone JPEG has about 60 MB
 MAX_PIXELS: Final = 2 * 89_478_485  # Pillow's own hard limit against decompression bombs: 537 MB as RGB
 FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
+JPEG_MARGIN: Final = 2
+"""Scaled JPEG decoding stops at this many times the size needed, so that the resize proper does the rest. At 1 the
+pixels differ from full decoding by up to 5.3 levels a photo, at 2 by up to 2.1 (mean of 64x64, 100 Kaggle originals;
+Pillow's ``reducing_gap`` advises the same), and a 12-megapixel photo still takes 20 ms."""
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"}
     | {".tif", ".tiff", ".bmp", ".dib", ".avif", ".heic", ".heif"}
@@ -54,6 +59,8 @@ _UPRIGHT: Final = {
 
 # MAX_PIXELS is enforced below for every photo; Pillow's warning at half of it would only be noise on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # "Corrupt EXIF data": the photo still counts
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its errors come as exceptions; keep them off stderr
 with contextlib.suppress(ImportError):  # optional: pip install 'catdog[heic]'
     import pillow_heif
 
@@ -133,7 +140,9 @@ def from_array(array: npt.NDArray[np.generic], name: str) -> Image.Image:
 
 
 def from_pil(image: Image.Image, name: str) -> Image.Image:
-    """An upright RGB image from any PIL image, which is left as it was."""
+    """An upright RGB image from any PIL image, which is left as it was; raises ImageError on an empty or broken one."""
+    if not (image.width and image.height):
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels", "corrupt")
     try:
         image.load()
         return _to_rgb(_upright(image), name)
@@ -163,9 +172,9 @@ def load_pixels(source: object, contract: Contract, name: str | None = None) -> 
     """
     name = name or describe(source)
     if isinstance(source, (str, os.PathLike)):
-        image = decode(read_file(source), name, at_least=contract.resized)
+        image = decode(read_file(source), name, at_least=JPEG_MARGIN * contract.resized)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        image = decode(bytes(source), name, at_least=contract.resized)
+        image = decode(bytes(source), name, at_least=JPEG_MARGIN * contract.resized)
     elif isinstance(source, Image.Image):
         image = from_pil(source, name)
     elif isinstance(source, np.ndarray):
@@ -209,9 +218,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _from_deep_grey(image: Image.Image, name: str) -> Image.Image:
     """16-bit (or float) grey to 8-bit; Pillow's own convert() would clip all above 255 to white."""
-    values = np.asarray(image).astype(np.float64)
-    top = float(values.max()) if np.isfinite(values).all() else float("inf")
-    if float(values.min()) < 0 or top > 65535:
+    values = np.asarray(image)
+    bottom, top = float(values.min()), float(values.max())
+    if not (bottom >= 0 and top <= 65535):  # also true of NaN
         raise ImageError(f"{name}: grey samples outside 0..65535 are not a photo", "unsupported")
     if image.mode == "F" and top <= 1:
         scale = 255.0  # floats in [0, 1]
@@ -219,7 +228,9 @@ def _from_deep_grey(image: Image.Image, name: str) -> Image.Image:
         scale = 255 / 65535
     else:
         scale = 1.0 if top <= 255 else 255 / 65535
-    return Image.fromarray((values * scale).round().astype(np.uint8)).convert("RGB")
+    # float32 and in place, since at MAX_PIXELS each copy takes 0.7 GB; it holds all 16-bit samples exactly.
+    scaled = np.multiply(values, scale, dtype=np.float32)
+    return Image.fromarray(np.rint(scaled, out=scaled).astype(np.uint8)).convert("RGB")
 
 
 def _guess(data: bytes) -> str:

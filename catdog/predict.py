@@ -199,7 +199,9 @@ def _bar(stack: ExitStack, count: Callable[[], int]) -> Callable[[int], None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+    # redirect_*: rich would otherwise take over sys.stdout and print the answers to its own console, stderr.
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+    progress = stack.enter_context(bar)
     task = progress.add_task("", total=None)
     # Listing a huge tree takes a while; until it is done the bar only pulses.
     threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True).start()

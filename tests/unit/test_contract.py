@@ -54,6 +54,7 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("class_names", ["cat", "cat"]),
     ("class_names", ["cat", "unsure"]),
     ("class_names", None),
+    ("class_names", "cd"),
     ("input_size", 7),
     ("input_size", 4097),
     ("input_size", 224.0),
@@ -76,6 +77,7 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("threshold", True),
     ("threshold", None),
     ("quality", ["accuracy"]),
+    ("quality", {"accuracy": "high"}),
     ("arch", 18),
 ]
 
@@ -89,7 +91,7 @@ def test_refuses_a_bad_value(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "3", "{", b"\xff\xfe", '{"version": 1}', "[" * 100_000])
 def test_refuses_junk(text: str | bytes) -> None:
-    with pytest.raises(ContractError, match="^junk: "):
+    with pytest.raises(ContractError, match=r"^junk: "):
         Contract.from_json(text, "junk")
 
 

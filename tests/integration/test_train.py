@@ -1,0 +1,169 @@
+"""train.py from photos to a run folder, with a real network on made photos: reddish "cats", bluish "dogs"."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from catdog.contract import Contract
+from catdog.training.cli import main
+from catdog.training.model import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--weights", "none", "--size", "64", "--batch-size", "8", "--workers", "0", "--device", "cpu"]
+SMALL += ["--frozen-epochs", "0", "--epochs", "2"]
+
+
+def _paint(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for name, tint in (("cats", (60, 0, 0)), ("dogs", (0, 0, 60))):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(counts[name]):
+            coarse = rng.integers(0, 190, (6, 6, 3)) + np.array(tint)
+            photo = Image.fromarray(coarse.astype(np.uint8)).resize((80, 70), Image.Resampling.BICUBIC)
+            photo.save(folder / name / f"{index}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _paint(tmp_path_factory.mktemp("photos"), {"cats": 60, "dogs": 60})
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "first"
+    assert main(["--data", str(photos), "--output", str(output), *SMALL, "--export", "False"]) == 0
+    return output
+
+
+def test_a_run_folder_holds_everything(finished: Path) -> None:
+    names = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+    assert names == {
+        "model.safetensors",
+        "contract.json",
+        "metrics.json",
+        "history.csv",
+        "config.yaml",
+        "reports/curves.png",
+        "reports/confusion_val.png",
+        "reports/confusion_test.png",
+    }
+    metrics = json.loads((finished / "metrics.json").read_text())
+    contract = Contract.read(finished / "contract.json")
+    assert contract.class_names == ("cat", "dog")
+    assert contract.input_size == 64
+    assert contract.quality["test_accuracy"] == metrics["test"]["accuracy"]
+    assert (
+        sum(map(sum, metrics["test"]["confusion_matrix"]))
+        == metrics["test"]["photos"]
+        == contract.quality["test_photos"]
+    )
+    history = (finished / "history.csv").read_text().splitlines()
+    assert history[0] == "epoch,train_loss,train_accuracy,val_loss,val_accuracy,lr,photos_per_second"
+    assert len(history) == 3
+    for chart in finished.rglob("*.png"):
+        with Image.open(chart) as image:
+            assert min(image.size) > 300
+
+
+def test_the_saved_model_is_the_best_epoch(finished: Path) -> None:
+    rows = [line.split(",") for line in (finished / "history.csv").read_text().splitlines()[1:]]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["val"]["accuracy"] == pytest.approx(max(float(row[4]) for row in rows), abs=1e-6)
+
+
+def test_the_same_config_and_seed_give_the_same_weights(finished: Path, tmp_path: Path) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    config = str(finished / "config.yaml")
+    assert main(["--config", config, "--output", str(again)]) == 0
+    assert main(["--config", config, "--output", str(other), "--seed", "1"]) == 0
+    fingerprints = [Contract.read(f / "contract.json").model_fingerprint for f in (finished, again, other)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_a_finished_run_is_not_overwritten(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "model.safetensors").read_bytes()
+    assert main(["--data", str(photos), "--output", str(finished), *SMALL]) == 2
+    assert "already holds a finished run" in capsys.readouterr().err
+    assert (finished / "model.safetensors").read_bytes() == before
+
+
+def test_sagemaker_channels_and_metric_lines(tmp_path: Path) -> None:
+    channels = {
+        "SM_CHANNEL_TRAIN": str(_paint(tmp_path / "train", {"cats": 16, "dogs": 16}, 1)),
+        "SM_CHANNEL_VALIDATION": str(_paint(tmp_path / "validation", {"cats": 5, "dogs": 6}, 2)),
+        "SM_CHANNEL_TEST": str(_paint(tmp_path / "test", {"cats": 7, "dogs": 8}, 3)),
+        "SM_MODEL_DIR": str(tmp_path / "model"),
+        "SM_OUTPUT_DATA_DIR": str(tmp_path / "output"),
+    }
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *SMALL, "--epochs", "1", "--export", "False", "--amp", "True"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **channels},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    epoch, final = process.stdout.splitlines()  # stdout holds metric lines and nothing else
+    values = dict(item.split("=") for item in epoch.split())
+    assert {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"} <= values.keys()
+    assert all(float(value) >= 0 for value in values.values())
+    assert "test_f1=" in final
+    metrics = json.loads((tmp_path / "model/metrics.json").read_text())
+    assert (metrics["val"]["photos"], metrics["test"]["photos"]) == (11, 15)
+    assert (tmp_path / "output/curves.png").exists()
+    config = yaml.safe_load((tmp_path / "model/config.yaml").read_text())
+    assert config["data"] == channels["SM_CHANNEL_TRAIN"]
+
+
+def test_a_diverging_run_stops_with_one_clear_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--lr", "99", "--warmup", "0", "--epochs", "9"]
+    assert main([*arguments, "--weight-decay", "9"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("train.py: error: the loss became")
+    assert "lower --lr" in message
+    assert not (output / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "no-such-folder"], "no-such-folder"),
+        (["--epochz", "3"], "did you mean --epochs"),
+        ([], "--data is needed"),
+    ],
+)
+def test_unusable_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    output = tmp_path / "run"
+    assert main([*arguments, "--output", str(output)]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("train.py: error: ")
+    assert message in error[0]
+    assert not output.exists()
+
+
+def test_one_class_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = _paint(tmp_path / "photos", {"cats": 40, "dogs": 0})
+    assert main(["--data", str(photos), "--output", str(tmp_path / "run"), *SMALL]) == 2
+    assert "dog" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_checkpoint_of_a_real_run_loads(finished: Path) -> None:
+    model, contract = load_checkpoint(finished)
+    assert not model.training
+    assert contract.arch == "resnet18"
