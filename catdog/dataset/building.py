@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
 from catdog.dataset.inputs import GivenSource, Input, open_inputs, safe_part, unique
 from catdog.dataset.layouts import Item
-from catdog.dataset.manifest import CLASS_NAMES, MANIFEST_NAME, Manifest, Photo, is_dataset
+from catdog.dataset.manifest import CLASS_NAMES, MANIFEST_NAME, Manifest, Photo, Split, is_dataset
 from catdog.dataset.report import (
     REPORT_NAME,
     LeftOut,
@@ -40,10 +40,15 @@ from catdog.errors import DataError, ImageError, SettingsError
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)
 PHOTOS_FOLDER: Final = "photos"
+_MAX_THREADS: Final = 16  # each may hold a decoded photo of catdog.image.MAX_PIXELS, 0.5 GB
 _WAITING: Final = 8  # photos a thread in memory, ahead of the checks
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) after each file."""
+
+
+class NothingUsableError(DataError):
+    """The sources were understood, but no photo of theirs can be used."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class _Kept:
     path: str
     source: Input
     item: Item
+    label: str
     checked: Checked
 
 
@@ -73,49 +79,33 @@ def build(
     photo at all is left.
     """
     _check_settings(split, min_side)
-    target = Path(out).resolve()
-    before = _existing(target)
-    inputs = open_inputs(sources)
-    _check_apart(inputs, target)
-    staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        staging.mkdir(parents=True)
-        kept, left_out = _check_all(inputs, staging, min_side, progress)
-        pins = {photo.sha256: photo.split for photo in before.photos} if before else {}
-        candidates = [
-            Candidate(k.checked.sha256, str(k.item.label), k.source.given(k.item), pins.get(k.checked.sha256))
-            for k in kept
-        ]
-        answers, warnings = assign(candidates, _clustering(kept), split)
-        photos = []
-        for k, answer in zip(kept, answers, strict=True):
-            if isinstance(answer, Dropped):
-                (staging / k.path).unlink()
-                left_out.append(LeftOut(k.source.name, k.item.name, answer.reason, answer.message))
-            else:
-                size = (k.checked.width, k.checked.height)
-                label = str(k.item.label)
-                photos.append(
-                    Photo(k.path, label, answer.split, *size, k.checked.sha256, answer.cluster, k.source.name)
-                )
-        if not photos:
-            raise NothingUsableError(_nothing_usable(left_out))
-        manifest = Manifest(staging, CLASS_NAMES, tuple(sorted(photos, key=lambda photo: photo.path)))
-        manifest.write()
-        summaries = [SourceSummary(i.name, str(i.source.path), i.layout.kind) for i in inputs]
-        settings = {"split": list(split), "min_side": min_side}
-        warnings += missing_classes(manifest)
-        write_report(staging, make_report(manifest, summaries, left_out, settings, warnings))
-        _replace(staging, target)
+        target = Path(out).resolve()
+        before = _existing(target)
+        inputs = open_inputs(sources)
+        _check_apart(inputs, target)
+        staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            staging.mkdir(parents=True)
+            kept, left_out = _check_all(inputs, staging, min_side, progress)
+            pins = {photo.sha256: photo.split for photo in before.photos} if before else {}
+            photos, warnings = _split(kept, left_out, pins, split)
+            if not photos:
+                raise NothingUsableError(_nothing_usable(left_out))
+            for path in {k.path for k in kept}.difference(photo.path for photo in photos):
+                (staging / path).unlink()
+            manifest = Manifest(staging, CLASS_NAMES, tuple(photos))
+            manifest.write()
+            summaries = [SourceSummary(i.name, str(i.source.path), i.layout.kind) for i in inputs]
+            settings = {"split": list(split), "min_side": min_side}
+            warnings += missing_classes(manifest)
+            write_report(staging, make_report(manifest, summaries, left_out, settings, warnings))
+            _replace(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"{out}: can't be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise DataError(f"{out}: the dataset can't be written there ({error.strerror or error})") from error
     return Manifest(Path(out), manifest.class_names, manifest.photos)
-
-
-class NothingUsableError(DataError):
-    """The sources were understood, but no photo of theirs can be used."""
 
 
 def _check_settings(split: Shares, min_side: int) -> None:
@@ -155,13 +145,12 @@ def _check_all(
     """Check every file of the sources, and copy the good ones; in the sources' order whatever thread was first."""
     kept: list[_Kept] = []
     left_out: list[LeftOut] = []
-    done, total = 0, sum(len(entry.layout.items) for entry in inputs)
-    for entry, item, result in _checked(inputs, staging, min_side):
+    total = sum(len(entry.layout.items) for entry in inputs)
+    for done, (entry, item, result) in enumerate(_checked(inputs, staging, min_side), 1):
         if isinstance(result, _Kept):
             kept.append(result)
         else:
             left_out.append(LeftOut(entry.name, item.name, *result))
-        done += 1
         if progress:
             progress(done, total)
     for entry in inputs:
@@ -177,7 +166,7 @@ def _checked(
     Threads decode (Pillow lets go of the interpreter lock) while this one reads; archives are read front to back.
     """
     taken: set[str] = set()
-    threads = _usable_cores()
+    threads = min(_usable_cores(), _MAX_THREADS)
     waiting: deque[tuple[Input, Item, Future[_Kept | tuple[Reason, str]]]] = deque()
     with ThreadPoolExecutor(threads, "catdog-dataset") as pool:
         for entry in inputs:
@@ -209,12 +198,48 @@ def _check_one(
     target = staging / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
-    return _Kept(path, entry, item, checked)
+    assert item.label is not None  # the others were never read
+    return _Kept(path, entry, item, item.label, checked)
 
 
 def _usable_cores() -> int:
     # Also in catdog.classifier, whose import would bring in onnxruntime.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _split(
+    kept: Sequence[_Kept], left_out: list[LeftOut], pins: Mapping[str, Split], shares: Shares
+) -> tuple[list[Photo], list[str]]:
+    """The photos that stay, by path, and warnings; the others are added to ``left_out``."""
+    candidates = [
+        Candidate(
+            name=f"{k.source.name}/{k.item.name}",
+            sha256=k.checked.sha256,
+            label=k.label,
+            given=k.source.given(k.item),
+            pinned=pins.get(k.checked.sha256),
+        )
+        for k in kept
+    ]
+    answers, warnings = assign(candidates, _clustering(kept), shares)
+    photos = []
+    for k, answer in zip(kept, answers, strict=True):
+        if isinstance(answer, Dropped):
+            left_out.append(LeftOut(k.source.name, k.item.name, answer.reason, f"{k.item.name}: {answer.message}"))
+        else:
+            photos.append(
+                Photo(
+                    path=k.path,
+                    label=k.label,
+                    split=answer.split,
+                    width=k.checked.width,
+                    height=k.checked.height,
+                    sha256=k.checked.sha256,
+                    cluster=answer.cluster,
+                    source=k.source.name,
+                )
+            )
+    return sorted(photos, key=lambda photo: photo.path), warnings
 
 
 def _clustering(kept: Sequence[_Kept]) -> Clustering:
@@ -247,7 +272,7 @@ def _replace(staging: Path, target: Path) -> None:
     target.rename(old)
     try:
         staging.rename(target)
-    except OSError:
+    except BaseException:  # an interrupt, too
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)

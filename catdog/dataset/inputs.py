@@ -87,13 +87,17 @@ def _archives_in(folder: Path, folder_name: str, names: Sequence[str]) -> list[t
     for name in names:
         source = open_source(folder / name)
         try:
-            found.append((source, _layout(source)))
+            layout = _layout(source)
         except DataError as error:  # beside a set of photos: one without labels, or other things altogether
-            problems.append(error)
-        source.name = f"{folder_name}-{source.name}"
-    if not any(layout.items for _, layout in found):
-        raise problems[0] if problems else DataError(f"{folder}: its archives hold no photos")
-    return [(source, layout) for source, layout in found if layout.items]
+            problems.append((name, error))
+            continue
+        if layout.items:
+            source.name = f"{folder_name}-{source.name}"
+            found.append((source, layout))
+    if not found:
+        raise problems[0][1] if problems else DataError(f"{folder}: its archives hold no photos")
+    found[0][0].refused += [(name, str(error)) for name, error in problems]
+    return found
 
 
 def _layout(source: Source) -> Layout:

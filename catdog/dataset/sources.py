@@ -6,15 +6,21 @@ So a path that leaves the target, a link or a device can do no harm; such member
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import IO, Final, Protocol
 
 from catdog.errors import DataError, ImageError
 from catdog.image import MAX_BYTES, read_file
@@ -26,6 +32,35 @@ _ARCHIVE_ENDING: Final = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$
 _JUNK: Final = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
 _ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE 4.3.7 and 4.3.16: a member, or the end of an empty one
 _FOREIGN_MAGIC: Final = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive"}
+
+# Magic numbers: RFC 1952, section 2.3.1; bzip2's "BZh"; the .xz file format, section 2.1.1.1.
+_PACKED: Final[dict[bytes, Callable[..., IO[bytes]]]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+# What the parsers raise on damaged bytes, beyond what they document; tests/unit/test_dataset_hostile.py damages some.
+_ZIP_ERRORS: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    NotImplementedError,
+)
+_TAR_ERRORS: Final = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+)
 
 Load = Callable[[], bytes]
 """The bytes of one file; raises ImageError."""
@@ -96,6 +131,8 @@ class _Folder:
         seen: set[str] = set()
 
         def refuse(error: OSError) -> None:
+            if error.filename == str(path):
+                raise DataError(f"{path}: can't be read ({error.strerror})") from error
             self.refused.append((os.path.relpath(error.filename, path), f"can't be read ({error.strerror})"))
 
         # Links are followed here: unlike an archive's, they are the user's own. ``seen`` ends their circles.
@@ -116,7 +153,7 @@ class _Folder:
     def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
         for name, full in self._files.items():
             if name in wanted:
-                yield name, lambda full=full: read_file(full)  # type: ignore[misc]
+                yield name, partial(read_file, full)
 
 
 class _Archive:
@@ -134,10 +171,11 @@ class _Archive:
     def _enter(self, raw: str, plain: bool) -> str | None:
         """The name of a member to be kept; None for one that is junk or refused."""
         name = safe_name(raw)
+        if name is not None and is_junk(name):
+            return None
+        _check_count(self.path, len(self._seen) + len(self.refused) + 1)
         if name is None:
             self.refused.append((raw, "its path leads out of the archive"))
-        elif is_junk(name):
-            return None
         elif not plain:
             self.refused.append((name, "a link or a device, not a plain file"))
         elif name in self._seen:
@@ -146,19 +184,18 @@ class _Archive:
             self._seen.add(name)
             self.names.append(name)
             return name
-        _check_count(self.path, len(self._seen) + len(self.refused))
         return None
 
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        if self._bytes > self._max_bytes:
+    def _check_bytes(self, total: int) -> None:
+        if total > self._max_bytes:
             raise DataError(
                 f"{self.path}: unpacks to more than {self._max_bytes} bytes, which is no set of photos; unpack the "
                 "part that you need and give the folder"
             )
 
     def _loaded(self, name: str, data: bytes) -> Load:
-        self._count(len(data))
+        self._bytes += len(data)
+        self._check_bytes(self._bytes)
 
         def load() -> bytes:
             if len(data) > MAX_BYTES:
@@ -179,7 +216,7 @@ class _Zip(_Archive):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except _ZIP_ERRORS as error:
             raise self._damaged(error) from error
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was made on Windows
@@ -201,7 +238,7 @@ class _Zip(_Archive):
                     with archive.open(member) as file:
                         data = file.read(MAX_BYTES + 1)
                     yield name, self._loaded(name, data)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except _ZIP_ERRORS as error:
             raise self._damaged(error) from error
 
 
@@ -211,8 +248,7 @@ class _Tar(_Archive):
         unpacked = 0
         for member, _ in self._walk():
             unpacked += member.size  # passed over, but decompressed all the same
-            if unpacked > max_bytes:
-                self._count(unpacked)
+            self._check_bytes(unpacked)
             if not member.isdir():
                 self._enter(member.name, plain=member.isreg())
 
@@ -226,40 +262,62 @@ class _Tar(_Archive):
                 assert file is not None, name
                 try:
                     data = file.read(MAX_BYTES + 1)
-                except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+                except _TAR_ERRORS as error:
                     raise self._damaged(error) from error
                 yield name, self._loaded(name, data)
 
     def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-        try:
-            archive = tarfile.open(self.path, "r:*")  # noqa: SIM115 - closed below, its errors are told apart
-        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-            with self.path.open("rb") as file:
-                packed = file.read(2) == b"\x1f\x8b"  # RFC 1952, 2.3.1
-            if packed or is_archive_name(self.path.name):
-                raise self._damaged(error) from error
-            raise DataError(
-                f"{self.path}: neither a folder nor a zip or tar archive; photos are given as a folder that holds them"
-            ) from error
-        with archive:
-            while True:
-                try:
-                    member = archive.next()
-                except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        """Every member, once each, with the archive that its bytes can be read from before the next is asked for."""
+        with self.path.open("rb") as file:
+            head = file.read(8)
+        unpack = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
+        with (unpack or open)(self.path, "rb") as stream:
+            try:
+                archive = tarfile.open(fileobj=_Bounded(stream), mode="r:")  # noqa: SIM115 - reads; holds no file
+            except _TAR_ERRORS as error:
+                if unpack or is_archive_name(self.path.name):
                     raise self._damaged(error) from error
-                if member is None:
-                    self._check_end(archive)
-                    return
+                raise DataError(
+                    f"{self.path}: neither a folder nor a zip or tar archive; give the folder that holds the photos"
+                ) from error
+            while (member := self._next(archive)) is not None:
                 yield member, archive
-                archive.members = []  # tarfile keeps every header it saw
+                archive.members = []  # type: ignore[attr-defined]  # or it would keep every header it saw
 
-    def _check_end(self, archive: tarfile.TarFile) -> None:
-        # tarfile takes any block that is no header for the end; two blocks of zeros are (POSIX.1-2017, pax, "ustar").
-        assert archive.fileobj is not None
-        archive.fileobj.seek(archive.offset)
-        block = archive.fileobj.read(tarfile.BLOCKSIZE)
-        if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
-            raise self._damaged(tarfile.ReadError("its end is missing"))
+    def _next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        try:
+            if (member := archive.next()) is None:
+                _check_end(archive)
+        except _TAR_ERRORS as error:
+            raise self._damaged(error) from error
+        return member
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that reads no more than a photo's bytes at once: tarfile reads a header's claim of any size."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= MAX_BYTES + 1:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    # tarfile takes any block that is no header for the end; a block of zeros is (POSIX.1-2017, pax, "ustar").
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+        raise tarfile.ReadError("its end is missing")
 
 
 def _check_count(path: Path, count: int) -> None:

@@ -27,12 +27,14 @@ ID_DIGITS: Final = 16  # of SHA-256, hexadecimal: 64 bits
 class Candidate:
     """What the split needs to know of a photo."""
 
+    name: str
+    """What the report calls it."""
     sha256: str
     label: str
     given: Split | None = None
     """By its source, or by the caller for the whole source."""
     pinned: Split | None = None
-    """By the dataset that is being replaced; stronger than ``given``."""
+    """By the dataset that is replaced; stronger than ``given``, which it differs from where a split was carved."""
 
     @property
     def fixed(self) -> Split | None:
@@ -97,25 +99,32 @@ def _place(
     answers: dict[int, Placed | Dropped],
 ) -> None:
     """Answer for one cluster's members."""
-    labels = {candidates[i].label for i in members}
-    if len(labels) > 1:
-        message = f"copies of one picture are labelled {' and '.join(sorted(labels))}"
+    first = {candidates[i].label: candidates[i].name for i in reversed(members)}
+    if len(first) > 1:
+        message = "copies of one picture: " + ", ".join(f"{name} is labelled {label}" for label, name in first.items())
         answers.update(dict.fromkeys(members, Dropped("label_conflict", message)))
         return
     pinned = [i for i in members if candidates[i].pinned]
     if len({candidates[i].pinned for i in pinned}) > 1 and len(pinned) < len(members):
-        message = "it joins pictures that the dataset already holds in different splits"
+        message = f"it joins pictures that the dataset already holds in different splits, {candidates[pinned[0]].name}"
         answers.update(dict.fromkeys(set(members) - set(pinned), Dropped("bridges_splits", message)))
         for group in _groups(pinned, clustering):
             _place(group, candidates, clustering, shares, answers)
         return
-    (label,) = labels
     cluster = min(candidates[i].sha256 for i in members)[:ID_DIGITS]
-    fixed = {split for i in members if (split := candidates[i].fixed)}
-    split = max(fixed, key=SPLITS.index) if fixed else hashed_split(label, cluster, shares)
+    fixed = [i for i in members if candidates[i].fixed]
+    if not fixed:
+        split = hashed_split(candidates[members[0]].label, cluster, shares)
+        answers.update(dict.fromkeys(members, Placed(split, cluster)))
+        return
+    owner = max(fixed, key=lambda i: SPLITS.index(candidates[i].fixed or "train"))
+    split = candidates[owner].fixed or "train"
+    really_given = any(candidates[i].given == split for i in members)  # and not carved by an earlier run
     for i in members:
-        if (own := candidates[i].fixed) not in (None, split):
-            answers[i] = Dropped("leak", f"given as {own}, but a copy of the picture is in {split}")
+        own, given = candidates[i].fixed, candidates[i].given
+        if own not in (None, split) or (really_given and given not in (None, split)):
+            message = f"it belongs to {given or own}, but {candidates[owner].name} in {split} is a copy of it"
+            answers[i] = Dropped("leak", message)
         else:
             answers[i] = Placed(split, cluster)
 
@@ -126,9 +135,10 @@ def _carve(candidates: Sequence[Candidate], shares: Shares, answers: dict[int, P
     The hash decides here too, so a photo that would be val by the hash is val whether it was carved or not.
     """
     present = {answer.split for answer in answers.values() if isinstance(answer, Placed)}
+    pinned = {answer.cluster for i, answer in answers.items() if isinstance(answer, Placed) and candidates[i].pinned}
     carved: set[Split] = set()
     for i, answer in answers.items():
-        if isinstance(answer, Placed) and answer.split == "train" and not candidates[i].pinned:
+        if isinstance(answer, Placed) and answer.split == "train" and answer.cluster not in pinned:
             split = hashed_split(candidates[i].label, answer.cluster, shares)
             if split not in present:
                 answers[i] = Placed(split, answer.cluster)
