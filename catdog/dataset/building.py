@@ -20,6 +20,7 @@ from typing import Final
 
 import numpy as np
 
+from catdog.dataset.archives import Load
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
 from catdog.dataset.inputs import GivenSource, Input, open_inputs, safe_part, unique
@@ -34,7 +35,6 @@ from catdog.dataset.report import (
     missing_classes,
     write_report,
 )
-from catdog.dataset.sources import Load
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, SettingsError
 

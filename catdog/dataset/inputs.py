@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from catdog.dataset.archives import Load, is_archive_name
 from catdog.dataset.layouts import SPECIES_FILE, Item, Layout, is_photo_name, parse_species, understand
 from catdog.dataset.manifest import SPLITS, Split
-from catdog.dataset.sources import Load, Source, is_archive_name, open_source
+from catdog.dataset.sources import Source, open_source
 from catdog.errors import DataError, ImageError, SettingsError
 from catdog.image import read_file
 

@@ -1,69 +1,20 @@
-"""Folders, zip and tar archives as one thing: safe names and bounded bytes. Writes nothing.
-
-No member of an archive is ever unpacked under its own name: its bytes go to memory, and the caller chooses the file.
-So a path that leaves the target, a link or a device can do no harm; such members are refused and reported.
-"""
+"""Folders, zip and tar archives as one thing: files under safe names. Writes nothing."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
 import os
-import re
 import stat
-import struct
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import Final, Protocol
 
-from catdog.errors import DataError, ImageError
-from catdog.image import MAX_BYTES, read_file
+from catdog.dataset.archives import MAX_UNPACKED_BYTES, Load, Tar, Zip, check_count, is_junk
+from catdog.errors import DataError
+from catdog.image import read_file
 
-MAX_UNPACKED_BYTES: Final = 64 * 2**30  # of one archive; Kaggle's has 0.8 GB, Oxford's too
-MAX_FILES: Final = 2_000_000  # in one source
-
-_ARCHIVE_ENDING: Final = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
-_JUNK: Final = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
 _ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE 4.3.7 and 4.3.16: a member, or the end of an empty one
 _FOREIGN_MAGIC: Final = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive"}
-
-# Magic numbers: RFC 1952, section 2.3.1; bzip2's "BZh"; the .xz file format, section 2.1.1.1.
-_PACKED: Final[dict[bytes, Callable[..., IO[bytes]]]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
-# What the parsers raise on damaged bytes, beyond what they document; tests/unit/test_dataset_hostile.py damages some.
-_ZIP_ERRORS: Final = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    NotImplementedError,
-)
-_TAR_ERRORS: Final = (
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    OverflowError,
-    ValueError,
-)
-
-Load = Callable[[], bytes]
-"""The bytes of one file; raises ImageError."""
 
 
 class Source(Protocol):
@@ -87,39 +38,20 @@ def open_source(path: str | Path, max_bytes: int = MAX_UNPACKED_BYTES) -> Source
     try:
         if path.is_dir():
             return _Folder(path)
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening: opening a named pipe would wait for ever
+            raise DataError(f"{path}: neither a folder nor an archive; give the folder that holds the photos")
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DataError(f"{path}: neither a folder nor an archive")
             head = file.read(8)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file or folder") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from error
     if head.startswith(_ZIP_MAGIC):
-        return _Zip(path, max_bytes)
+        return Zip(path, max_bytes)
     for magic, kind in _FOREIGN_MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is {kind}, which is not read; unpack it and give the folder")
-    return _Tar(path, max_bytes)
-
-
-def is_archive_name(name: str) -> bool:
-    """Whether a file's ending says that it is an archive."""
-    return bool(_ARCHIVE_ENDING.search(name))
-
-
-def is_junk(name: str) -> bool:
-    """Whether a path is one of the files that systems leave behind: hidden ones, ``__MACOSX``, ``Thumbs.db``."""
-    return any(part.startswith(".") or part.lower() in _JUNK for part in name.split("/"))
-
-
-def safe_name(name: str) -> str | None:
-    """An archive member's path with ``/`` and no empty parts; None when it leads out of the archive."""
-    name = name.replace("\\", "/")  # archives made on Windows; a drive or .. behind a backslash shows up below
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts or name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in name:
-        return None
-    return "/".join(parts)
+    return Tar(path, max_bytes)
 
 
 class _Folder:
@@ -147,179 +79,10 @@ class _Folder:
                 name = os.path.relpath(full, path).replace(os.sep, "/")
                 if not is_junk(name):
                     self._files[name] = full
-            _check_count(path, len(self._files))
+            check_count(path, len(self._files))
         self.names = list(self._files)
 
     def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
         for name, full in self._files.items():
             if name in wanted:
                 yield name, partial(read_file, full)
-
-
-class _Archive:
-    """What zip and tar share: the rules for names, and the count of the bytes that really came out."""
-
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        self.path = path
-        self.name = _ARCHIVE_ENDING.sub("", path.name) or path.name
-        self.names: list[str] = []
-        self.refused: list[tuple[str, str]] = []
-        self._seen: set[str] = set()
-        self._max_bytes = max_bytes
-        self._bytes = 0
-
-    def _enter(self, raw: str, plain: bool) -> str | None:
-        """The name of a member to be kept; None for one that is junk or refused."""
-        name = safe_name(raw)
-        if name is not None and is_junk(name):
-            return None
-        _check_count(self.path, len(self._seen) + len(self.refused) + 1)
-        if name is None:
-            self.refused.append((raw, "its path leads out of the archive"))
-        elif not plain:
-            self.refused.append((name, "a link or a device, not a plain file"))
-        elif name in self._seen:
-            self.refused.append((name, "the archive holds a second file of this name"))
-        else:
-            self._seen.add(name)
-            self.names.append(name)
-            return name
-        return None
-
-    def _check_bytes(self, total: int) -> None:
-        if total > self._max_bytes:
-            raise DataError(
-                f"{self.path}: unpacks to more than {self._max_bytes} bytes, which is no set of photos; unpack the "
-                "part that you need and give the folder"
-            )
-
-    def _loaded(self, name: str, data: bytes) -> Load:
-        self._bytes += len(data)
-        self._check_bytes(self._bytes)
-
-        def load() -> bytes:
-            if len(data) > MAX_BYTES:
-                raise ImageError(f"{name}: over the limit of {MAX_BYTES} bytes", "too_large")
-            return data
-
-        return load
-
-    def _damaged(self, error: Exception) -> DataError:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return DataError(f"{self.path}: the archive is damaged ({why}); download or make it again")
-
-
-class _Zip(_Archive):
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        super().__init__(path, max_bytes)
-        self._members: dict[str, zipfile.ZipInfo] = {}
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-        except _ZIP_ERRORS as error:
-            raise self._damaged(error) from error
-        for member in members:
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was made on Windows
-            if member.is_dir() or member.filename.endswith("\\"):
-                continue
-            name = self._enter(member.filename, plain=kind in (0, stat.S_IFREG))
-            if name is not None:
-                if member.flag_bits & 0x1:  # APPNOTE 4.4.4
-                    raise DataError(
-                        f"{path}: the archive is encrypted ({name!r}); unpack it with its password and give the folder"
-                    )
-                self._members[name] = member
-
-    def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
-        members = [(name, member) for name, member in self._members.items() if name in wanted]
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                for name, member in sorted(members, key=lambda pair: pair[1].header_offset):
-                    with archive.open(member) as file:
-                        data = file.read(MAX_BYTES + 1)
-                    yield name, self._loaded(name, data)
-        except _ZIP_ERRORS as error:
-            raise self._damaged(error) from error
-
-
-class _Tar(_Archive):
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        super().__init__(path, max_bytes)
-        unpacked = 0
-        for member, _ in self._walk():
-            unpacked += member.size  # passed over, but decompressed all the same
-            self._check_bytes(unpacked)
-            if not member.isdir():
-                self._enter(member.name, plain=member.isreg())
-
-    def read(self, wanted: Container[str]) -> Iterator[tuple[str, Load]]:
-        done: set[str] = set()
-        for member, archive in self._walk():
-            name = safe_name(member.name)
-            if member.isreg() and name is not None and name in wanted and name not in done:
-                done.add(name)
-                file = archive.extractfile(member)
-                assert file is not None, name
-                try:
-                    data = file.read(MAX_BYTES + 1)
-                except _TAR_ERRORS as error:
-                    raise self._damaged(error) from error
-                yield name, self._loaded(name, data)
-
-    def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-        """Every member, once each, with the archive that its bytes can be read from before the next is asked for."""
-        with self.path.open("rb") as file:
-            head = file.read(8)
-        unpack = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
-        with (unpack or open)(self.path, "rb") as stream:
-            try:
-                archive = tarfile.open(fileobj=_Bounded(stream), mode="r:")  # noqa: SIM115 - reads; holds no file
-            except _TAR_ERRORS as error:
-                if unpack or is_archive_name(self.path.name):
-                    raise self._damaged(error) from error
-                raise DataError(
-                    f"{self.path}: neither a folder nor a zip or tar archive; give the folder that holds the photos"
-                ) from error
-            while (member := self._next(archive)) is not None:
-                yield member, archive
-                archive.members = []  # type: ignore[attr-defined]  # or it would keep every header it saw
-
-    def _next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-        try:
-            if (member := archive.next()) is None:
-                _check_end(archive)
-        except _TAR_ERRORS as error:
-            raise self._damaged(error) from error
-        return member
-
-
-class _Bounded(io.RawIOBase):
-    """A stream that reads no more than a photo's bytes at once: tarfile reads a header's claim of any size."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not 0 <= size <= MAX_BYTES + 1:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._stream.read(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-
-def _check_end(archive: tarfile.TarFile) -> None:
-    # tarfile takes any block that is no header for the end; a block of zeros is (POSIX.1-2017, pax, "ustar").
-    assert archive.fileobj is not None
-    archive.fileobj.seek(archive.offset)
-    block = archive.fileobj.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
-        raise tarfile.ReadError("its end is missing")
-
-
-def _check_count(path: Path, count: int) -> None:
-    if count > MAX_FILES:
-        raise DataError(f"{path}: more than {MAX_FILES} files; give a smaller part of it")

@@ -1,0 +1,56 @@
+"""Every command and code block of the README, run in its order as a reader would, on real photos."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# A reader has ImageNet weights and an hour; the test has neither. Later arguments win over earlier ones.
+QUICKER = {
+    "python train.py": "--weights none --size 64 --frozen-epochs 0 --epochs 1 --batch-size 8 --workers 0 --device cpu",
+    "python -m export": "--min-photos 1",
+}
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, real_photos: Callable[[int], list[tuple[str, bytes]]]) -> Path:
+    """A folder with what the README's reader has: a clone's train.py, ``photos/`` and ``photos.zip``."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "train.py").symlink_to(ROOT / "train.py")
+    (folder / "photos").mkdir()
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        for name, data in real_photos(60):
+            file = name.rsplit("/", 1)[1]
+            (folder / "photos" / file).write_bytes(data)
+            archive.writestr(f"photos/{file}", data)
+    return folder
+
+
+@pytest.mark.parametrize("index", range(len(BLOCKS)))
+def test_the_readme_s_blocks_run(desk: Path, index: int) -> None:
+    language, block = BLOCKS[index]
+    assert block.strip()
+    if language == "sh":
+        for start, more in QUICKER.items():
+            block = re.sub(rf"^({re.escape(start)} .*)$", rf"\1 {more}", block, flags=re.MULTILINE)
+        command = ["bash", "-euo", "pipefail", "-c", block]
+    else:
+        command = [sys.executable, "-c", block]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    result = subprocess.run(command, cwd=desk, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{block}\n{result.stdout}\n{result.stderr}"
+    assert "Traceback" not in result.stderr
+
+
+def test_there_are_blocks() -> None:
+    assert len(BLOCKS) >= 5

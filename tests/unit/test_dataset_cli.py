@@ -1,0 +1,71 @@
+"""python -m catdog.dataset, as a user runs it: exit codes, one line of JSON, one line for each error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_dataset_build import class_folders, make
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "catdog.dataset", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+
+
+def test_a_dataset_and_its_summary(tmp_path: Path) -> None:
+    source = make(tmp_path / "photos.zip", class_folders() | {"Cats/bad.jpg": b""})
+    done = run(source, "--out", tmp_path / "out", "--split", "0.5,0.5,0")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["photos"], summary["left_out"], summary["reasons"]) == (8, 1, {"empty": 1})
+    assert summary["out"] == str(tmp_path / "out")
+    assert done.stdout.count("\n") == 1
+    assert "checked 9 of 9 photos" in done.stderr
+    assert "left out: 1 empty" in done.stderr
+    assert "warning: test holds no cat" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["nowhere.zip"], 2, "nowhere.zip: no such file or folder"),
+        (["nowhere.zip", "--split", "half"], 2, "--split must be three numbers"),
+        (["nowhere.zip", "--split", "1,1,1"], 2, "sum to 1"),
+        (["nowhere.zip", "--min-side", "-3"], 2, "min_side"),
+    ],
+)
+def test_errors_are_one_line(tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
+    done = run(*arguments, "--out", tmp_path / "out")
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("catdog.dataset: error: ")
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+
+
+def test_nothing_usable_has_a_code_of_its_own(tmp_path: Path) -> None:
+    done = run(make(tmp_path / "photos", {"cats/1.jpg": b"", "dogs/\x1b[31m.jpg": b""}), "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "no photo can be used: 2 empty" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_usage_errors_and_help() -> None:
+    assert run().returncode == 2
+    assert run("x.zip").returncode == 2
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert "python -m catdog.dataset dogs-vs-cats.zip --out data" in shown.stdout
+
+
+def test_the_api_brings_in_no_more_than_the_core() -> None:
+    heavy = "{'torch', 'onnxruntime', 'rich', 'typer', 'boto3', 'matplotlib'}"
+    code = f"import sys, catdog.dataset; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "[]"
