@@ -23,8 +23,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from catdog.classifier import usable_cores
 from catdog.dataset import Manifest
+from catdog.machine import usable_cores
 from catdog.training.augment import augmentation
 from catdog.training.data import Photos, loader, training_photos
 from catdog.training.loop import keep_freed_memory
@@ -69,7 +69,7 @@ def main() -> None:
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model.logits(images), labels).backward()
+        F.cross_entropy(model.logits(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     ours = _endless(loader(photos, settings, shuffle=True))

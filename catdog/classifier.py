@@ -22,6 +22,7 @@ from PIL import Image
 from catdog.contract import METADATA_KEY, Contract
 from catdog.errors import ContractError, ImageError, ModelError
 from catdog.image import Pixels, describe, load_pixels
+from catdog.machine import usable_cores
 from catdog.prediction import Prediction, decide
 
 INPUT_NAME: Final = "image"  # uint8 (N, H, W, 3)
@@ -162,8 +163,3 @@ def load(model: bytes | str | os.PathLike[str] | None = None, *, threads: int | 
     except OSError as error:
         raise ModelError("the embedded model is missing from this installation; name an ONNX file") from error
     return Classifier(embedded, threads, name="the embedded model")
-
-
-def usable_cores() -> int:
-    """Cores this process may use, which in a container or under taskset are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

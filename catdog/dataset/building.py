@@ -8,7 +8,6 @@ All is built in a hidden folder beside the target and renamed at the end, so the
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import uuid
 from collections import Counter, deque
@@ -37,6 +36,7 @@ from catdog.dataset.report import (
 )
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, SettingsError
+from catdog.machine import usable_cores
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)
 PHOTOS_FOLDER: Final = "photos"
@@ -166,7 +166,7 @@ def _checked(
     Threads decode (Pillow lets go of the interpreter lock) while this one reads; archives are read front to back.
     """
     taken: set[str] = set()
-    threads = min(_usable_cores(), _MAX_THREADS)
+    threads = min(usable_cores(), _MAX_THREADS)
     waiting: deque[tuple[Input, Item, Future[_Kept | tuple[Reason, str]]]] = deque()
     with ThreadPoolExecutor(threads, "catdog-dataset") as pool:
         for entry in inputs:
@@ -200,11 +200,6 @@ def _check_one(
     target.write_bytes(data)
     assert item.label is not None  # the others were never read
     return _Kept(path, entry, item, item.label, checked)
-
-
-def _usable_cores() -> int:
-    # Also in catdog.classifier, whose import would bring in onnxruntime.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _split(

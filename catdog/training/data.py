@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from catdog.classifier import usable_cores
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
+from catdog.dataset.inputs import GivenSource
 from catdog.errors import DataError, SettingsError
 from catdog.image import decode, load_pixels, read_file
+from catdog.machine import usable_cores
 from catdog.training.augment import augmentation
 from catdog.training.settings import Settings
 
@@ -92,7 +93,7 @@ def open_data(settings: Settings, scratch: str) -> Manifest:
         manifest = Manifest.read(settings.data)
     else:
         # Channels beside it make the data a given training split; alone, it is split by its own layout or by hash.
-        source = (settings.data, "train") if apart else settings.data
+        source: GivenSource = (settings.data, "train") if apart else settings.data
         manifest = build([source, *apart], Path(scratch) / "dataset")
     for split in ("train", "val"):
         present = {photo.label for photo in manifest.of(split)}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from catdog.dataset import Manifest
+from catdog.dataset.manifest import SPLITS, Split
 from catdog.errors import SettingsError
 from catdog.files import replace_file
 from catdog.training import charts
@@ -50,7 +51,7 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
     network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
     loaded = load_weights(network, settings.arch, settings.weights)
     say(loaded.describe())
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         photos = manifest.of(split)
         counts = ", ".join(f"{sum(p.label == c for p in photos)} {c}" for c in manifest.class_names)
         say(f"data: {split:<5} {len(photos)} photos ({counts})")
@@ -64,7 +65,8 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
 
     metrics: dict[str, Any] = {}
     reports = Path(settings.output_data) if settings.output_data else output / "reports"
-    for split in ("val", "test"):
+    measured_on: tuple[Split, ...] = ("val", "test")
+    for split in measured_on:
         if not manifest.of(split):
             say(f"{split}: no photos, not measured")
             continue

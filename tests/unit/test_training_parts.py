@@ -146,7 +146,8 @@ def test_augmentation_keeps_type_size_and_follows_the_seed() -> None:
 
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return transform(photo)
+        drawn: torch.Tensor = transform(photo)
+        return drawn
 
     assert draw(0).dtype == torch.uint8
     assert draw(0).shape == (3, 48, 48)
