@@ -57,7 +57,7 @@ def main(
         int, typer.Option(metavar="PX", help="Leave out photos whose shorter side is under this.")
     ] = MIN_SIDE_PX,
 ) -> None:
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False)
     started = time.monotonic()
     try:
         with _progress(console) as progress:

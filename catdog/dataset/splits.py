@@ -112,18 +112,17 @@ def _place(
             _place(group, candidates, clustering, shares, answers)
         return
     cluster = min(candidates[i].sha256 for i in members)[:ID_DIGITS]
-    fixed = [i for i in members if candidates[i].fixed]
+    fixed = {own: candidates[i].name for i in reversed(members) if (own := candidates[i].fixed)}
     if not fixed:
         split = hashed_split(candidates[members[0]].label, cluster, shares)
         answers.update(dict.fromkeys(members, Placed(split, cluster)))
         return
-    owner = max(fixed, key=lambda i: SPLITS.index(candidates[i].fixed or "train"))
-    split = candidates[owner].fixed or "train"
-    really_given = any(candidates[i].given == split for i in members)  # and not carved by an earlier run
+    split = max(fixed, key=SPLITS.index)  # test keeps its photo before val does, and val before train
+    really_given = any(candidates[i].given == split for i in members)  # and not just carved by an earlier build
     for i in members:
         own, given = candidates[i].fixed, candidates[i].given
         if own not in (None, split) or (really_given and given not in (None, split)):
-            message = f"it belongs to {given or own}, but {candidates[owner].name} in {split} is a copy of it"
+            message = f"it belongs to {given or own}, but {fixed[split]} in {split} is a copy of it"
             answers[i] = Dropped("leak", message)
         else:
             answers[i] = Placed(split, cluster)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -93,7 +93,7 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
     return metrics
 
 
-def answer(model: ImageModel, batches: Sequence[Any] | Any) -> tuple[Tensor, Tensor]:
+def answer(model: ImageModel, batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
     """Probabilities float32 (N, C) and labels int64 (N,) of all batches, on the CPU, in float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()

@@ -1,0 +1,57 @@
+"""Which input size and resize rule suit a checkpoint: accuracy and log loss on the validation split for each.
+
+    python benchmarks/input_rules.py runs/resnet18 --data data --sizes 160,192,224,256
+
+The network takes any size; the contract fixes one. Nothing here looks at the test split. ``originals`` are the photos
+that are not square, on which the resize rules differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+
+import torch
+from torch.utils.data import DataLoader
+
+from catdog.contract import Contract
+from catdog.dataset import Manifest, Photo
+from catdog.training.data import Photos
+from catdog.training.metrics import measure
+from catdog.training.model import ImageModel, load_checkpoint
+from catdog.training.run import answer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", help="a run folder")
+    parser.add_argument("--data", required=True, help="the dataset it was trained on")
+    parser.add_argument("--sizes", default="160,192,224,256", help="px, separated by commas")
+    arguments = parser.parse_args()
+    model, contract = load_checkpoint(arguments.checkpoint)
+    manifest = Manifest.read(arguments.data)
+    photos = manifest.of("val")
+    rules: tuple[tuple[str, float], ...] = (("stretch", 1.0), ("short_side", 1.0), ("short_side", 0.875))
+    print(f"{'size':>5} {'rule':<16} {'accuracy':>9} {'log loss':>9} {'originals':>10}   ({len(photos)} photos)")
+    for size, (rule, crop) in product(map(int, arguments.sizes.split(",")), rules):
+        changed = contract.with_(input_size=size, resize=rule, crop=crop)
+        probabilities, labels = _answers(model, manifest, photos, changed)
+        everything = measure(probabilities, labels, contract.class_names)
+        uneven = torch.tensor([photo.width != photo.height for photo in photos])
+        originals = measure(probabilities[uneven], labels[uneven], contract.class_names)
+        print(
+            f"{size:>5} {rule + (f' {crop:g}' if crop < 1 else ''):<16} {everything['accuracy']:>9.2%} "
+            f"{everything['log_loss']:>9.4f} {originals['errors']:>4} of {originals['photos']} wrong",
+            flush=True,
+        )
+
+
+def _answers(
+    model: ImageModel, manifest: Manifest, photos: list[Photo], contract: Contract
+) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = DataLoader(Photos(manifest, photos, contract, None), batch_size=64, num_workers=2)
+    return answer(model, batches)
+
+
+if __name__ == "__main__":
+    main()

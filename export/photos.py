@@ -1,0 +1,82 @@
+"""Which photos calibrate and which ones prove, and their pixels.
+
+Calibration sees the training split only. Which layers stay in float is decided on the training and validation splits.
+The test split is used once, for the proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.classifier import BATCH_SIZE
+from catdog.contract import Contract
+from catdog.dataset import Manifest, Photo, is_dataset
+from catdog.dataset import build as build_dataset
+from catdog.errors import SettingsError
+from catdog.image import Pixels, load_pixels
+from catdog.machine import usable_cores
+from catdog.training.data import open_data
+from catdog.training.settings import parse
+
+Images = npt.NDArray[np.uint8]
+"""uint8 (N, H, W, 3)."""
+
+_CONFIG_NAME: Final = "config.yaml"
+
+
+def open_photos(checkpoint: Path, data: Path | None, scratch: Path) -> Manifest:
+    """The dataset ``data``, or the one that the run folder of ``checkpoint`` was trained on, if it still exists.
+
+    Raw photos (a folder or an archive) become a dataset in ``scratch`` first. Raises DataError, or SettingsError when
+    there is no dataset to be found.
+    """
+    if data is not None:
+        return Manifest.read(data) if is_dataset(data) else build_dataset([data], scratch / "dataset")
+    config = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / _CONFIG_NAME
+    if config.is_file():
+        settings = parse(["--config", str(config)], {})
+        if settings.data and Path(settings.data).exists():
+            return open_data(settings, str(scratch))
+    raise SettingsError(
+        "--data is needed: no model is written that wasn't proven on real photos, and those that this one was trained "
+        "on are not where they were; give a dataset made by python -m catdog.dataset, a folder of photos or an archive"
+    )
+
+
+def stratified(photos: Sequence[Photo], count: int, seed: int = 0) -> list[Photo]:
+    """At most ``count`` photos in which each (class, source) has its share. The same photos for the same ``seed``."""
+    groups: dict[tuple[str, str], list[tuple[str, Photo]]] = defaultdict(list)
+    for photo in photos:
+        # A hash of the content as the dice: the choice depends neither on the order nor on other photos.
+        dice = hashlib.sha256(f"{seed} {photo.sha256}".encode()).hexdigest()
+        groups[photo.label, photo.source].append((dice, photo))
+    placed = []
+    for group in groups.values():
+        group.sort(key=lambda pair: pair[0])
+        placed += [((rank + 0.5) / len(group), dice, photo) for rank, (dice, photo) in enumerate(group)]
+    placed.sort(key=lambda place: place[:2])
+    return [photo for _, _, photo in placed[:count]]
+
+
+def batches(photos: Sequence[Path | bytes], contract: Contract, size: int = BATCH_SIZE) -> Iterator[Images]:
+    """The photos' pixels in order, ``size`` at a time, decoded by threads one batch ahead; raises ImageError."""
+    with ThreadPoolExecutor(min(usable_cores(), 8), "catdog-export") as pool:
+        waiting = iter(photos)
+
+        def submit() -> list[Future[Pixels]]:
+            return [pool.submit(load_pixels, photo, contract) for photo in islice(waiting, size)]
+
+        batch = submit()
+        while batch:
+            following = submit()
+            yield np.stack([future.result() for future in batch])
+            batch = following

@@ -1,0 +1,211 @@
+"""The proof: the checkpoint and what was exported from it answer the same photos, and the answers are compared.
+
+encoded photos -> each engine's own pixels -> probabilities (N, C) -> Measured, a row an engine -> what failed
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from catdog.classifier import BATCH_SIZE, Classifier
+from catdog.contract import Contract
+from catdog.errors import ExportError
+from catdog.prediction import decide
+from catdog.training.model import ImageModel
+from export.photos import Images, batches
+
+Probabilities = npt.NDArray[np.float32]
+"""float32 (N, C), rows summing to 1."""
+Kind = Literal["torch", "float", "int8"]
+
+TIMED_ROUNDS: Final = 7  # batches an engine, in turn with the others; the median counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What an exported model must keep to, or no file is written."""
+
+    difference: float = 1e-4
+    """Largest |Δp| of the float model against torch, over all photos and classes."""
+    flips: int = 0
+    """Photos on which the float model's likeliest class, or its verdict at the threshold, is another than torch's."""
+    accuracy_loss: float = 0.1
+    """Percentage points of accuracy that the int8 model may lose against the float model."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model to be compared. ``run`` takes uint8 (N, H, W, 3) of ``contract``'s size and gives probabilities."""
+
+    kind: Kind
+    contract: Contract
+    run: Callable[[Images], Probabilities]
+    size_bytes: int
+
+    @classmethod
+    def of_checkpoint(cls, model: ImageModel, contract: Contract) -> Engine:
+        """The trained model itself."""
+
+        def run(images: Images) -> Probabilities:
+            with torch.inference_mode():
+                return np.asarray(model(torch.from_numpy(images)).numpy())
+
+        size = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
+        return cls("torch", contract, run, size)
+
+    @classmethod
+    def of_file(cls, kind: Kind, path: Path) -> Engine:
+        """An ONNX file as every consumer opens it, with the contract that is inside it."""
+        classifier = Classifier(path)
+        return cls(kind, classifier.contract, classifier.probabilities, path.stat().st_size)
+
+    def answer(self, photos: Sequence[Path | bytes]) -> Probabilities:
+        """Encoded photos -> probabilities; raises ImageError."""
+        return np.concatenate([self.run(images) for images in batches(photos, self.contract)])
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The photos with known labels that a proof is made on."""
+
+    paths: Sequence[Path]
+    labels: npt.NDArray[np.int64]
+    """(N,), index into the class names."""
+    splits: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One engine's numbers; those that compare are against torch, over the labelled and the awkward photos."""
+
+    kind: Kind
+    size_mb: float
+    photos_per_s: float
+    """Of the model alone, batches of 16, all usable cores."""
+    difference: float
+    """Largest |Δp|."""
+    worst: str
+    """The photo that has it."""
+    flips: int
+    """Photos whose likeliest class is another."""
+    verdicts: int
+    """Photos whose verdict, a class or "unsure", is another."""
+    accuracy: Mapping[str, float]
+    """Percent, by split and in "all"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was measured, and which gates failed."""
+
+    rows: tuple[Measured, ...]
+    photos: Mapping[str, int]
+    """How many labelled photos, by split and in "all"."""
+    awkward: int
+    """How many awkward ones beside."""
+    failures: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+class ProofError(ExportError):
+    """A gate failed; ``proof`` has the numbers."""
+
+    def __init__(self, proof: Proof) -> None:
+        super().__init__("; ".join(proof.failures) + "; no file was written")
+        self.proof = proof
+
+
+def prove(
+    engines: Sequence[Engine],
+    labelled: Labelled,
+    awkward: Mapping[str, bytes],
+    gates: Gates,
+    notes: Sequence[str] = (),
+) -> Proof:
+    """Compare ``engines``, torch's first, on all photos. Raises ImageError for a photo that can't be read."""
+    photos: list[Path | bytes] = [*labelled.paths, *awkward.values()]
+    names = [*map(str, labelled.paths), *awkward]
+    speeds = photos_per_s(engines, labelled.paths[:BATCH_SIZE])
+    answers = [engine.answer(photos) for engine in engines]
+    rows = tuple(
+        _measure(engine, answer, answers[0], names, labelled, speed)
+        for engine, answer, speed in zip(engines, answers, speeds, strict=True)
+    )
+    counts = {split: list(labelled.splits).count(split) for split in dict.fromkeys(labelled.splits)}
+    return Proof(
+        rows=rows,
+        photos=counts | {"all": len(labelled.paths)},
+        awkward=len(awkward),
+        failures=tuple(_failures(rows, gates)),
+        notes=tuple(notes),
+    )
+
+
+def photos_per_s(engines: Sequence[Engine], photos: Sequence[Path]) -> list[float]:
+    """Each engine's rate on one batch that is in memory: median of rounds in which the engines take turns."""
+    images = [next(batches(photos, engine.contract)) for engine in engines]
+    seconds: list[list[float]] = [[] for _ in engines]
+    for _ in range(TIMED_ROUNDS + 1):
+        for engine, batch, times in zip(engines, images, seconds, strict=True):
+            start = time.perf_counter()
+            engine.run(batch)
+            times.append(time.perf_counter() - start)
+    return [len(batch) / statistics.median(t[1:]) for batch, t in zip(images, seconds, strict=True)]  # t[0]: warm-up
+
+
+def accuracy(answers: Probabilities, labels: npt.NDArray[np.int64]) -> float:
+    """Percent of rows whose likeliest class is the label."""
+    return float((answers.argmax(1) == labels).mean() * 100)
+
+
+def _measure(
+    engine: Engine, answers: Probabilities, reference: Probabilities, names: list[str], labelled: Labelled, speed: float
+) -> Measured:
+    if not np.isfinite(answers).all():
+        raise ExportError(f"{engine.kind}: probabilities that are no numbers; no file was written")
+    differences = np.abs(answers - reference).max(1)
+    worst = int(differences.argmax())
+    splits = np.array(labelled.splits)
+    known = answers[: len(splits)]
+    by_split = {s: accuracy(known[splits == s], labelled.labels[splits == s]) for s in dict.fromkeys(labelled.splits)}
+    verdicts = [[p.label for p in decide(names, rows, engine.contract)] for rows in (answers, reference)]
+    return Measured(
+        kind=engine.kind,
+        size_mb=engine.size_bytes / 1e6,
+        photos_per_s=speed,
+        difference=float(differences[worst]),
+        worst=names[worst],
+        flips=int((answers.argmax(1) != reference.argmax(1)).sum()),
+        verdicts=sum(a != b for a, b in zip(*verdicts, strict=True)),
+        accuracy=by_split | {"all": accuracy(known, labelled.labels)},
+    )
+
+
+def _failures(rows: Sequence[Measured], gates: Gates) -> list[str]:
+    by_kind = {row.kind: row for row in rows}
+    failures = []
+    exported = by_kind["float"]
+    if exported.difference > gates.difference:
+        failures.append(
+            f"float: largest |Δp| is {exported.difference:.2g}, over {gates.difference:.2g} (on {exported.worst})"
+        )
+    if max(exported.flips, exported.verdicts) > gates.flips:
+        failures.append(f"float: {exported.flips} labels and {exported.verdicts} verdicts flipped")
+    if "int8" in by_kind:
+        loss = exported.accuracy["all"] - by_kind["int8"].accuracy["all"]
+        if loss > gates.accuracy_loss:
+            failures.append(f"int8: accuracy is {loss:.2f} points under float, more than {gates.accuracy_loss:g}")
+    return failures
