@@ -5,6 +5,7 @@
      +-- ContractError      a model carries no contract, a damaged one, or one of another version
      +-- ModelError         a model or weight file can't be opened or doesn't fit what was asked
      +-- DataError          a source of photos can't be turned into a dataset
+     |    +-- NothingUsableError    the source was understood, but none of its photos can be used
      +-- SettingsError      a setting is unknown, out of range, or contradicts another
      +-- TrainingError      training could not go on, or gave nothing that can be used
      +-- ExportError        an exported model failed a check, so no file was written
@@ -46,6 +47,10 @@ class ModelError(CatdogError):
 
 class DataError(CatdogError):
     """A source of photos can't be turned into a dataset."""
+
+
+class NothingUsableError(DataError):
+    """The sources were understood, but no photo of theirs can be used."""
 
 
 class SettingsError(CatdogError):

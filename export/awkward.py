@@ -57,7 +57,9 @@ def awkward_photos(data: bytes) -> dict[str, bytes]:
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[_ORIENTATION_TAG] = orientation
-        photos[f"EXIF orientation {orientation}"] = _encode(photo.resize((width, max(1, height // 2))), "JPEG", exif=exif)
+        photos[f"EXIF orientation {orientation}"] = _encode(
+            photo.resize((width, max(1, height // 2))), "JPEG", exif=exif
+        )
     return photos
 
 

@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from catdog.dataset.building import DEFAULT_SPLIT, NothingUsableError, build
-from catdog.dataset.building import Progress as Report
+from catdog.dataset.building import DEFAULT_SPLIT, build
 from catdog.dataset.checks import MIN_SIDE_PX
 from catdog.dataset.manifest import SPLITS
+from catdog.dataset.progress import show_progress
 from catdog.dataset.report import REPORT_NAME
-from catdog.errors import CatdogError, SettingsError
+from catdog.errors import CatdogError, NothingUsableError, SettingsError
 
-_SECONDS_BETWEEN_LINES: Final = 10.0
 _EXIT_NOTHING_USABLE: Final = 1
 _EXIT_USAGE: Final = 2
 
@@ -60,7 +56,7 @@ def main(
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
     try:
-        with _progress(console) as progress:
+        with show_progress(console) as progress:
             manifest = build(sources, out, split=_shares(split), min_side=min_side, progress=progress)
         report = json.loads((out / REPORT_NAME).read_bytes())
     except CatdogError as error:
@@ -92,26 +88,6 @@ def _shares(text: str) -> tuple[float, float, float]:
     except ValueError as error:
         raise SettingsError(f"--split must be three numbers like 0.8,0.1,0.1, not {text!r}") from error
     return train, val, test
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Report]:
-    """A bar in a terminal; elsewhere a plain line now and then."""
-    if console.is_terminal:
-        columns = (TextColumn("checking photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    last = time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES or done == total:
-            last = time.monotonic()
-            typer.echo(f"checked {done} of {total} photos", err=True)
-
-    yield line
 
 
 def _show(console: Console, report: dict[str, Any], out: Path) -> None:

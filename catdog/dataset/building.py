@@ -35,7 +35,7 @@ from catdog.dataset.report import (
     write_report,
 )
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
-from catdog.errors import DataError, ImageError, SettingsError
+from catdog.errors import DataError, ImageError, NothingUsableError, SettingsError
 from catdog.machine import usable_cores
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)
@@ -45,10 +45,6 @@ _WAITING: Final = 8  # photos a thread in memory, ahead of the checks
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) after each file."""
-
-
-class NothingUsableError(DataError):
-    """The sources were understood, but no photo of theirs can be used."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -18,6 +19,7 @@ from torchvision.transforms import v2
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.inputs import GivenSource
+from catdog.dataset.progress import show_progress
 from catdog.errors import DataError, SettingsError
 from catdog.image import decode, load_pixels, read_file
 from catdog.machine import usable_cores
@@ -94,7 +96,8 @@ def open_data(settings: Settings, scratch: str) -> Manifest:
     else:
         # Channels beside it make the data a given training split; alone, it is split by its own layout or by hash.
         source: GivenSource = (settings.data, "train") if apart else settings.data
-        manifest = build([source, *apart], Path(scratch) / "dataset")
+        with show_progress(Console(stderr=True)) as progress:
+            manifest = build([source, *apart], Path(scratch) / "dataset", progress=progress)
     for split in ("train", "val"):
         present = {photo.label for photo in manifest.of(split)}
         if missing := [name for name in manifest.class_names if name not in present]:

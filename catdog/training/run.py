@@ -19,6 +19,7 @@ from torch import Tensor
 
 from catdog.dataset import Manifest
 from catdog.dataset.manifest import SPLITS, Split
+from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
 from catdog.files import replace_file
 from catdog.training import charts
@@ -60,8 +61,8 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
     module = FineTuning(model, loaded.fresh, settings, len(manifest.class_names))
     history = History(output / "history.csv")
     val_loader = loader(plain_photos(manifest, contract, "val"), settings, shuffle=False)
-    fit(module, loader(training_photos(manifest, contract, settings), settings, shuffle=True), val_loader, history,
-        checkpoints)  # fmt: skip
+    train_loader = loader(training_photos(manifest, contract, settings), settings, shuffle=True)
+    fit(module, train_loader, val_loader, history, checkpoints)
 
     metrics: dict[str, Any] = {}
     reports = Path(settings.output_data) if settings.output_data else output / "reports"
@@ -70,9 +71,7 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
         if not manifest.of(split):
             say(f"{split}: no photos, not measured")
             continue
-        data = (
-            val_loader if split == "val" else loader(plain_photos(manifest, contract, split), settings, shuffle=False)
-        )
+        data = loader(plain_photos(manifest, contract, split), settings, shuffle=False)
         metrics[split] = measure(*answer(model, data), manifest.class_names)
         say(table(split, metrics[split]))
         charts.confusion_matrix(
@@ -81,6 +80,8 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
     measured = metrics.get("test") or metrics["val"]
     quality = {f"{'test' if 'test' in metrics else 'val'}_{k}": measured[k] for k in ("photos", "accuracy", "f1")}
     contract = save_checkpoint(output, network, contract.with_(quality=quality))
+    if (report := manifest.root / REPORT_NAME).exists():
+        _write(reports / "dataset.json", report.read_text(encoding="utf-8"))
     charts.curves(history.rows, settings.frozen_epochs, reports / "curves.png")
     _write(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     _write(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())

@@ -53,6 +53,7 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
         "history.csv",
         "config.yaml",
         "reports/curves.png",
+        "reports/dataset.json",
         "reports/confusion_val.png",
         "reports/confusion_test.png",
     }
