@@ -10,6 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -19,8 +20,7 @@ import numpy.typing as npt
 
 from catdog.classifier import BATCH_SIZE
 from catdog.contract import Contract
-from catdog.dataset import Manifest, Photo, is_dataset
-from catdog.dataset import build as build_dataset
+from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.errors import SettingsError
 from catdog.image import Pixels, load_pixels
 from catdog.machine import usable_cores
@@ -33,6 +33,25 @@ Images = npt.NDArray[np.uint8]
 _CONFIG_NAME: Final = "config.yaml"
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Photos with what is known about them; the three sequences have the same length."""
+
+    paths: Sequence[Path]
+    labels: npt.NDArray[np.int64]
+    """Index into the class names."""
+    splits: Sequence[Split]
+
+    @classmethod
+    def of(cls, data: Manifest, photos: Sequence[Photo]) -> Labelled:
+        """Photos of one dataset."""
+        return cls(
+            paths=[data.root / photo.path for photo in photos],
+            labels=np.array([data.class_names.index(photo.label) for photo in photos], np.int64),
+            splits=[photo.split for photo in photos],
+        )
+
+
 def open_photos(checkpoint: Path, data: Path | None, scratch: Path) -> Manifest:
     """The dataset ``data``, or the one that the run folder of ``checkpoint`` was trained on, if it still exists.
 
@@ -40,7 +59,7 @@ def open_photos(checkpoint: Path, data: Path | None, scratch: Path) -> Manifest:
     there is no dataset to be found.
     """
     if data is not None:
-        return Manifest.read(data) if is_dataset(data) else build_dataset([data], scratch / "dataset")
+        return Manifest.read(data) if is_dataset(data) else build([data], scratch / "dataset")
     config = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / _CONFIG_NAME
     if config.is_file():
         settings = parse(["--config", str(config)], {})

@@ -34,7 +34,8 @@ from catdog.training.weights import load_weights
 def run(settings: Settings) -> dict[str, Any]:
     """Train, measure, save and export; gives what ``metrics.json`` holds.
 
-    Raises CatdogError (unusable data or settings, a loss that became NaN); then the run folder holds no model.
+    Raises CatdogError: unusable data or settings, or a loss that became NaN, and then the run folder holds no model; or
+    an export that failed its proof, and then it holds all but ``model.onnx``.
     """
     if settings.output is None:
         raise SettingsError("--output is needed: the run folder to write")
@@ -64,6 +65,7 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
     train_loader = loader(training_photos(manifest, contract, settings), settings, shuffle=True)
     fit(module, train_loader, val_loader, history, checkpoints)
 
+    device = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
     metrics: dict[str, Any] = {}
     reports = Path(settings.output_data) if settings.output_data else output / "reports"
     measured_on: tuple[Split, ...] = ("val", "test")
@@ -72,7 +74,7 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
             say(f"{split}: no photos, not measured")
             continue
         data = loader(plain_photos(manifest, contract, split), settings, shuffle=False)
-        metrics[split] = measure(*answer(model, data), manifest.class_names)
+        metrics[split] = measure(*answer(model, data, device), manifest.class_names)
         say(table(split, metrics[split]))
         charts.confusion_matrix(
             metrics[split]["confusion_matrix"], manifest.class_names, split, reports / f"confusion_{split}.png"
@@ -94,9 +96,8 @@ def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path
     return metrics
 
 
-def answer(model: ImageModel, batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
-    """Probabilities float32 (N, C) and labels int64 (N,) of all batches, on the CPU, in float32."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def answer(model: ImageModel, batches: Iterable[Any], device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Probabilities float32 (N, C) and labels int64 (N,) of all batches, computed in float32 on ``device``."""
     model = model.to(device).eval()
     probabilities, labels = [], []
     with torch.inference_mode():

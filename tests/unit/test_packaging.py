@@ -42,13 +42,17 @@ def test_the_core_has_no_heavy_dependency() -> None:
 
 def test_the_readme_s_tree_is_the_tree() -> None:
     text = (ROOT / "README.md").read_text()
-    listed = set(re.findall(r"^    (\S+)", text[text.index("## The tree") :].split("\n## ", 1)[0], re.MULTILINE))
-    missing = [path for path in listed if not (ROOT / path).exists()]
-    assert not missing
+    tree = text[text.index("## The tree") :].split("\n## ", 1)[0]
+    listed, folder = set(), ""
+    for indent, name in re.findall(r"^    ( *)(\S+)", tree, re.MULTILINE):
+        folder = "" if not indent else folder
+        listed.add(folder + name)
+        folder = name if name.endswith("/") else folder
+    assert not [path for path in listed if not (ROOT / path).exists()]
     modules = {
         str(path.relative_to(ROOT))
-        for folder in ("catdog", "export", "benchmarks")
-        for path in (ROOT / folder).rglob("*.py")
+        for place in ("catdog", "export", "benchmarks")
+        for path in (ROOT / place).rglob("*.py")
         if path.name != "__init__.py"
     }
     assert modules <= listed, sorted(modules - listed)

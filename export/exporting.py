@@ -1,0 +1,120 @@
+"""A checkpoint -> a proven ONNX file: every step of ``python -m export`` in its order.
+
+    load -> float model -> [calibrate -> int8 model, with the float layers that it needs] -> proof -> the file's name
+
+All is written under temporary names; the file takes its own when no gate has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from catdog.contract import Contract
+from catdog.dataset import Manifest, Photo
+from catdog.errors import DataError, SettingsError
+from catdog.files import replace_file
+from catdog.image import read_file
+from catdog.training.model import load_checkpoint
+from export.awkward import awkward_photos
+from export.float_layers import choose
+from export.onnx_file import float_model, write
+from export.photos import Labelled, batches, stratified
+from export.proof import Engine, Gates, Proof, ProofError, prove
+from export.quantize import Quantizer
+
+FLOAT_PHOTOS: Final = 500  # a float export is compared on; it runs at the end of each training run
+INT8_PHOTOS: Final = 5_000  # the most that an int8 export is compared on
+MIN_PHOTOS: Final = 1_500  # an int8 export is compared on; 0.1 points of accuracy are 1.5 of these
+CALIBRATION_PHOTOS: Final = 512
+MIN_CALIBRATION_PHOTOS: Final = 256
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    data: Manifest,
+    *,
+    int8: bool = False,
+    min_photos: int = MIN_PHOTOS,
+    gates: Gates | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Proof:
+    """Write the checkpoint (a run folder or its model.safetensors) as an ONNX file to ``out``, proven on ``data``.
+
+    ``int8``: quantize it, calibrated on training photos. ``min_photos``: fewest photos of the validation and test
+    splits that an int8 proof accepts; under 256 it is also the fewest calibration photos. ``say`` gets a line a step.
+
+    Raises ProofError, another ExportError, or for what was given SettingsError, ModelError, ContractError, DataError or
+    ImageError; then ``out`` is as it was.
+    """
+    out, gates = Path(out), gates or Gates()
+    if out.is_dir():
+        raise SettingsError(f"--out {out}: is a folder; give the name of a file")
+    model, contract = load_checkpoint(checkpoint)
+    if tuple(data.class_names) != contract.class_names:
+        raise DataError(f"{data.root}: classes {data.class_names}, but the model knows {contract.class_names}")
+    labelled = Labelled.of(data, _photos_to_prove(data, int8, min_photos))
+    calibration = Labelled.of(data, _photos_to_calibrate(data, min_photos)) if int8 else None
+    awkward = awkward_photos(read_file(labelled.paths[0]))
+    notes = []
+    if contract.data_fingerprint and contract.data_fingerprint != data.fingerprint:
+        notes.append("not the dataset that the model was trained on: some of these photos may have been learnt")
+
+    try:
+        with replace_file(out) as temporary, TemporaryDirectory(prefix="catdog-") as folder:
+            float_path, int8_path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+            say("exporting")
+            write(float_model(model, contract), contract, float_path)
+            engines = [Engine.of_checkpoint(model, contract), Engine.of_file("float", float_path)]
+            if calibration is not None:
+                say(f"calibrating on {len(calibration.paths)} training photos")
+                quantizer = Quantizer(float_path, batches(calibration.paths, contract))
+                validation = Labelled.of(data, stratified(data.of("val"), INT8_PHOTOS))
+                quantized, in_float = choose(
+                    quantizer, engines[1], calibration, validation, gates.accuracy_loss, int8_path, say
+                )
+                engines.append(Engine.of_file("int8", int8_path))
+                notes.append(f"layers in float: {', '.join(in_float) or 'none'}")
+            say(f"comparing on {len(labelled.paths)} photos and {len(awkward)} awkward ones")
+            proof = prove(engines, labelled, awkward, gates, notes)
+            if proof.failures:
+                raise ProofError(proof)
+            if int8:
+                # Its accuracy joins the contract; the graph is the one that was proven.
+                write(quantized, _with_quality(contract, proof), int8_path)
+            temporary.write_bytes((int8_path if int8 else float_path).read_bytes())
+    except OSError as error:
+        raise SettingsError(f"--out {out}: can't be written ({error.strerror or error})") from error
+    return proof
+
+
+def _photos_to_prove(data: Manifest, int8: bool, min_photos: int) -> list[Photo]:
+    known = [*data.of("val"), *data.of("test")]
+    if not known or (int8 and not data.of("val")):
+        raise DataError(f"{data.root}: no photos in the validation split{'' if int8 else ' or the test split'}")
+    if int8 and len(known) < min_photos:
+        raise DataError(
+            f"{data.root}: {len(known)} photos in the validation and test splits, but an int8 model is proven on "
+            f"{min_photos} or more; give more photos with --data, or lower --min-photos for an experiment"
+        )
+    return stratified(known, INT8_PHOTOS if int8 else FLOAT_PHOTOS)
+
+
+def _photos_to_calibrate(data: Manifest, min_photos: int) -> list[Photo]:
+    chosen = stratified(data.of("train"), CALIBRATION_PHOTOS)
+    if len(chosen) < (needed := min(MIN_CALIBRATION_PHOTOS, min_photos)):
+        raise DataError(
+            f"{data.root}: {len(chosen)} training photos, but an int8 model is calibrated on {needed} or more"
+        )
+    return chosen
+
+
+def _with_quality(contract: Contract, proof: Proof) -> Contract:
+    row, measured = proof.rows[-1], dict(contract.quality)
+    for split, percent in row.accuracy.items():
+        if split != "all":
+            measured |= {f"int8_{split}_accuracy": percent / 100, f"int8_{split}_photos": proof.photos[split]}
+    return contract.with_(quality=measured)
