@@ -32,6 +32,7 @@ from catdog.contract import UNSURE
 from catdog.errors import ContractError, ModelError
 from catdog.inputs import STDIN, expand
 from catdog.prediction import Prediction
+from catdog.text import printable
 
 EXIT_SOME_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -174,11 +175,6 @@ FORMATS: Final[dict[Format, Callable[[Iterable[Prediction], Sequence[str]], Iter
     Format.jsonl: as_jsonl,
     Format.csv: as_csv,
 }
-
-
-def printable(text: str) -> str:
-    """The text with control characters escaped, so that no file name can move the cursor or fake a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _with_bar(rows: Iterable[Prediction], count: Callable[[], int]) -> Iterator[Prediction]:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from catdog.errors import CatdogError, ExportError
+from catdog.text import printable
 
 if TYPE_CHECKING:
     from export.proof import Measured, Proof
@@ -82,7 +83,7 @@ def main(
     except CatdogError as error:
         if isinstance(error, ProofError):
             _show(console, error.proof)
-        typer.echo(f"export: error: {_one_line(str(error))}", err=True)
+        typer.echo(f"export: error: {printable(str(error))}", err=True)
         raise typer.Exit(EXIT_FAILED if isinstance(error, ExportError) else EXIT_USAGE) from error
     except KeyboardInterrupt as error:
         typer.echo("export: interrupted; no file was written", err=True)
@@ -110,11 +111,6 @@ def _cells(row: Measured, splits: Sequence[str]) -> list[str]:
     compared = ["", "", ""] if row.kind == "torch" else [f"{row.difference:.2g}", str(row.flips), str(row.verdicts)]
     shares = [f"{row.accuracy[split]:.2f}" for split in splits]
     return [row.kind, f"{row.size_mb:.2f}", f"{row.photos_per_s:.0f}", *compared, *shares]
-
-
-def _one_line(text: str) -> str:
-    """Names of files may hold anything, also codes that a terminal obeys."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from catdog.dataset.manifest import SPLITS
 from catdog.dataset.progress import show_progress
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import CatdogError, NothingUsableError, SettingsError
+from catdog.text import printable
 
 _EXIT_NOTHING_USABLE: Final = 1
 _EXIT_USAGE: Final = 2
@@ -60,7 +61,7 @@ def main(
             manifest = build(sources, out, split=_shares(split), min_side=min_side, progress=progress)
         report = json.loads((out / REPORT_NAME).read_bytes())
     except CatdogError as error:
-        typer.echo(f"catdog.dataset: error: {_one_line(str(error))}", err=True)
+        typer.echo(f"catdog.dataset: error: {printable(str(error))}", err=True)
         raise typer.Exit(_EXIT_NOTHING_USABLE if isinstance(error, NothingUsableError) else _EXIT_USAGE) from error
     _show(console, report, out)
     summary = {
@@ -75,11 +76,6 @@ def main(
         "seconds": round(time.monotonic() - started, 1),
     }
     typer.echo(json.dumps(summary))
-
-
-def _one_line(text: str) -> str:
-    """Names of files may hold anything, also codes that a terminal obeys."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _shares(text: str) -> tuple[float, float, float]:
@@ -106,7 +102,7 @@ def _show(console: Console, report: dict[str, Any], out: Path) -> None:
     reasons = ", ".join(f"{n} {reason}" for reason, n in report["reasons"].items()) or "none"
     console.print(escape(f"left out: {reasons}; details in {out / REPORT_NAME}"), soft_wrap=True)
     for warning in report["warnings"]:
-        console.print(escape(f"warning: {_one_line(warning)}"), soft_wrap=True)
+        console.print(escape(f"warning: {printable(warning)}"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from catdog.predict import as_csv, as_json, as_jsonl, as_table, printable
+from catdog.predict import as_csv, as_json, as_jsonl, as_table
 from catdog.prediction import Prediction
+from catdog.text import printable
 
 Photo = Callable[..., bytes]
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
