@@ -66,14 +66,14 @@ class Fragile(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.fragile, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 64, 3)
+        self.first, self.fragile, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 64, 3)
         self.head = nn.Linear(64, 2)
         with torch.no_grad():
-            self.first.weight.copy_(torch.eye(4, 3).view(4, 3, 1, 1))
-            self.first.bias.copy_(torch.tensor([3.0, 3, 3, 0]))
+            self.first.load_state_dict(
+                {"weight": torch.eye(4, 3).view(4, 3, 1, 1), "bias": torch.tensor([3.0, 3, 3, 0])}
+            )
             self.fragile.weight.copy_(torch.eye(4).view(4, 4, 1, 1))
             self.fragile.weight[:, 3] = 1000
-            self.fragile.bias.zero_()
             self.last.weight.zero_()
             self.last.weight[0, 0] = self.last.weight[1, 2] = 1
             self.head.weight.zero_()

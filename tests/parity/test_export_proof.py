@@ -14,7 +14,7 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.image import load_pixels
-from catdog.training.model import ImageModel, load_checkpoint, new_network
+from catdog.training.model import ImageModel, load_checkpoint, new_network, save_checkpoint
 from export import Gates, ProofError, export
 from export.awkward import awkward_photos
 from export.float_layers import affordable
@@ -76,7 +76,7 @@ def test_awkward_photos_are_what_they_say_and_all_can_be_read(dataset: Manifest)
 
 
 def test_too_few_photos_for_int8_is_said_before_any_work(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="24 photos in the validation and test splits.*1500 or more.*--min-photos"):
+    with pytest.raises(DataError, match=r"24 photos in the validation and test splits.*1500 or more.*--min-photos"):
         export(run_folder, tmp_path / "model.onnx", dataset, int8=True)
     untrained = replace(dataset, photos=tuple(p for p in dataset.photos if p.split != "train"))
     with pytest.raises(DataError, match="0 training photos, but an int8 model is calibrated on 24 or more"):
@@ -122,8 +122,6 @@ def test_photos_come_from_data_or_from_where_the_run_had_them(
 def test_other_photos_than_the_training_s_are_noted(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
     assert not export(run_folder, tmp_path / "a.onnx", dataset).notes  # its contract names no data
     network, contract = load_checkpoint(run_folder)
-    from catdog.training.model import save_checkpoint
-
     save_checkpoint(tmp_path / "run", network.network, contract.with_(data_fingerprint="other"))
     (note,) = export(tmp_path / "run", tmp_path / "b.onnx", dataset).notes
     assert "may have been learnt" in note

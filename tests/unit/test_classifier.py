@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from conftest import TINY_CONTRACT, build_tiny_model
 from PIL import Image
 
 from catdog import load
 from catdog.classifier import Classifier
 from catdog.errors import CatdogError, ContractError, ImageError, ModelError
 from catdog.prediction import Prediction
+from tests.conftest import TINY_CONTRACT, build_tiny_model
 
 Photo = Callable[..., bytes]
 

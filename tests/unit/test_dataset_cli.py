@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_dataset_build import class_folders, make
+
+from tests.unit.test_dataset_build import class_folders, make
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -13,13 +13,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_dataset_build import class_folders, make, picture, reasons
 
 from catdog.dataset import build
 from catdog.dataset.archives import safe_name
 from catdog.dataset.inputs import safe_part, unique
 from catdog.dataset.sources import open_source
 from catdog.errors import CatdogError, DataError
+from tests.unit.test_dataset_build import class_folders, make, picture, reasons
 
 
 def read_all(path: Path, max_bytes: int = 10**9) -> None:
