@@ -62,6 +62,10 @@ def write(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
         # Exporters and quantizers note where things came from, with the paths of this machine.
         for leftover in ("doc_string", "metadata_props"):
             part.ClearField(leftover)
+    used = {node.domain for node in finished.graph.node}
+    domains = [opset for opset in finished.opset_import if opset.domain in used]
+    del finished.opset_import[:]
+    finished.opset_import.extend(domains)  # ONNX Runtime's optimiser names all that it knows
     finished.ir_version = IR_VERSION
     finished.producer_name = "catdog"
     finished.producer_version = catdog.__version__
