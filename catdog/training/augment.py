@@ -5,7 +5,10 @@ uint8 (3, H, W) -> random resized crop, flip, rotation, colour, blur or JPEG, er
 
 from __future__ import annotations
 
+import io
+
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from catdog.training.settings import Settings
@@ -29,11 +32,27 @@ def augmentation(settings: Settings) -> v2.Transform:
         steps.append(v2.RandomGrayscale(p=c / 10))
     if settings.degrade:
         # Real collections hold thumbnails, screenshots and photos saved many times over.
-        worse = v2.RandomChoice([v2.GaussianBlur(5, sigma=(0.3, 1.5)), v2.JPEG((25, 75)), _Pixelate(size)])
+        worse = v2.RandomChoice([v2.GaussianBlur(5, sigma=(0.3, 1.5)), _Jpeg((25, 75)), _Pixelate(size)])
         steps.append(v2.RandomApply([worse], p=settings.degrade))
     if settings.erase:
         steps.append(v2.RandomErasing(p=settings.erase, scale=(0.02, 0.2), value=GREY))
     return v2.Compose(steps)
+
+
+class _Jpeg(v2.Transform):
+    """Saved as JPEG of a random quality and read again. (v2.JPEG needs torchvision's codecs, deprecated in 0.29.)"""
+
+    def __init__(self, quality: tuple[int, int]) -> None:
+        super().__init__()
+        self.quality = quality
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        low, high = self.quality
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(
+            file, "JPEG", quality=int(torch.randint(low, high + 1, ()))
+        )
+        return v2.functional.pil_to_tensor(Image.open(file))
 
 
 class _Pixelate(v2.Transform):
