@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import cycle, islice
 
 import torch
@@ -72,23 +72,25 @@ def main() -> None:
         F.cross_entropy(model.logits(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    ours = _endless(loader(photos, settings, shuffle=True))
-    theirs = _endless(loader(TorchvisionPhotos(photos, settings), settings, shuffle=True))  # type: ignore[arg-type]
+    def ours() -> DataLoader[tuple[torch.Tensor, int]]:
+        return loader(photos, settings, shuffle=True)
+
+    def theirs() -> DataLoader[tuple[torch.Tensor, int]]:
+        return loader(TorchvisionPhotos(photos, settings), settings, shuffle=True)  # type: ignore[arg-type]
+
     rates: dict[str, list[float]] = {"catdog": [], "torchvision": [], "model step": []}
     for _ in range(arguments.rounds + 1):
-        rates["catdog"].append(_rate(lambda: next(ours), arguments.batches, PREFETCHED))
-        rates["torchvision"].append(_rate(lambda: next(theirs), arguments.batches, PREFETCHED))
+        # New workers each time: those of one way, still filling their queue, would slow down the other.
+        for name, make in (("catdog", ours), ("torchvision", theirs)):
+            batches = iter(make())
+            rates[name].append(_rate(lambda batches=batches: next(batches), arguments.batches, PREFETCHED))  # type: ignore[misc]
+            del batches
         rates["model step"].append(_rate(step, max(2, arguments.batches // 4), 1))
     medians = {name: statistics.median(values[1:]) for name, values in rates.items()}  # the first round warms up
     print(f"{torch.get_num_threads()} threads, {arguments.train_size} px crops, batches of {BATCH_SIZE}")
     for name, rate in medians.items():
         print(f"{name:<12} {rate:8.0f} photos/s  {rate / medians['torchvision']:5.2f} x torchvision's data path")
     print(f"data path over model step: {medians['catdog'] / medians['model step']:.1f}")
-
-
-def _endless(batches: DataLoader[tuple[torch.Tensor, int]]) -> Iterator[object]:
-    while True:
-        yield from batches
 
 
 def _rate(action: Callable[[], object], times: int, discard: int) -> float:
