@@ -21,7 +21,7 @@ import numpy.typing as npt
 from catdog.classifier import BATCH_SIZE
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
-from catdog.errors import SettingsError
+from catdog.errors import ModelError, SettingsError
 from catdog.image import Pixels, load_pixels
 from catdog.machine import usable_cores
 from catdog.training.data import open_data
@@ -55,9 +55,11 @@ class Labelled:
 def open_photos(checkpoint: Path, data: Path | None, scratch: Path) -> Manifest:
     """The dataset ``data``, or the one that the run folder of ``checkpoint`` was trained on, if it still exists.
 
-    Raw photos (a folder or an archive) become a dataset in ``scratch`` first. Raises DataError, or SettingsError when
-    there is no dataset to be found.
+    Raw photos (a folder or an archive) become a dataset in ``scratch`` first. Raises ModelError for a checkpoint
+    that is not there, DataError, or SettingsError when there is no dataset to be found.
     """
+    if not checkpoint.exists():
+        raise ModelError(f"{checkpoint}: no such run folder or file")
     if data is not None:
         return Manifest.read(data) if is_dataset(data) else build([data], scratch / "dataset")
     config = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / _CONFIG_NAME

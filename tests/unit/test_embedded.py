@@ -1,0 +1,40 @@
+"""The embedded model as it is shipped: its size, its contract, and that what is said of it is what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from catdog import load
+from catdog.contract import Contract
+
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "catdog" / "assets"
+
+
+def test_it_is_small_and_its_contract_is_the_one_beside_it() -> None:
+    assert (ASSETS / "catdog.onnx").stat().st_size < 12_000_000
+    assert load().contract == Contract.read(ASSETS / "contract.json")
+
+
+def test_the_numbers_agree_with_each_other() -> None:
+    quality = load().contract.quality
+    metrics = json.loads((ASSETS / "metrics.json").read_text())
+    int8 = metrics["proof"]["rows"][-1]
+    assert int8["kind"] == "int8"
+    assert quality["int8_test_accuracy"] * 100 == pytest.approx(int8["accuracy"]["test"])
+    assert quality["test_accuracy"] == metrics["float"]["test"]["accuracy"]
+    quoted = f"{quality['int8_test_accuracy']:.2%}"
+    assert quoted in (ROOT / "README.md").read_text()
+    assert quoted in (ROOT / "docs/model_card.md").read_text()
+
+
+def test_it_tells_real_cats_from_real_dogs(real_photos: Callable[[int], list[tuple[str, bytes]]]) -> None:
+    # Most of these were trained on: this finds a broken file or pixel path, it doesn't measure accuracy.
+    photos = real_photos(60)
+    answers = load().predict([data for _, data in photos])
+    right = sum(a.label is not None and f"/{a.label}s/" in name for a, (name, _) in zip(answers, photos, strict=True))
+    assert right >= 116
