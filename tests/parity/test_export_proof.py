@@ -108,6 +108,9 @@ def test_photos_come_from_data_or_from_where_the_run_had_them(
 ) -> None:
     weights = tmp_path / "run" / "model.safetensors"
     weights.parent.mkdir()
+    with pytest.raises(ModelError, match="no such run folder or file"):
+        open_photos(weights, None, tmp_path)
+    weights.touch()
     with pytest.raises(SettingsError, match="--data is needed"):
         open_photos(weights, None, tmp_path)
     (weights.parent / "config.yaml").write_text(f"data: {dataset.root}\n")
