@@ -9,7 +9,6 @@ ever scales a pixel. Checkpoints hold torchvision's own tensor names in safetens
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Final
 
@@ -139,5 +138,5 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
