@@ -5,6 +5,7 @@ photos.py        which photos calibrate and which ones prove, and their pixels
 awkward.py       photos that go wrong elsewhere
 onnx_file.py     the model as one ONNX file with its contract
 quantize.py      float ONNX -> int8
+rounding.py      int8 weights that keep a layer's outputs right
 float_layers.py  which layers stay in float
 proof.py         the same photos through all engines, and the gates
 

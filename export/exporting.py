@@ -71,7 +71,7 @@ def export(
             engines = [Engine.of_checkpoint(model, contract), Engine.of_file("float", float_path)]
             if calibration is not None:
                 say(f"calibrating on {len(calibration.paths)} training photos")
-                quantizer = Quantizer(float_path, batches(calibration.paths, contract))
+                quantizer = Quantizer(float_path, list(batches(calibration.paths, contract)))
                 validation = Labelled.of(data, stratified(data.of("val"), INT8_PHOTOS))
                 quantized, in_float = choose(
                     quantizer, engines[1], calibration, validation, gates.accuracy_loss, int8_path, say
