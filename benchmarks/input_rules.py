@@ -12,14 +12,13 @@ import argparse
 from itertools import product
 
 import torch
-from torch.utils.data import DataLoader
 
-from catdog.contract import Contract
-from catdog.dataset import Manifest, Photo
-from catdog.training.data import Photos
+from catdog.dataset import Manifest
+from catdog.training.data import photos
 from catdog.training.metrics import measure
-from catdog.training.model import ImageModel, load_checkpoint
+from catdog.training.model import load_checkpoint
 from catdog.training.run import answer
+from catdog.training.settings import Settings
 
 
 def main() -> None:
@@ -30,27 +29,21 @@ def main() -> None:
     arguments = parser.parse_args()
     model, contract = load_checkpoint(arguments.checkpoint)
     manifest = Manifest.read(arguments.data)
-    photos = manifest.of("val")
+    validation, settings = manifest.of("val"), Settings(cache="none")
     rules: tuple[tuple[str, float], ...] = (("stretch", 1.0), ("short_side", 1.0), ("short_side", 0.875))
-    print(f"{'size':>5} {'rule':<16} {'accuracy':>9} {'log loss':>9} {'originals':>10}   ({len(photos)} photos)")
+    print(f"{'size':>5} {'rule':<16} {'accuracy':>9} {'log loss':>9} {'originals':>10}   ({len(validation)} photos)")
     for size, (rule, crop) in product(map(int, arguments.sizes.split(",")), rules):
         changed = contract.with_(input_size=size, resize=rule, crop=crop)
-        probabilities, labels = _answers(model, manifest, photos, changed)
+        logits, labels = answer(model, photos(manifest, "val", changed, settings), settings)
+        probabilities = torch.softmax(logits / contract.temperature, 1)
         everything = measure(probabilities, labels, contract.class_names)
-        uneven = torch.tensor([photo.width != photo.height for photo in photos])
+        uneven = torch.tensor([photo.width != photo.height for photo in validation])
         originals = measure(probabilities[uneven], labels[uneven], contract.class_names)
         print(
             f"{size:>5} {rule + (f' {crop:g}' if crop < 1 else ''):<16} {everything['accuracy']:>9.2%} "
             f"{everything['log_loss']:>9.4f} {originals['errors']:>4} of {originals['photos']} wrong",
             flush=True,
         )
-
-
-def _answers(
-    model: ImageModel, manifest: Manifest, photos: list[Photo], contract: Contract
-) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = DataLoader(Photos(manifest, photos, contract, None), batch_size=64, num_workers=2)
-    return answer(model, batches)
 
 
 if __name__ == "__main__":

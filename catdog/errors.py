@@ -8,6 +8,7 @@
      |    +-- NothingUsableError    the source was understood, but none of its photos can be used
      +-- SettingsError      a setting is unknown, out of range, or contradicts another
      +-- TrainingError      training could not go on, or gave nothing that can be used
+     |    +-- TrainingStopped       a signal asked it to stop; what was learnt is in a checkpoint
      +-- ExportError        an exported model failed a check, so no file was written
 
 Anything else that escapes is a bug in catdog and keeps its traceback.
@@ -59,6 +60,14 @@ class SettingsError(CatdogError):
 
 class TrainingError(CatdogError):
     """Training could not go on (the loss became NaN, say)."""
+
+
+class TrainingStopped(TrainingError):  # noqa: N818  nothing is wrong
+    """A signal asked training to stop; what was learnt is in a checkpoint. ``signal``: its number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class ExportError(CatdogError):

@@ -66,7 +66,7 @@ def open_photos(checkpoint: Path, data: Path | None, scratch: Path) -> Manifest:
     if config.is_file():
         settings = parse(["--config", str(config)], {})
         if settings.data and Path(settings.data).exists():
-            return open_data(settings, str(scratch))
+            return open_data(settings, scratch)
     raise SettingsError(
         "--data is needed: no model is written that wasn't proven on real photos, and those that this one was trained "
         "on are not where they were; give a dataset made by python -m catdog.dataset, a folder of photos or an archive"

@@ -1,4 +1,4 @@
-"""How far the checking of photos is, on stderr."""
+"""How far a pass over photos is, on stderr."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ _SECONDS_BETWEEN_LINES: Final = 10.0
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[Report]:
-    """A bar in a terminal; elsewhere a plain line now and then."""
+def show_progress(
+    console: Console, doing: str = "checking photos", line: str = "checked {done} of {total} photos"
+) -> Iterator[Report]:
+    """A bar named ``doing`` in a terminal; elsewhere a plain ``line`` now and then."""
     if console.is_terminal:
-        columns = (TextColumn("checking photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
     last = time.monotonic()
 
-    def line(done: int, total: int) -> None:
+    def plain(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES or done == total:
             last = time.monotonic()
-            console.print(f"checked {done} of {total} photos", soft_wrap=True)
+            console.print(line.format(done=done, total=total), soft_wrap=True)
 
-    yield line
+    yield plain

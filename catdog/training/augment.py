@@ -1,67 +1,159 @@
-"""Augmentation: torchvision transforms v2 on one uint8 photo, before it joins a batch.
+"""Augmentation of whole batches, on the device that trains.
 
-uint8 (3, H, W) -> random resized crop, flip, rotation, colour, blur or JPEG, erasing -> uint8 (3, S, S)
+uint8 (N, S, S, 3) -> random crop, mirror and turn in one step; colour; blur, JPEG or coarse pixels; erasing
+-> float32 (N, 3, C, C) in [0, 255]
+
+Each photo draws its own values. They come from the CPU's random numbers, so that they follow the seed on any device.
 """
 
 from __future__ import annotations
 
-import io
+import math
+from collections.abc import Callable
+from typing import Final
 
 import torch
-from PIL import Image
-from torchvision.transforms import v2
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
 
 from catdog.training.settings import Settings
 
-GREY = 118  # the mean of ImageNet in 8-bit values; fills the corners that a rotation opens
+GREY: Final = 118.0  # the mean of ImageNet in 8-bit values; fills what is erased
+ASPECT: Final = (3 / 4, 4 / 3)  # of a crop; Szegedy et al. 2015, section 6
+LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG has it
+BLUR_PX: Final = (0.3, 1.5)  # standard deviation
+JPEG_QUALITY: Final = (25, 75)
+ERASED: Final = (0.02, 0.2)  # share of the area
+# Luminance and chrominance steps of the JPEG standard (ITU-T T.81, annex K.1), rows of 8.
+_LUMINANCE: Final = (
+    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
+    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
+)
+_CHROMINANCE: Final = (
+    "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99 " + "99 " * 32
+)
 
 
-def augmentation(settings: Settings) -> v2.Transform:
-    """The training-time transform for ``settings``; values stay uint8 in [0, 255]."""
-    size = settings.crop_size
-    steps: list[v2.Transform] = [
-        v2.RandomResizedCrop(size, scale=(settings.crop_scale, 1.0), antialias=True),
-        v2.RandomHorizontalFlip(),
-    ]
-    if settings.rotation:
-        turn = v2.RandomRotation(settings.rotation, interpolation=v2.InterpolationMode.BILINEAR, fill=GREY)
-        steps.append(v2.RandomApply([turn], p=1 / 3))
+def augment(images: Tensor, settings: Settings) -> Tensor:
+    """uint8 (N, S, S, 3) -> float32 (N, 3, crop_size, crop_size) in [0, 255]; draws from torch's CPU generator."""
+    pixels = _crop(images.permute(0, 3, 1, 2).float(), settings)
     if settings.color:
-        c = settings.color
-        steps.append(v2.ColorJitter(brightness=c, contrast=c, saturation=c))
-        steps.append(v2.RandomGrayscale(p=c / 10))
+        pixels = _colour(pixels, settings.color)
     if settings.degrade:
-        # Real collections hold thumbnails, screenshots and photos saved many times over.
-        worse = v2.RandomChoice([v2.GaussianBlur(5, sigma=(0.3, 1.5)), _Jpeg((25, 75)), _Pixelate(size)])
-        steps.append(v2.RandomApply([worse], p=settings.degrade))
+        pixels = _degrade(pixels, settings.degrade)
     if settings.erase:
-        steps.append(v2.RandomErasing(p=settings.erase, scale=(0.02, 0.2), value=GREY))
-    return v2.Compose(steps)
+        pixels = _erase(pixels, settings.erase)
+    return pixels
 
 
-class _Jpeg(v2.Transform):
-    """Saved as JPEG of a random quality and read again. (v2.JPEG needs torchvision's codecs, deprecated in 0.29.)"""
-
-    def __init__(self, quality: tuple[int, int]) -> None:
-        super().__init__()
-        self.quality = quality
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        low, high = self.quality
-        file = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(
-            file, "JPEG", quality=int(torch.randint(low, high + 1, ()))
-        )
-        return v2.functional.pil_to_tensor(Image.open(file))
+def _uniform(count: int, low: float, high: float) -> Tensor:
+    return torch.empty(count).uniform_(low, high)
 
 
-class _Pixelate(v2.Transform):
+def _crop(pixels: Tensor, settings: Settings) -> Tensor:
+    """A random part of each photo, of random shape, mirrored in half of the cases and turned in a third of them."""
+    n, size = len(pixels), settings.crop_size
+    area = _uniform(n, settings.crop_scale, 1)
+    aspect = _uniform(n, *map(math.log, ASPECT)).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    # grid_sample's coordinates: -1 to 1 from edge to edge.
+    centre_x, centre_y = (1 - width) * _uniform(n, -1, 1), (1 - height) * _uniform(n, -1, 1)
+    mirror = torch.randint(0, 2, (n,)) * 2 - 1
+    angle = _uniform(n, -1, 1) * math.radians(settings.rotation) * (torch.rand(n) < 1 / 3)
+    cos, sin = angle.cos(), angle.sin()
+    matrix = torch.stack(
+        [width * cos * mirror, -width * sin, centre_x, height * sin * mirror, height * cos, centre_y], dim=1
+    ).view(n, 2, 3)
+    matrix = matrix.to(pixels.device, non_blocking=True)
+    grid = F.affine_grid(matrix, [n, 3, size, size], align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, 1, H, W)."""
+    r, g, b = LUMA
+    return r * pixels[:, 0:1] + g * pixels[:, 1:2] + b * pixels[:, 2:3]
+
+
+def _colour(pixels: Tensor, amount: float) -> Tensor:
+    """Brightness, contrast and saturation, each times 1 - amount to 1 + amount; now and then no colour at all."""
+    n = len(pixels)
+    factors = _uniform(3 * n, 1 - amount, 1 + amount).view(3, n, 1, 1, 1)
+    factors[2, torch.rand(n) < amount / 10] = 0
+    brightness, contrast, saturation = factors.to(pixels.device, non_blocking=True)
+    # Grey and mean commute with brightness and contrast, so that one pass over the photo does all three.
+    grey = _grey(pixels) * brightness
+    mean = grey.mean((2, 3), keepdim=True)
+    flat = mean + contrast * (grey - mean)
+    coloured = mean + contrast * (pixels * brightness - mean)
+    return torch.lerp(flat.expand_as(coloured), coloured, saturation).clamp_(0, 255)
+
+
+def _degrade(pixels: Tensor, probability: float) -> Tensor:
+    """Blur, JPEG artefacts or coarse pixels. Real collections hold thumbnails, screenshots, photos saved many times."""
+    ways: tuple[Callable[[Tensor], Tensor], ...] = (_blur, _jpeg, _pixelate)
+    # Photos come in random order, so the first ones of a batch are as random a choice as any, and cost no search.
+    chosen = int((torch.rand(len(pixels)) < probability).sum())
+    ends = [0, *sorted(int(torch.randint(0, chosen + 1, ())) for _ in ways[1:]), chosen]
+    done = [way(pixels[a:b]) for way, a, b in zip(ways, ends, ends[1:], strict=False) if a < b]
+    return torch.cat([*done, pixels[chosen:]])
+
+
+def _blur(pixels: Tensor) -> Tensor:
+    """Gaussian, 5x5, of another width for each photo."""
+    n, size = len(pixels), pixels.shape[-1]
+    sigma = _uniform(n, *BLUR_PX).to(pixels.device).view(n, 1)
+    kernel = torch.exp(-torch.arange(-2, 3, device=pixels.device).square() / (2 * sigma.square()))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
+    flat = F.pad(pixels, (2, 2, 2, 2), mode="reflect").reshape(1, 3 * n, size + 4, size + 4)
+    flat = F.conv2d(flat, kernel.view(3 * n, 1, 1, 5), groups=3 * n)
+    return F.conv2d(flat, kernel.view(3 * n, 1, 5, 1), groups=3 * n).view(n, 3, size, size)
+
+
+def _jpeg(pixels: Tensor) -> Tensor:
+    """What JPEG of a random quality leaves: 8x8 blocks of YCbCr, their cosine transform rounded to coarse steps.
+
+    Colour is kept at full resolution, and the coding, which loses nothing, is left out.
+    """
+    n, size = len(pixels), pixels.shape[-1]
+    device = pixels.device
+    r, g, b = LUMA
+    to_ycc = torch.tensor([[r, g, b], [-r / 1.772, -g / 1.772, 0.5], [0.5, -g / 1.402, -b / 1.402]], device=device)
+    k = torch.arange(8.0, device=device)
+    cosines = torch.cos(math.pi / 8 * (k + 0.5) * k[:, None]) / 2
+    cosines[0] /= math.sqrt(2)
+    tables = torch.tensor([[float(s) for s in t.split()] for t in (_LUMINANCE, _CHROMINANCE, _CHROMINANCE)])
+    quality = _uniform(n, *JPEG_QUALITY)
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)  # libjpeg's jpeg_quality_scaling
+    steps = (tables * scale.view(n, 1, 1)).round().clamp(1, 255).view(n, 3, 1, 1, 8, 8).to(device)
+
+    edge = -size % 8
+    padded = F.pad(pixels, (0, edge, 0, edge), mode="replicate")
+    blocks = torch.einsum("ij,njhw->nihw", to_ycc, padded).unfold(2, 8, 8).unfold(3, 8, 8)
+    rounded = ((cosines @ blocks @ cosines.T) / steps).round_() * steps
+    blocks = cosines.T @ rounded @ cosines
+    whole = blocks.permute(0, 1, 2, 4, 3, 5).reshape(padded.shape)
+    back = torch.einsum("ij,njhw->nihw", torch.linalg.inv(to_ycc), whole)
+    return back[..., :size, :size].clamp_(0, 255)
+
+
+def _pixelate(pixels: Tensor) -> Tensor:
     """Down to between half and all of the size, and up again: what a small photo looks like at the input size."""
+    size = pixels.shape[-1]
+    small = int(torch.randint(size // 2, size, ()))
+    return vision.resize(vision.resize(pixels, [small, small], antialias=True), [size, size], antialias=True)
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        small = int(torch.randint(self.size // 2, self.size, ()))
-        return v2.functional.resize(v2.functional.resize(image, [small, small], antialias=True), [self.size, self.size])
+def _erase(pixels: Tensor, probability: float) -> Tensor:
+    """A grey rectangle over a part of some photos (Zhong et al. 2020)."""
+    n, size = len(pixels), pixels.shape[-1]
+    area, aspect = _uniform(n, *ERASED), _uniform(n, math.log(0.3), math.log(1 / 0.3)).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    width *= torch.rand(n) < probability  # no width, nothing erased
+    left, top = (1 - width) * torch.rand(n), (1 - height) * torch.rand(n)
+    edges = torch.stack([left, left + width, top, top + height]).mul_(size).to(pixels.device, non_blocking=True)
+    x0, x1, y0, y1 = edges.view(4, n, 1, 1, 1)
+    at = torch.arange(size, device=pixels.device) + 0.5
+    inside = (at >= x0) & (at < x1) & (at[:, None] >= y0) & (at[:, None] < y1)
+    return torch.where(inside, GREY, pixels)

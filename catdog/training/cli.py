@@ -7,25 +7,28 @@ import os
 import sys
 from collections.abc import Sequence
 
-from catdog.errors import CatdogError, TrainingError
+from catdog.errors import CatdogError, TrainingError, TrainingStopped
 from catdog.training.settings import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 training failed, 2 unusable settings or data, 130 interrupted."""
+    """Exit code: 0 done, 1 training failed, 2 unusable settings or data, 130 Ctrl-C, 143 SIGTERM."""
     try:
         settings = parse(sys.argv[1:] if argv is None else argv)
         # Imported after parsing, so that --help and a typo answer at once.
         from catdog.training.run import run
 
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         run(settings)
+    except TrainingStopped as stopped:
+        sys.stderr.write(f"train.py: {stopped}\n")
+        return 128 + stopped.signal  # as shells have it
     except CatdogError as error:
         if "TRAINING_JOB_NAME" in os.environ:
             raise  # SageMaker's toolkit puts the message of an exception into the job's failure reason
         sys.stderr.write(f"train.py: error: {error}\n")
         return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("train.py: interrupted; no model was written\n")
+        sys.stderr.write("train.py: interrupted; the same command goes on from the last checkpoint, if there is one\n")
         return 130
     return 0

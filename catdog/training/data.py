@@ -1,84 +1,125 @@
-"""Manifest to batches: uint8 (N, 3, H, W) photos and int64 (N,) class indices.
+"""Manifest to batches: uint8 (N, S, S, 3) photos and int64 (N,) class indices.
 
-Training photos are decoded, then augmented. Validation and test photos go through ``catdog.image.load_pixels``, the
-function that every consumer calls, so that what is measured is what is served.
+Which photos make a batch follows from the seed, the epoch and the place in the epoch alone, so that a run can go on
+from any step, and several processes share each batch without knowing of one another.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from catdog.contract import Contract
-from catdog.dataset import Manifest, Photo, Split, build, is_dataset
+from catdog.dataset import Manifest, Split, build, is_dataset
 from catdog.dataset.inputs import GivenSource
 from catdog.dataset.progress import show_progress
 from catdog.errors import DataError, SettingsError
-from catdog.image import decode, load_pixels, read_file
 from catdog.machine import usable_cores
-from catdog.training.augment import augmentation
+from catdog.training.pixels import Decoded, Inputs, open_pixels
 from catdog.training.settings import Settings
 
 Batch = tuple[Tensor, Tensor]
 
 
-class Photos(Dataset[tuple[Tensor, int]]):
-    """Photos of one split as (uint8 (3, H, W), class index); a ``transform`` means training."""
+class Shard(NamedTuple):
+    """This process among those that train together."""
 
-    def __init__(self, manifest: Manifest, photos: Sequence[Photo], contract: Contract, transform: v2.Transform | None):
-        self.paths = [str(manifest.root / photo.path) for photo in photos]
-        self.labels = [contract.class_names.index(photo.label) for photo in photos]
-        self.contract = contract
-        self.transform = transform
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Examples(Dataset[Batch]):
+    """Inputs (photos, or what a frozen network made of them) with their classes; read a batch at a time."""
+
+    inputs: Inputs
+    labels: Sequence[int]
+    """Index into the class names."""
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.paths[index], self.labels[index]
-        if self.transform is None:
-            return _to_tensor(load_pixels(path, self.contract)), label
-        # Twice the size leaves a random crop of a quarter of the area at full resolution.
-        image = decode(read_file(path), path, at_least=2 * self.contract.input_size)
-        pixels: Tensor = self.transform(_to_tensor(np.asarray(image)))
-        return pixels.contiguous(), label
+    def __getitem__(self, indices: Sequence[int]) -> Batch:
+        labels = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
+        return torch.from_numpy(self.inputs.read(indices)), labels
 
 
-def loader(photos: Photos, settings: Settings, *, shuffle: bool) -> DataLoader[tuple[Tensor, int]]:
-    """Batches of ``photos``; the order and the augmentation of a shuffled one follow ``settings.seed``."""
-    workers = min(usable_cores(), 8) if settings.workers < 0 else settings.workers
+def photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
+    """A split as consumers will see it, at ``contract``'s size."""
+    chosen = manifest.of(split)
+    with show_progress(
+        Console(stderr=True), f"decoding {split} photos", f"{split}: decoded {{done}} of {{total}} photos"
+    ) as progress:
+        pixels = open_pixels(
+            manifest, chosen, contract, cache_folder(settings), round(settings.cache_gb * 1e9), progress
+        )
+    return Examples(pixels, [contract.class_names.index(photo.label) for photo in chosen])
+
+
+def training_photos(manifest: Manifest, contract: Contract, settings: Settings) -> Examples:
+    """The training split by the same rule, larger: random crops of it have about the size that the network sees."""
+    return photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
+
+
+def cache_folder(settings: Settings) -> Path | None:
+    """Where decoded photos are kept, or None: ``--cache``, by default the user's cache folder (XDG)."""
+    if settings.cache == "none":
+        return None
+    if settings.cache == "auto":
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "catdog" / "pixels"
+    return Path(settings.cache)
+
+
+def seed_from(*parts: int) -> None:
+    """Set torch's random numbers, on all devices, to those of this place in a run."""
+    torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]))
+
+
+def training_batches(count: int, batch_size: int, seed: int, epoch: int, shard: Shard) -> list[list[int]]:
+    """This process's part of each batch of an epoch; what doesn't fill a last batch waits for another epoch's order.
+
+    ``batch_size`` is that of all processes together. A last batch of one photo would break batch norm's statistics.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count).tolist()
+    size = min(batch_size, count) // shard.world * shard.world
+    if not size:
+        raise SettingsError(f"--batch-size {batch_size}: fewer photos a step than processes ({shard.world})")
+    return [order[i : i + size][shard.rank :: shard.world] for i in range(0, count - size + 1, size)]
+
+
+def plain_batches(count: int, batch_size: int, shard: Shard = Shard()) -> list[list[int]]:  # noqa: B008  immutable
+    """This process's part of all indices in order, each once, in batches; no photo is counted twice to fill one up."""
+    mine = list(range(shard.rank, count, shard.world))
+    return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+
+
+def loader(examples: Examples, batches: Sequence[Sequence[int]], settings: Settings) -> DataLoader[Batch]:
+    """These batches, read ahead by worker processes where reading them costs more than a copy."""
+    cuda = torch.cuda.is_available() and settings.device != "cpu"
+    workers = settings.workers
+    if workers < 0:
+        cached = not isinstance(examples.inputs, Decoded)
+        workers = min(usable_cores(), 8) if not cached else min(usable_cores(), 4) if cuda else 0
     return DataLoader(
-        photos,
-        batch_size=settings.batch_size,
-        shuffle=shuffle,
+        examples,
+        batch_size=None,  # the sampler's items are batches already
+        sampler=batches,
         num_workers=workers,
-        persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        # A last batch of one photo would break batch norm's statistics.
-        drop_last=shuffle and len(photos) > settings.batch_size,
-        generator=torch.Generator().manual_seed(settings.seed) if shuffle else None,
+        pin_memory=cuda,
     )
 
 
-def training_photos(manifest: Manifest, contract: Contract, settings: Settings) -> Photos:
-    """The augmented training split."""
-    return Photos(manifest, manifest.of("train"), contract, augmentation(settings))
-
-
-def plain_photos(manifest: Manifest, contract: Contract, split: Split) -> Photos:
-    """A split as consumers will see it."""
-    return Photos(manifest, manifest.of(split), contract, None)
-
-
-def open_data(settings: Settings, scratch: str) -> Manifest:
+def open_data(settings: Settings, scratch: Path) -> Manifest:
     """The dataset that the settings name; raw sources are checked and split first, into ``scratch``.
 
     ``--validation`` and ``--test`` (SageMaker's channels) fix the split of their photos. Raises DataError or
@@ -91,20 +132,18 @@ def open_data(settings: Settings, scratch: str) -> Manifest:
         apart.append((settings.validation, "val"))
     if settings.test:
         apart.append((settings.test, "test"))
+    made = scratch / "dataset"
     if is_dataset(settings.data) and not apart:
         manifest = Manifest.read(settings.data)
+    elif is_dataset(made):  # by another process of this machine
+        manifest = Manifest.read(made)
     else:
         # Channels beside it make the data a given training split; alone, it is split by its own layout or by hash.
         source: GivenSource = (settings.data, "train") if apart else settings.data
         with show_progress(Console(stderr=True)) as progress:
-            manifest = build([source, *apart], Path(scratch) / "dataset", progress=progress)
+            manifest = build([source, *apart], made, progress=progress)
     for split in ("train", "val"):
         present = {photo.label for photo in manifest.of(split)}
         if missing := [name for name in manifest.class_names if name not in present]:
             raise DataError(f"{settings.data}: no photo of {missing[0]!r} in the {split} split; add photos")
     return manifest
-
-
-def _to_tensor(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
-    # A copy: PIL's buffer is read-only, and torch tensors are not.
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)

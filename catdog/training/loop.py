@@ -1,170 +1,178 @@
-"""The training loop: what learns when, how fast, and what is written down after every epoch.
+"""The training loop: epochs that can stop at any step, and go on there.
 
-Lightning's Trainer runs it. Phase one trains what starts from scratch (the head, and tensors that a partial weight file
-lacks) on a frozen backbone; phase two unfreezes the stages from ``trainable_from`` on, the earlier the slower.
+Lightning Fabric brings devices, precision and several processes. All that a step draws follows from the seed, the
+epoch and the step alone, so a run that was cut off learns what an uninterrupted one would have.
 """
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import math
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Final
 
-import lightning as L
 import torch
-import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
-from torchvision.models import ResNet
+from lightning.fabric import Fabric
+from torch import Tensor
 
-from catdog.errors import TrainingError
-from catdog.files import replace_file
-from catdog.training.data import Batch
-from catdog.training.model import ImageModel, stage_of
-from catdog.training.settings import STAGES, Settings
+from catdog.errors import TrainingError, TrainingStopped
+from catdog.training.checkpoint import Checkpoint, StopRequest
+from catdog.training.data import Examples, Shard, loader, seed_from, training_batches
+from catdog.training.history import Row, score_of, show_steps
+from catdog.training.learner import Learner
+from catdog.training.model import ImageModel
+from catdog.training.optimisation import schedule
+from catdog.training.phases import phases
+from catdog.training.processes import say_first, total
+from catdog.training.settings import Settings
 
-REFERENCE_BATCH = 64  # photos; ``lr`` is given for it and scaled linearly (Goyal et al. 2017, section 2.1)
-
-
-class FineTuning(L.LightningModule):
-    """One ImageModel, its two phases, optimizer and per-epoch metrics."""
-
-    def __init__(self, model: ImageModel, fresh: Iterable[str], settings: Settings, class_count: int) -> None:
-        super().__init__()
-        self.model = model
-        self.fresh = frozenset(fresh)
-        self.settings = settings
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
-        self.train_accuracy = MulticlassAccuracy(class_count, average="micro")
-        self.val_accuracy = MulticlassAccuracy(class_count, average="micro")
-
-    @property
-    def network(self) -> ResNet:
-        """The ResNet inside; its parameters carry torchvision's names."""
-        return self.model.network
-
-    def on_train_epoch_start(self) -> None:
-        """Freeze or unfreeze for the phase that this epoch belongs to."""
-        frozen_phase = self.current_epoch < self.settings.frozen_epochs
-        learning = learning_tensors(self.network, self.fresh, None if frozen_phase else self.settings.trainable_from)
-        freeze_all_but(self.network, learning)
-
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Smoothed cross-entropy of one augmented batch."""
-        images, labels = batch
-        logits = self.model.logits(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}, step {batch_index + 1}; "
-                f"try a lower --lr (it is {self.settings.lr}) or --amp False"
-            )
-        self.train_loss.update(loss.detach())
-        self.train_accuracy.update(logits.detach(), labels)
-        return loss
-
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Plain cross-entropy and accuracy on photos as consumers see them."""
-        images, labels = batch
-        logits = self.model.logits(images).float()
-        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
-        self.val_accuracy.update(logits, labels)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics; ``val_score`` orders checkpoints: by accuracy, then by loss."""
-        loss, accuracy = self.val_loss.compute(), self.val_accuracy.compute()
-        self.log_dict({"val_loss": loss, "val_accuracy": accuracy, "val_score": accuracy - 1e-4 * loss})
-        self.val_loss.reset()
-        self.val_accuracy.reset()
-
-    def configure_optimizers(self) -> Any:
-        """One optimizer over all tensors (those frozen have no gradient and stay), one factor for all rates."""
-        s = self.settings
-        groups = parameter_groups(self.network, self.fresh, s)
-        if s.optimizer == "sgd":
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-        else:
-            optimizer = torch.optim.AdamW(groups)
-        total = int(self.trainer.estimated_stepping_batches)
-        frozen = round(total * s.frozen_epochs / (s.frozen_epochs + s.epochs))
-        factor = schedule(frozen, total - frozen, s.warmup, s.schedule)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+STEPS_BETWEEN_QUESTIONS: Final = 10  # steps; asking the other processes, or a GPU, makes everyone wait
 
 
-def learning_tensors(network: nn.Module, fresh: frozenset[str], trainable_from: str | None) -> set[str]:
-    """Names of the parameters that learn: all ``fresh`` ones, and those of stages from ``trainable_from`` on."""
-    stages = STAGES[STAGES.index(trainable_from) :] if trainable_from else ()
-    return {name for name, _ in network.named_parameters() if name in fresh or stage_of(name) in stages}
+@dataclass
+class Progress:
+    """How far a run is, but for its tensors."""
+
+    epoch: int = 0
+    """Epochs that are finished."""
+    step: int = 0
+    """Steps of the next one that are finished."""
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Of the unfinished epoch: loss times photos, right answers, photos."""
+    history: list[Row] = field(default_factory=list)
+    best: float = -math.inf
+    """The best epoch's score."""
+    lowest_loss: float = math.inf
+    """On validation, in the second phase."""
+    stale: int = 0
+    """Epochs of the second phase since the validation loss was lowest."""
 
 
-def freeze_all_but(network: nn.Module, learning: set[str]) -> None:
-    """Only ``learning`` gets gradients; a batch norm that doesn't learn keeps its running statistics as well."""
-    network.train()
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in learning)
-    for name, module in network.named_modules():
-        if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" not in learning:
-            module.eval()
+def fit(
+    fabric: Fabric,
+    model: ImageModel,
+    fresh: frozenset[str],
+    train: Examples,
+    val: Examples,
+    settings: Settings,
+    checkpoint: Checkpoint | None = None,
+    record: Callable[[list[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """Train, and leave the tensors of the best epoch (highest validation accuracy, then lowest loss) in ``model``.
 
-
-def parameter_groups(network: nn.Module, fresh: frozenset[str], settings: Settings) -> list[dict[str, Any]]:
-    """Optimizer groups by learning rate and weight decay.
-
-    Fresh tensors learn at ``lr``; pretrained ones of layer4 at ``lr * backbone_lr``, and each stage nearer to the input
-    at ``stage_decay`` times that. Batch norms and biases have no decay (He et al. 2019, section 3.1).
+    ``checkpoint``: where to go on from and to write to. ``record`` gets all epochs' rows after each one, on the first
+    process; what it raises ends the run. Gives the rows. Raises TrainingError when the loss is no longer finite, and
+    TrainingStopped when a signal asked for it, with the checkpoint written.
     """
-    peak = settings.lr * settings.batch_size / REFERENCE_BATCH
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        depth = max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))
-        rate = peak if name in fresh else peak * settings.backbone_lr * settings.stage_decay**depth
-        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+    keep_freed_memory()
+    torch.backends.cudnn.deterministic = True
+    model.to(fabric.device)
+    saved = checkpoint.read() if checkpoint else None
+    progress = Progress(**saved["progress"]) if saved else Progress()
+    best: dict[str, Tensor] = saved["best"] if saved else {}
+    tensors = saved["learner"] if saved else None
+    if saved:
+        say_first(fabric, f"going on from epoch {progress.epoch + 1}, step {progress.step + 1}")
+    if tensors:  # the frozen part too must be as it was
+        model.network.load_state_dict(tensors["network"])
+    with StopRequest() as request, TemporaryDirectory(prefix="catdog-features-") as scratch:
+        for phase in phases(fabric, model, fresh, train, val, settings, progress.epoch, Path(scratch)):
+            learner = Learner(fabric, model, phase, fresh, settings)
+            if tensors and (progress.epoch, progress.step) > (phase.first, 0):
+                learner.load(tensors)
+            tensors = None
+            save = partial(_save, checkpoint, learner, progress, best)
+            while progress.epoch < phase.first + phase.epochs and not _stale(progress, settings):
+                _epoch(learner, progress, request, checkpoint, save)
+                if (score := score_of(progress.history[-1])) > progress.best:
+                    progress.best = score
+                    best.update(learner.served())
+                if fabric.global_rank == 0:
+                    record(progress.history)
+                save()
+            del learner, save
+    model.network.load_state_dict(best)
+    return progress.history
 
 
-def schedule(frozen_steps: int, steps: int, warmup: float, kind: str) -> Callable[[int], float]:
-    """Step -> factor on every learning rate, in [0, 1].
-
-    Each phase warms up linearly over its first ``warmup`` share. Then the frozen phase stays at 1; the other falls to 0
-    by half a cosine (Loshchilov & Hutter 2017) or, for one_cycle, linearly (Smith & Topin 2018).
-    """
+def _epoch(
+    learner: Learner, progress: Progress, request: StopRequest, checkpoint: Checkpoint | None, save: Callable[[], None]
+) -> None:
+    """Finish the epoch that ``progress`` is in, and put its row and its score there."""
+    fabric, phase, settings = learner.fabric, learner.phase, learner.settings
+    shard = Shard(fabric.global_rank, fabric.world_size)
+    batches = training_batches(len(phase.train), settings.batch_size, settings.seed, progress.epoch, shard)
+    steps, before, started = len(batches), progress.step, time.monotonic()
+    photos = len(batches[0]) * shard.world
+    # Another process, or a GPU, can only be asked by waiting for it.
+    every = 1 if shard.world == 1 and fabric.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
+    learner.sums.copy_(learner.sums.new_tensor(progress.sums if shard.rank == 0 else [0.0, 0.0, 0.0]))
+    shown = f"{phase.name}epoch {progress.epoch + 1}/{settings.frozen_epochs + settings.epochs}"
+    todo = loader(phase.train, batches[before:], settings)
 
     def factor(step: int) -> float:
-        frozen = step < frozen_steps
-        position = step / frozen_steps if frozen else (step - frozen_steps) / max(1, steps)
-        if position < warmup:
-            return (position + 1e-2) / (warmup + 1e-2)
-        if frozen:
-            return 1.0
-        rest = min(1.0, (position - warmup) / (1 - warmup))
-        return 1 - rest if kind == "one_cycle" else (1 + math.cos(math.pi * rest)) / 2
+        place = (progress.epoch - phase.first) * steps + step
+        return schedule(place, steps * phase.epochs, settings.warmup, phase.schedule)
 
-    return factor
+    for batch in show_steps(todo, shown, before, steps, photos) if shard.rank == 0 else todo:
+        seed_from(settings.seed, progress.epoch, progress.step, shard.rank)
+        learner.step(batch, factor(progress.step))
+        progress.step += 1
+        if progress.step % every and progress.step < steps:
+            continue
+        if not math.isfinite(float(learner.sums[0])):
+            raise TrainingError(
+                f"the loss became {float(learner.sums[0])} in epoch {progress.epoch + 1}, step {progress.step}; "
+                f"try a lower --lr (it is {settings.lr}), --clip-norm 1 or --amp False"
+            )
+        answers = torch.tensor([float(request.signal or 0), float(checkpoint is not None and checkpoint.due)])
+        stop, due = total(fabric, answers.to(fabric.device))
+        if stop or due:
+            progress.sums = total(fabric, learner.sums)
+            save()
+        if stop:
+            raise _stopped(request, progress, checkpoint)
+    seconds = time.monotonic() - started
+    loss, right, seen = total(fabric, learner.sums)
+    val_loss, val_accuracy = learner.validate()
+    row: Row = {
+        "epoch": progress.epoch + 1,
+        "train_loss": loss / seen,
+        "train_accuracy": right / seen,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+        "lr": factor(steps - 1) * max(group["peak"] for group in learner.optimizer.param_groups),
+        "photos_per_second": (steps - before) * photos / seconds,
+    }
+    progress.history.append(row)
+    if phase.mix:
+        progress.stale = 0 if val_loss < progress.lowest_loss else progress.stale + 1
+        progress.lowest_loss = min(val_loss, progress.lowest_loss)
+    progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]
 
 
-def precision(settings: Settings, accelerator: str) -> Any:
-    """Lightning's precision flag: autocast where the hardware gains by it.
+def _stopped(request: StopRequest, progress: Progress, checkpoint: Checkpoint | None) -> TrainingStopped:
+    number = signal.Signals(request.signal or signal.SIGTERM)  # only another process may have got it
+    after = f"; the same command goes on from {checkpoint.path}" if checkpoint else ""
+    return TrainingStopped(
+        f"stopped by {number.name} in epoch {progress.epoch + 1}, step {progress.step}{after}", number
+    )
 
-    On a CPU that is where it has AMX tiles: with AVX-512 BF16 alone, ResNet-18 at 160 px trained 1.5 times slower in
-    bf16 than in float32 (torch 2.11, 2 cores; ``benchmarks/precision.py``).
-    """
-    if not settings.amp:
-        return "32-true"
-    if accelerator == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    cpuinfo = Path("/proc/cpuinfo")
-    amx = accelerator == "cpu" and cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
-    return "bf16-mixed" if amx else "32-true"
+
+def _save(checkpoint: Checkpoint | None, learner: Learner, progress: Progress, best: dict[str, Tensor]) -> None:
+    if checkpoint is not None and learner.fabric.global_rank == 0:
+        checkpoint.write({"progress": asdict(progress), "learner": learner.state(), "best": best})
+
+
+def _stale(progress: Progress, settings: Settings) -> bool:
+    return 0 < settings.patience <= progress.stale
 
 
 def keep_freed_memory() -> None:
@@ -178,101 +186,3 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3  # <malloc.h>
         mallopt(m_mmap_threshold, 2**30)
         mallopt(m_trim_threshold, 2**31 - 1)
-
-
-class History(Callback):
-    """After every epoch: a row in ``history.csv`` and a line of ``name=value`` metrics on stdout."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, float]] = []
-        self._started = 0.0
-        self._said = 0.0
-        self._seen = 0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._started = self._said = time.monotonic()
-        self._seen = 0
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """A plain line of progress every 30 s where there is no terminal to draw a bar in."""
-        self._seen += len(batch[0])
-        now = time.monotonic()
-        if now - self._said > 30 and not sys.stderr.isatty():
-            self._said = now
-            step = f"step {batch_idx + 1}/{trainer.num_training_batches}"
-            say(f"epoch {trainer.current_epoch + 1}: {step}, {self._seen / (now - self._started):.0f} photos/s")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Write and print the epoch; Lightning has validated by now."""
-        assert isinstance(module, FineTuning)
-        seconds = time.monotonic() - self._started
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "train_loss": module.train_loss.compute().item(),
-            "train_accuracy": module.train_accuracy.compute().item(),
-            "val_loss": trainer.callback_metrics["val_loss"].item(),
-            "val_accuracy": trainer.callback_metrics["val_accuracy"].item(),
-            "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
-            "photos_per_second": self._seen / seconds,
-        }
-        module.train_loss.reset()
-        module.train_accuracy.reset()
-        self.rows.append(row)
-        with replace_file(self.path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, row.keys())
-            writer.writeheader()
-            writer.writerows(self.rows)
-        sys.stdout.write(metric_line(row) + "\n")
-        sys.stdout.flush()
-
-
-def metric_line(values: dict[str, float]) -> str:
-    """``epoch=1 train_loss=0.1234 ...``: the form that SageMaker's metric definitions parse."""
-    return " ".join(f"{k}={v}" if isinstance(v, int) else f"{k}={v:.6g}" for k, v in values.items())
-
-
-def say(text: str) -> None:
-    """Talk, on stderr; stdout is for metric lines."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def fit(
-    module: FineTuning,
-    train: DataLoader[Any],
-    val: DataLoader[Any],
-    history: History,
-    checkpoints: Path,
-) -> None:
-    """Train, then put the tensors of the best epoch (highest validation accuracy, then lowest loss) into ``module``."""
-    s = module.settings
-    best = ModelCheckpoint(checkpoints, "best", monitor="val_score", mode="max", save_weights_only=True)
-    callbacks: list[Callback] = [history, best]
-    if s.patience:
-        callbacks.append(EarlyStopping("val_loss", patience=s.patience, mode="min", check_finite=False))
-    bar = sys.stderr.isatty()
-    if bar:
-        callbacks.append(TQDMProgressBar())
-    trainer = L.Trainer(
-        accelerator=s.device,
-        devices=1,
-        precision=precision(s, "cuda" if s.device != "cpu" and torch.cuda.is_available() else "cpu"),
-        max_epochs=s.frozen_epochs + s.epochs,
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        deterministic="warn",
-        default_root_dir=checkpoints,
-    )
-    keep_freed_memory()
-    trainer.fit(module, train, val)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
-    module.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The network: a torchvision ResNet with a new head, and the served form around it.
+"""The network: a torchvision ResNet with a new head or a small CNN, and the served form around it.
 
     images uint8 (N, H, W, 3) -> [normalise -> network -> softmax(logits / temperature)] -> probabilities (N, C)
 
@@ -9,8 +9,9 @@ ever scales a pixel. Checkpoints hold torchvision's own tensor names in safetens
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torchvision.models import ResNet, get_model
 from catdog.contract import Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file
+from catdog.training.cnn import SmallCNN
 from catdog.training.settings import ARCHS
 
 WEIGHTS_NAME: Final = "model.safetensors"
@@ -55,30 +57,46 @@ class ImageModel(nn.Module):
         self.register_buffer("std", torch.tensor(contract.std).mul(255).view(shape), persistent=False)
         self.register_buffer("temperature", torch.tensor(float(contract.temperature)), persistent=False)
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (or float in [0, 255]) (N, 3, H, W) -> what the network takes, of the same shape."""
+        return (images.to(self.mean.dtype, memory_format=torch.channels_last) - self.mean) / self.std
+
     def logits(self, images: Tensor) -> Tensor:
         """uint8 (or float in [0, 255]) (N, 3, H, W) -> logits float (N, C)."""
-        pixels = images.to(self.mean.dtype, memory_format=torch.channels_last)
-        return self.network((pixels - self.mean) / self.std)
+        return self.network(self.normalise(images))
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) -> probabilities float32 (N, C)."""
         return torch.softmax(self.logits(images.permute(0, 3, 1, 2)).float() / self.temperature, dim=1)
 
 
-def new_network(arch: str, class_count: int, dropout: float = 0.0) -> ResNet:
-    """A randomly initialised ResNet with a fresh head; raises ModelError for an unknown ``arch``."""
+def new_network(arch: str, class_count: int, dropout: float = 0.0) -> Any:  # torchvision has no types
+    """A randomly initialised ResNet or SmallCNN with a fresh head; raises ModelError for an unknown ``arch``."""
     if arch not in ARCHS:
         raise ModelError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHS)}")
-    network = get_model(arch, weights=None)
-    network.fc = Head(network.fc.in_features, class_count, dropout)
+    if arch == "cnn":
+        network: Any = SmallCNN(class_count, dropout)
+    else:
+        network = get_model(arch, weights=None)
+        network.fc = Head(network.fc.in_features, class_count, dropout)
     return network.to(memory_format=torch.channels_last)
 
 
-def stage_modules(network: ResNet, stage: str) -> list[nn.Module]:
-    """The modules of one of ``STAGES``."""
-    if stage == "stem":
-        return [network.conv1, network.bn1]
-    return [network.fc] if stage == "head" else [getattr(network, stage)]
+def split(network: ResNet, learning: Collection[str]) -> tuple[nn.Sequential, nn.Sequential]:
+    """The network in two, sharing its tensors: all from the input up to where something learns, and the rest.
+
+    ``learning``: names of parameters. Both parts in a row, from normalised (N, 3, H, W) on, give the network's logits.
+    """
+    parts: list[tuple[tuple[str, ...], nn.Module]] = [
+        (("conv1", "bn1"), nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool))
+    ]
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        parts += [((f"{stage}.{i}",), block) for i, block in enumerate(getattr(network, stage))]
+    parts += [((), nn.Sequential(network.avgpool, nn.Flatten(1))), (("fc",), network.fc)]
+    learns = [any(name.startswith(f"{prefix}.") for name in learning for prefix in names) for names, _ in parts]
+    first = learns.index(True) if True in learns else len(parts)
+    modules = [module for _, module in parts]
+    return nn.Sequential(*modules[:first]), nn.Sequential(*modules[first:])
 
 
 def stage_of(tensor_name: str) -> str:

@@ -7,117 +7,144 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import lightning as L
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
+from catdog.contract import Contract
 from catdog.dataset import Manifest
-from catdog.dataset.manifest import SPLITS, Split
+from catdog.dataset.manifest import SPLITS
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
 from catdog.files import replace_file
 from catdog.training import charts
-from catdog.training.data import loader, open_data, plain_photos, training_photos
-from catdog.training.loop import FineTuning, History, fit, metric_line, say
+from catdog.training.calibration import fit_temperature, fit_threshold
+from catdog.training.checkpoint import Checkpoint
+from catdog.training.data import Examples, loader, open_data, photos, plain_batches, seed_from, training_photos
+from catdog.training.find_lr import find_lr
+from catdog.training.history import Row, say, say_metrics, write_history
+from catdog.training.loop import fit
 from catdog.training.metrics import measure, table
 from catdog.training.model import WEIGHTS_NAME, ImageModel, new_network, save_checkpoint
+from catdog.training.processes import quiet, say_first, share_folder, start
 from catdog.training.settings import Settings
 from catdog.training.weights import load_weights
 
 
-def run(settings: Settings) -> dict[str, Any]:
-    """Train, measure, save and export; gives what ``metrics.json`` holds.
+@dataclass(frozen=True)
+class Prepared:
+    """All that training starts from."""
 
-    Raises CatdogError: unusable data or settings, or a loss that became NaN, and then the run folder holds no model; or
-    an export that failed its proof, and then it holds all but ``model.onnx``.
+    manifest: Manifest
+    model: ImageModel
+    contract: Contract
+    fresh: frozenset[str]
+    """Parameters that start from scratch."""
+    train: Examples
+    val: Examples
+
+
+def run(settings: Settings) -> None:
+    """Train, measure, save and export; or with ``--find-lr`` try learning rates only.
+
+    Raises CatdogError: unusable data or settings, a loss that is no longer finite, or a signal that stopped it; then
+    the run folder holds no model. Or an export failed its proof; then it holds all but ``model.onnx``.
     """
     if settings.output is None:
         raise SettingsError("--output is needed: the run folder to write")
     output = Path(settings.output)
+    reports = Path(settings.output_data) if settings.output_data else output / "reports"
     if (output / WEIGHTS_NAME).exists():
         raise SettingsError(f"--output {output}: already holds a finished run; give another folder or remove it")
-    L.seed_everything(settings.seed, verbose=False)
-    with TemporaryDirectory(prefix="catdog-") as name, TemporaryDirectory(prefix="catdog-data-") as scratch, _quiet():
-        manifest = open_data(settings, scratch)
-        return _run(settings, manifest, output, Path(name))
+    fabric = start(settings)
+    with TemporaryDirectory(prefix="catdog-data-") as scratch, quiet():
+        prepared = prepare(fabric, settings, Path(scratch))
+        if settings.find_lr:
+            find_lr(fabric, prepared.model, prepared.fresh, prepared.train, prepared.val, settings, reports)
+            return
+        folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else output / "checkpoints"
+        checkpoint = Checkpoint(folder, settings, prepared.manifest.fingerprint)
+
+        def record(rows: list[Row]) -> None:
+            write_history(output / "history.csv", rows)
+            say_metrics(rows[-1])
+
+        p = prepared
+        rows = fit(fabric, p.model, p.fresh, p.train, p.val, settings, checkpoint, record)
+        if fabric.world_size > 1:
+            torch.distributed.destroy_process_group()
+        if fabric.global_rank == 0:
+            _finish(prepared, settings, rows, output, reports, str(fabric.device))
+            checkpoint.remove()
 
 
-def _run(settings: Settings, manifest: Manifest, output: Path, checkpoints: Path) -> dict[str, Any]:
-    contract = settings.contract(manifest.class_names, manifest.fingerprint)
-    network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
-    loaded = load_weights(network, settings.arch, settings.weights)
-    say(loaded.describe())
+def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifest | None = None) -> Prepared:
+    """Open data and weights, and build the model; what costs time is done once a machine."""
+    seed_from(settings.seed)
+    folder, _ = share_folder(fabric, scratch)
+    with fabric.rank_zero_first(local=True):
+        manifest = manifest or open_data(settings, folder)
+        contract = settings.contract(manifest.class_names, manifest.fingerprint)
+        network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
+        loaded = load_weights(network, settings.arch, settings.weights)
+        val = photos(manifest, "val", contract, settings)
+        train = training_photos(manifest, contract, settings)
+    say_first(fabric, loaded.describe())
     for split in SPLITS:
-        photos = manifest.of(split)
-        counts = ", ".join(f"{sum(p.label == c for p in photos)} {c}" for c in manifest.class_names)
-        say(f"data: {split:<5} {len(photos)} photos ({counts})")
+        chosen = manifest.of(split)
+        counts = ", ".join(f"{sum(p.label == c for p in chosen)} {c}" for c in manifest.class_names)
+        say_first(fabric, f"data: {split:<5} {len(chosen)} photos ({counts})")
+    return Prepared(manifest, ImageModel(network, contract), contract, frozenset(loaded.fresh), train, val)
 
-    model = ImageModel(network, contract)
-    module = FineTuning(model, loaded.fresh, settings, len(manifest.class_names))
-    history = History(output / "history.csv")
-    val_loader = loader(plain_photos(manifest, contract, "val"), settings, shuffle=False)
-    train_loader = loader(training_photos(manifest, contract, settings), settings, shuffle=True)
-    fit(module, train_loader, val_loader, history, checkpoints)
 
-    device = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Path, reports: Path, device: str) -> None:
+    """Fit temperature and threshold on validation, measure, and write the run folder; the weights come last but one."""
+    manifest, contract, model = prepared.manifest, prepared.contract, prepared.model
+    answers = {"val": answer(model, prepared.val, settings, device)}
+    logits, labels = answers["val"]
+    temperature = fit_temperature(logits, labels)
+    probabilities = torch.softmax(logits / temperature, 1)
+    contract = contract.with_(temperature=temperature, threshold=fit_threshold(probabilities, labels))
+    if manifest.of("test"):
+        answers["test"] = answer(model, photos(manifest, "test", contract, settings), settings, device)
     metrics: dict[str, Any] = {}
-    reports = Path(settings.output_data) if settings.output_data else output / "reports"
-    measured_on: tuple[Split, ...] = ("val", "test")
-    for split in measured_on:
-        if not manifest.of(split):
-            say(f"{split}: no photos, not measured")
-            continue
-        data = loader(plain_photos(manifest, contract, split), settings, shuffle=False)
-        metrics[split] = measure(*answer(model, data, device), manifest.class_names)
+    for split, (logits, labels) in answers.items():
+        metrics[split] = measure(torch.softmax(logits / temperature, 1), labels, manifest.class_names)
         say(table(split, metrics[split]))
-        charts.confusion_matrix(
-            metrics[split]["confusion_matrix"], manifest.class_names, split, reports / f"confusion_{split}.png"
-        )
-    measured = metrics.get("test") or metrics["val"]
-    quality = {f"{'test' if 'test' in metrics else 'val'}_{k}": measured[k] for k in ("photos", "accuracy", "f1")}
-    contract = save_checkpoint(output, network, contract.with_(quality=quality))
+        matrix = metrics[split]["confusion_matrix"]
+        charts.confusion_matrix(matrix, manifest.class_names, split, reports / f"confusion_{split}.png")
+    measured = "test" if "test" in metrics else "val"
+    quality = {f"{measured}_{k}": metrics[measured][k] for k in ("photos", "accuracy", "f1")}
     if (report := manifest.root / REPORT_NAME).exists():
         _write(reports / "dataset.json", report.read_text(encoding="utf-8"))
-    charts.curves(history.rows, settings.frozen_epochs, reports / "curves.png")
+    charts.curves(rows, settings.frozen_epochs, reports / "curves.png")
     _write(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     _write(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())
+    save_checkpoint(output, model.network, contract.with_(quality=quality))
     if settings.export:
         from export import export  # here, so that a run without it needs no ONNX packages
 
         export(output, output / "model.onnx", manifest)
-    final = {f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")}
-    print(metric_line(final))  # noqa: T201
-    return metrics
+    say_metrics({f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")})
 
 
-def answer(model: ImageModel, batches: Iterable[Any], device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Probabilities float32 (N, C) and labels int64 (N,) of all batches, computed in float32 on ``device``."""
+def answer(model: ImageModel, examples: Examples, settings: Settings, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Logits float32 (N, C) and labels int64 (N,) of all examples, computed in float32 on ``device``."""
     model = model.to(device).eval()
-    probabilities, labels = [], []
+    logits, labels = [], []
     with torch.inference_mode():
-        for images, truth in batches:
-            probabilities.append(model(images.to(device).permute(0, 2, 3, 1)).cpu())
+        for images, truth in loader(examples, plain_batches(len(examples), settings.batch_size), settings):
+            logits.append(model.logits(images.to(device).permute(0, 3, 1, 2)).cpu())
             labels.append(truth)
     model.to("cpu")
-    return torch.cat(probabilities), torch.cat(labels)
+    return torch.cat(logits), torch.cat(labels)
 
 
 def _write(path: Path, text: str) -> None:
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-class _quiet(warnings.catch_warnings):  # noqa: N801
-    """Silence Lightning's advice that doesn't apply here; a warning that matters is an error or a line of ours."""
-
-    def __enter__(self) -> Any:
-        result = super().__enter__()
-        warnings.filterwarnings("ignore", module=r"lightning\.")
-        warnings.filterwarnings("ignore", module=r"torch\.utils\.data", category=UserWarning)
-        return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,28 @@ import yaml
 from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, Contract, Interpolation, Resize
 from catdog.errors import SettingsError
 
-ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101")
+ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "cnn")
+CHECKPOINTS: Final = (
+    "/opt/ml/checkpoints"  # SageMaker copies what lies here to checkpoint_s3_uri, and back for a new job
+)
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4", "head"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 """Input to output; the stem is conv1 and bn1, the head is fc."""
+ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # A network from scratch has no pretrained tensor to freeze, learns longer, and needs no more than 128 px.
+    "cnn": {
+        "weights": "none",
+        "size": 128,
+        "train_size": 96,
+        "frozen_epochs": 0,
+        "epochs": 30,
+        "lr": 0.05,
+        "dropout": 0.4,
+        "crop_scale": 0.4,
+        "ema": 0.998,
+    },
+}
+"""Defaults that an architecture has of its own; a config file or an argument wins over them."""
 
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
@@ -43,6 +62,10 @@ class Settings:
     test: str | None = _setting(None, "photos to test on, when they are apart", "SM_CHANNEL_TEST")
     output: str | None = _setting(None, "the run folder to write", "SM_MODEL_DIR")
     output_data: str | None = _setting(None, "folder for reports; default OUTPUT/reports", "SM_OUTPUT_DATA_DIR")
+    checkpoint_dir: str | None = _setting(
+        None, f"where a run that was cut off goes on from; default OUTPUT/checkpoints, on SageMaker {CHECKPOINTS}"
+    )
+    checkpoint_minutes: float = _setting(10.0, "write a checkpoint this often, minutes, and after every epoch")
     # network
     arch: str = _setting("resnet18", f"architecture: {', '.join(ARCHS)}")
     weights: str = _setting("imagenet", "starting weights: imagenet, none, or a safetensors file (may be partial)")
@@ -58,7 +81,11 @@ class Settings:
     interpolation: Interpolation = _setting("bilinear", "filter of that resize: bilinear, bicubic, lanczos")
     crop: float = _setting(1.0, "share of each side that the centre crop keeps, (0, 1]")
     # phases
-    frozen_epochs: int = _setting(1, "epochs with all pretrained tensors frozen; only what starts from scratch learns")
+    frozen_epochs: int = _setting(
+        1,
+        "epochs with all pretrained tensors frozen; only what starts from scratch learns, on features that the frozen "
+        "part computes once",
+    )
     epochs: int = _setting(8, "epochs after that, with the stages from --trainable-from on unfrozen")
     trainable_from: Stage = _setting("layer1", f"first stage that learns after the frozen phase: {', '.join(STAGES)}")
     patience: int = _setting(0, "stop after this many epochs without a better validation loss; 0: never")
@@ -73,9 +100,13 @@ class Settings:
         "cosine", "after the warm-up: cosine, or one_cycle (linear down)"
     )
     warmup: float = _setting(0.2, "share of each phase in which the learning rate rises, [0, 1)")
-    batch_size: int = _setting(64, "photos a step")
+    batch_size: int = _setting(64, "photos a step, of all processes together")
     label_smoothing: float = _setting(0.05, "label smoothing, [0, 1)")
+    clip_norm: float = _setting(0.0, "largest norm of a step's gradient, all tensors together; 0: any")
+    ema: float = _setting(0.0, "decay a step of the moving average of the weights that is served, [0, 1); 0: none")
     # augmentation
+    mixup: float = _setting(0.0, "alpha of MixUp (Zhang et al. 2018): blend each photo with another; 0: don't")
+    cutmix: float = _setting(0.0, "alpha of CutMix (Yun et al. 2019): paste a part of another; with both, half each")
     crop_scale: float = _setting(0.35, "smallest share of the photo's area in a random crop, (0, 1]")
     rotation: float = _setting(10.0, "random rotation up to this many degrees, one photo in three; 0: none")
     color: float = _setting(0.3, "jitter of brightness, contrast and saturation, [0, 1]; 0: none")
@@ -83,9 +114,19 @@ class Settings:
     erase: float = _setting(0.1, "probability of erasing a random rectangle, [0, 1]")
     # machine
     seed: int = _setting(0, "makes a run repeatable on the same machine")
-    workers: int = _setting(-1, "processes that decode and augment; -1: one a core, at most 8; 0: none")
+    cache: str = _setting(
+        "auto",
+        "folder for decoded photos, which the next run finds again; auto: ~/.cache/catdog, none: decode each time",
+    )
+    cache_gb: float = _setting(
+        12.0, "the most that this folder may hold, GB; photos that don't fit are decoded each time"
+    )
+    workers: int = _setting(-1, "processes that read photos; -1: as many as are of use; 0: none")
     amp: bool = _setting(True, "bf16 or fp16 autocast where the hardware has it")
     device: Literal["auto", "cpu", "gpu"] = _setting("auto", "where to train: auto, cpu, gpu")
+    find_lr: bool = _setting(
+        False, "only try learning rates, from low to high, and chart their losses; writes no model"
+    )
     export: bool = _setting(True, "write model.onnx, proven equal, at the end")
 
     def __post_init__(self) -> None:
@@ -93,12 +134,15 @@ class Settings:
         for name in ("size", "train_size"):
             value = getattr(self, name)
             _require(32 <= value <= 1024 or (name == "train_size" and value == 0), name, "must be 32..1024 px")
-        for name in ("dropout", "label_smoothing", "warmup"):
+        for name in ("dropout", "label_smoothing", "warmup", "ema"):
             _require(0 <= getattr(self, name) < 1, name, "must be in [0, 1)")
         for name in ("crop", "crop_scale", "stage_decay"):
             _require(0 < getattr(self, name) <= 1, name, "must be in (0, 1]")
         for name in ("color", "degrade", "erase"):
             _require(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
+        for name in ("mixup", "cutmix", "clip_norm", "cache_gb"):
+            _require(0 <= getattr(self, name) < 1e6, name, "must not be negative")
+        _require(0 < self.checkpoint_minutes < 1e6, "checkpoint_minutes", "must be positive")
         for name in ("lr", "backbone_lr"):
             _require(0 < getattr(self, name) < 100, name, "must be positive")
         _require(self.weight_decay >= 0, "weight_decay", "must not be negative")
@@ -117,6 +161,11 @@ class Settings:
     def crop_size(self) -> int:
         """Side of the training crops, px."""
         return self.train_size or self.size
+
+    @property
+    def canvas_size(self) -> int:
+        """Side, px, of the squares that random crops are cut from: an average crop, 80% of a side, is not magnified."""
+        return max(self.size, math.ceil(self.crop_size * 4 / 3))
 
     def contract(self, class_names: tuple[str, ...], data_fingerprint: str) -> Contract:
         """The contract of the model that this run will train, before anything is measured."""
@@ -138,7 +187,7 @@ class Settings:
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Command line > ``--config`` file > SageMaker's variables > defaults.
+    """Command line > ``--config`` file > SageMaker's variables > the architecture's defaults > defaults.
 
     Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
     ``--help`` prints and exits, as argparse does.
@@ -150,7 +199,10 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         for f in fields(Settings)
         if f.metadata["env"] and environment.get(f.metadata["env"])
     }
-    return Settings(**{**from_environment, **from_config, **given})
+    if "TRAINING_JOB_NAME" in environment:
+        from_environment["checkpoint_dir"] = CHECKPOINTS
+    chosen = {**from_environment, **from_config, **given}
+    return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
 
 
 class _Parser(argparse.ArgumentParser):

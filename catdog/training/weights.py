@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torchvision.models import ResNet, get_model, get_model_weights
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from catdog.errors import ModelError
-from catdog.training.model import read_weights
+from catdog.training.model import new_network, read_weights
 from catdog.training.settings import ARCHS
 
 
@@ -34,13 +34,15 @@ class Loaded:
         )
 
 
-def load_weights(network: ResNet, arch: str, weights: str) -> Loaded:
+def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
     """Fill ``network`` from ``weights``: "none", "imagenet" (downloaded by torchvision), or a safetensors file.
 
     The head is never filled when its shape differs (1,000 ImageNet classes). Residual blocks that start from scratch
     start as the identity (last batch norm's weight 0; Goyal et al. 2017, section 5.1), which keeps the pretrained
     function around them. Raises ModelError when the file can't be read or is of another architecture.
     """
+    if arch == "cnn" and weights == "imagenet":
+        raise ModelError("--weights imagenet: the cnn has none; give --weights none, or a file of its own")
     own = network.state_dict()
     state = {} if weights == "none" else _imagenet(arch) if weights == "imagenet" else read_weights(weights)
     if weights not in ("none", "imagenet"):
@@ -90,10 +92,10 @@ def _fits(state: dict[str, Tensor], arch: str) -> bool:
 
 def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):  # shapes only, no memory
-        return {k: tuple(v.shape) for k, v in get_model(arch, weights=None).state_dict().items()}
+        return {k: tuple(v.shape) for k, v in new_network(arch, 1).state_dict().items()}
 
 
-def _empty_residuals(network: ResNet, fresh: set[str]) -> None:
+def _empty_residuals(network: nn.Module, fresh: set[str]) -> None:
     for name, block in network.named_modules():
         if isinstance(block, (BasicBlock, Bottleneck)) and f"{name}.conv1.weight" in fresh:
             last = block.bn3 if isinstance(block, Bottleneck) else block.bn2

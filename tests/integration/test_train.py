@@ -21,7 +21,7 @@ SMALL = ["--weights", "none", "--size", "64", "--batch-size", "8", "--workers", 
 SMALL += ["--frozen-epochs", "0", "--epochs", "2"]
 
 
-def _paint(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
+def paint(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     for name, tint in (("cats", (60, 0, 0)), ("dogs", (0, 0, 60))):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def _paint(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _paint(tmp_path_factory.mktemp("photos"), {"cats": 60, "dogs": 60})
+    return paint(tmp_path_factory.mktemp("photos"), {"cats": 60, "dogs": 60})
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,7 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     }
     metrics = json.loads((finished / "metrics.json").read_text())
     contract = Contract.read(finished / "contract.json")
+    assert 0.5 <= contract.threshold <= 1
     assert contract.class_names == ("cat", "dog")
     assert contract.input_size == 64
     assert contract.quality["test_accuracy"] == metrics["test"]["accuracy"]
@@ -99,9 +100,9 @@ def test_a_finished_run_is_not_overwritten(finished: Path, photos: Path, capsys:
 
 def test_sagemaker_channels_and_metric_lines(tmp_path: Path) -> None:
     channels = {
-        "SM_CHANNEL_TRAIN": str(_paint(tmp_path / "train", {"cats": 16, "dogs": 16}, 1)),
-        "SM_CHANNEL_VALIDATION": str(_paint(tmp_path / "validation", {"cats": 5, "dogs": 6}, 2)),
-        "SM_CHANNEL_TEST": str(_paint(tmp_path / "test", {"cats": 7, "dogs": 8}, 3)),
+        "SM_CHANNEL_TRAIN": str(paint(tmp_path / "train", {"cats": 16, "dogs": 16}, 1)),
+        "SM_CHANNEL_VALIDATION": str(paint(tmp_path / "validation", {"cats": 5, "dogs": 6}, 2)),
+        "SM_CHANNEL_TEST": str(paint(tmp_path / "test", {"cats": 7, "dogs": 8}, 3)),
         "SM_MODEL_DIR": str(tmp_path / "model"),
         "SM_OUTPUT_DATA_DIR": str(tmp_path / "output"),
     }
@@ -133,7 +134,7 @@ def test_a_diverging_run_stops_with_one_clear_line(
     arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--lr", "99", "--warmup", "0", "--epochs", "9"]
     assert main([*arguments, "--weight-decay", "9"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("train.py: error: the loss became")
+    assert message.startswith("train.py: error: the loss became nan in epoch")
     assert "lower --lr" in message
     assert not (output / "model.safetensors").exists()
 
@@ -159,7 +160,7 @@ def test_unusable_input_is_one_line_and_exit_code_2(
 
 
 def test_one_class_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photos = _paint(tmp_path / "photos", {"cats": 40, "dogs": 0})
+    photos = paint(tmp_path / "photos", {"cats": 40, "dogs": 0})
     assert main(["--data", str(photos), "--output", str(tmp_path / "run"), *SMALL]) == 2
     assert "dog" in capsys.readouterr().err.splitlines()[-1]
 

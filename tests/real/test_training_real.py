@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from catdog.contract import Contract
 from catdog.training.cli import main
 from tests.conftest import SHARED_DATA
 
@@ -29,6 +30,9 @@ def test_a_few_photos_and_pretrained_weights_are_enough(
     log = capsys.readouterr().err
     assert "12 tensors start from scratch: layer4.1 (10), fc (2)" in log
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    contract = Contract.read(tmp_path / "run/contract.json")
+    assert contract.temperature != 1, "fitted on the validation photos"
+    assert 0.5 < contract.threshold < 1
     photos = metrics["val"]["photos"] + metrics["test"]["photos"]
     right = photos - metrics["val"]["errors"] - metrics["test"]["errors"]
     assert right / photos > 0.75  # guessing gives 0.5

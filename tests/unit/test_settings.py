@@ -28,6 +28,20 @@ def test_sagemaker_passes_booleans_as_text_and_names_with_underscores() -> None:
     assert parse(["--amp"], {}).amp is True
 
 
+def test_an_architecture_s_own_defaults_yield_to_what_is_given(tmp_path: Path) -> None:
+    settings = parse(["--arch", "cnn", "--epochs", "3"], {})
+    assert (settings.weights, settings.frozen_epochs, settings.epochs) == ("none", 0, 3)
+    config = tmp_path / "config.yaml"
+    config.write_text("arch: cnn\nsize: 64\n")
+    assert parse(["--config", str(config)], {}).size == 64
+
+
+def test_on_sagemaker_checkpoints_lie_where_they_are_copied_to_s3() -> None:
+    assert parse([], {"TRAINING_JOB_NAME": "job-1"}).checkpoint_dir == "/opt/ml/checkpoints"
+    assert parse(["--checkpoint-dir", "here"], {"TRAINING_JOB_NAME": "job-1"}).checkpoint_dir == "here"
+    assert parse([], {}).checkpoint_dir is None
+
+
 def test_a_run_s_config_gives_the_same_settings_again(tmp_path: Path) -> None:
     settings = parse(["--data", "photos", "--lr", "0.003", "--amp", "False", "--optimizer", "adamw"], {})
     config = tmp_path / "config.yaml"
@@ -46,6 +60,9 @@ def test_a_run_s_config_gives_the_same_settings_again(tmp_path: Path) -> None:
         (["--optimizer", "adam"], "sgd"),
         (["--dropout", "1"], "--dropout must be in"),
         (["--lr", "nan"], "--lr must be positive"),
+        (["--ema", "1"], "--ema must be in"),
+        (["--mixup", "-1"], "--mixup must not be negative"),
+        (["--checkpoint-minutes", "0"], "--checkpoint-minutes must be positive"),
         (["--size", "4"], "--size must be 32..1024 px"),
         (["--epochs", "0", "--frozen-epochs", "0"], "leave nothing to train"),
         (["--config", "no-such.yaml"], "no-such.yaml: can't be read"),

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from catdog.contract import Contract
 from catdog.errors import ContractError, ModelError
-from catdog.training.augment import augmentation
-from catdog.training.loop import freeze_all_but, learning_tensors, metric_line, parameter_groups, schedule
+from catdog.training.history import metric_line
 from catdog.training.metrics import measure, wilson
-from catdog.training.model import ImageModel, load_checkpoint, new_network, save_checkpoint, stage_of
+from catdog.training.model import ImageModel, load_checkpoint, new_network, save_checkpoint, split, stage_of
+from catdog.training.optimisation import Schedule, freeze_all_but, learning_tensors, new_optimizer, schedule
 from catdog.training.settings import Settings
 from catdog.training.weights import load_weights
 
@@ -81,9 +81,12 @@ def test_earlier_stages_learn_slower_and_norms_do_not_decay() -> None:
     network = new_network("resnet18", 2)
     settings = Settings(lr=0.1, backbone_lr=0.5, stage_decay=0.5, weight_decay=1e-3, batch_size=128)
     rates = {}
-    for group in parameter_groups(network, frozenset({"fc.weight", "fc.bias"}), settings):
+    learning = {name for name, _ in network.named_parameters()} - {"layer2.0.conv1.weight"}
+    for group in new_optimizer(network, {"fc.weight", "fc.bias"}, learning, settings).param_groups:
         for parameter in group["params"]:
-            rates[id(parameter)] = (group["lr"], group["weight_decay"])
+            rates[id(parameter)] = (group["peak"], group["weight_decay"])
+    assert len(rates) == len(learning)
+    assert id(network.layer2[0].conv1.weight) not in rates
     assert rates[id(network.fc.weight)] == pytest.approx((0.2, 1e-3))  # twice the reference batch of 64
     assert rates[id(network.fc.bias)] == pytest.approx((0.2, 0))
     assert rates[id(network.layer4[0].conv1.weight)] == pytest.approx((0.1, 1e-3))
@@ -93,21 +96,20 @@ def test_earlier_stages_learn_slower_and_norms_do_not_decay() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cosine", "one_cycle"])
-def test_the_schedule_warms_up_twice_and_ends_at_zero(kind: str) -> None:
-    factor = schedule(100, 400, 0.2, kind)
-    values = [factor(step) for step in range(501)]
+def test_the_schedule_warms_up_and_ends_at_zero(kind: Schedule) -> None:
+    values = [schedule(step, 400, 0.2, kind) for step in range(401)]
     assert all(0 <= v <= 1 for v in values)
-    assert values[:20] == sorted(values[:20])
-    assert values[20:100] == [1.0] * 80
-    assert values[100] < 0.06 < values[150]
-    assert values[180] == pytest.approx(1, abs=1e-6)
-    assert values[180:500] == sorted(values[180:500], reverse=True)
-    assert values[500] == pytest.approx(0, abs=1e-9)
+    assert values[0] < 0.06
+    assert values[:81] == sorted(values[:81])
+    assert values[80] == pytest.approx(1, abs=1e-6)
+    assert values[80:] == sorted(values[80:], reverse=True)
+    assert values[400] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_schedules_differ_where_they_should() -> None:
-    assert schedule(0, 100, 0.0, "cosine")(25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
-    assert schedule(0, 100, 0.0, "one_cycle")(25) == pytest.approx(0.75)
+    assert schedule(25, 100, 0.0, "cosine") == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert schedule(25, 100, 0.0, "one_cycle") == pytest.approx(0.75)
+    assert [schedule(step, 100, 0.2, "constant") for step in (20, 60, 99)] == [1, 1, 1]
 
 
 def test_the_served_form_is_normalise_network_softmax_over_temperature() -> None:
@@ -140,21 +142,6 @@ def test_a_checkpoint_comes_back_equal_and_a_damaged_one_is_refused(tmp_path: Pa
         load_checkpoint(tmp_path)
 
 
-def test_augmentation_keeps_type_size_and_follows_the_seed() -> None:
-    transform = augmentation(Settings(train_size=48, erase=1.0, degrade=1.0, rotation=20.0))
-    photo = torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8)
-
-    def draw(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        drawn: torch.Tensor = transform(photo)
-        return drawn
-
-    assert draw(0).dtype == torch.uint8
-    assert draw(0).shape == (3, 48, 48)
-    assert torch.equal(draw(0), draw(0))
-    assert not torch.equal(draw(0), draw(1))
-
-
 def test_measure_counts_what_a_hand_counts() -> None:
     truth = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
     answer = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 0, 0])
@@ -179,3 +166,27 @@ def test_wilson_interval() -> None:
 
 def test_metric_lines_parse_as_name_equals_value() -> None:
     assert metric_line({"epoch": 3, "val_loss": 0.123456789}) == "epoch=3 val_loss=0.123457"
+
+
+@pytest.mark.parametrize(("learning", "parts"), [({"fc.weight"}, 10), ({"layer4.1.bn1.weight", "fc.bias"}, 8)])
+def test_a_network_in_two_parts_is_the_network(learning: set[str], parts: int) -> None:
+    network = new_network("resnet18", 2).eval()
+    trunk, tail = split(network, learning)
+    assert len(trunk) == parts
+    inside = {id(p) for p in trunk.parameters()}
+    assert not any(id(p) in inside for name, p in network.named_parameters() if name in learning)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(tail(trunk(images)), network(images))
+
+
+def test_the_small_cnn_learns_from_scratch_and_takes_any_size() -> None:
+    network = new_network("cnn", 3, dropout=0.5).eval()
+    assert sum(p.numel() for p in network.parameters()) < 1e6
+    assert {stage_of(name) for name, _ in network.named_parameters()} == {
+        "stem", "layer1", "layer2", "layer3", "layer4", "head"
+    }  # fmt: skip
+    assert network(torch.zeros(2, 3, 32, 50)).shape == (2, 3)
+    assert len(load_weights(network, "cnn", "none").filled) == 0
+    with pytest.raises(ModelError, match="the cnn has none"):
+        load_weights(network, "cnn", "imagenet")

@@ -1,0 +1,76 @@
+"""What validation photos say about a contract's temperature and threshold. Both are fitted after training."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from torch import Tensor
+
+from catdog.errors import TrainingError
+from catdog.training.metrics import answered
+
+TEMPERATURES: Final = (0.05, 20.0)
+"""No temperature outside these is believed; ImageNet models need 1 to 3 (Guo et al. 2017, table 2)."""
+TARGET_ACCURACY: Final = 0.999
+"""Share of right answers among the answered photos."""
+MIN_COVERAGE: Final = 0.9
+"""Share of photos that have to be answered."""
+
+_SMALLEST_LOGIT: Final = -104.0  # below its row's largest; exp(-104) is under float32's smallest number
+_HALVINGS: Final = 60  # of the range of 1/T, down to the precision of float64
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The T in ``TEMPERATURES`` for which softmax(logits / T) has the smallest mean -ln p(true class).
+
+    logits float (N, C), labels int64 (N,), N >= 1; Guo et al. 2017, section 4.2. ln p serves as logits as well, since
+    softmax ignores a constant: of a model that has a temperature already, the result is the factor to multiply it by.
+    A p of 0 counts as e^-104. When every photo is answered rightly, the loss falls forever as T goes to 0; the photos
+    then say nothing about overconfidence, and the answer is 1, as it is where all logits are equal.
+    Raises TrainingError for logits that are no numbers.
+    """
+    if logits.isnan().any():
+        raise TrainingError("the model's answers on the validation photos are no numbers (NaN)")
+    scores = logits.double()
+    scores = (scores - scores.amax(1, keepdim=True)).clamp_min(_SMALLEST_LOGIT)
+    true = scores.gather(1, labels[:, None]).squeeze(1)
+    if not (true < 0).any():
+        return 1.0
+    # In b = 1/T the loss is convex (log-sum-exp of linear functions), so its slope changes sign once.
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    for _ in range(_HALVINGS):
+        b = (low + high) / 2
+        slope = ((b * scores).softmax(1) * scores).sum(1).mean() - true.mean()
+        low, high = (b, high) if slope < 0 else (low, b)
+    return 2 / (low + high)
+
+
+def fit_threshold(probabilities: Tensor, labels: Tensor) -> float:
+    """The smallest threshold at which 99.9% of the answered photos are right, or else as high as 90% coverage allows.
+
+    probabilities float (N, C), labels int64 (N,), N >= 1; a photo is answered when its confidence is at least the
+    threshold, as ``catdog.prediction`` has it. In full: thresholds are tried from 1/C up, where all is answered. The
+    first one that reaches the accuracy is taken, as long as 90% or more are answered at it; if none does, the largest
+    one that still answers 90% is. So coverage is never under 90%, and accuracy is under 99.9% only if it has to be.
+
+    Of all numbers that answer the same photos, the result is 1/C where all are answered, and otherwise one with as few
+    decimals as possible, at least two: rounding never changes which photos are answered.
+    """
+    confidence, photos, wrong = answered(probabilities, labels)
+    # In float64: 0.9 and 0.999 as float32 are other numbers, and 9 of 10 photos have to be 90%.
+    allowed = int((photos.double() / len(labels) >= MIN_COVERAGE).sum())  # coverage falls, so these are the first ones
+    reached = ((photos - wrong).double() / photos.double() >= TARGET_ACCURACY)[:allowed].nonzero()
+    chosen = int(reached[0]) if len(reached) else allowed - 1
+    if chosen == 0:
+        return min(1 / probabilities.shape[1], confidence[0].item())  # a float32 1/C may lie just under 1/C
+    return _shortest(confidence[chosen - 1].item(), confidence[chosen].item())
+
+
+def _shortest(above: float, up_to: float) -> float:
+    """The largest number of the fewest decimals (two or more) in (above, up_to], both in [0, 1]."""
+    for decimals in range(2, 17):
+        number = round(math.floor(up_to * 10**decimals) / 10**decimals, decimals)
+        if above < number <= up_to:
+            return number
+    return up_to

@@ -1,0 +1,108 @@
+"""Where a run that was cut off goes on from: one file, replaced whole, and what asks a run to write it and stop.
+
+The file is opened without unpickling anything but tensors, numbers, text, lists and dictionaries.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Final
+
+import torch
+
+from catdog.errors import ModelError, SettingsError
+from catdog.files import replace_file
+from catdog.training.settings import Settings
+
+FILE_NAME: Final = "run.ckpt"
+FREE_TO_CHANGE: Final = frozenset(
+    {"data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"}
+    | {"cache", "cache_gb", "workers", "device", "find_lr", "export"}
+)
+"""Settings that don't change what is learnt. Photos are compared by content."""
+
+
+class Checkpoint:
+    """A run's state on disk. ``identity`` says which run it is: settings and data."""
+
+    def __init__(self, folder: Path, settings: Settings, data_fingerprint: str) -> None:
+        self.path = folder / FILE_NAME
+        self._every_s = settings.checkpoint_minutes * 60
+        self._written = time.monotonic()
+        self._identity = {name: value for name, value in vars(settings).items() if name not in FREE_TO_CHANGE} | {
+            "data": data_fingerprint
+        }
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is older than ``--checkpoint-minutes``."""
+        return time.monotonic() - self._written > self._every_s
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Put ``state`` (tensors, numbers, text, lists, dictionaries) in place of what was there, or leave that."""
+        with replace_file(self.path) as temporary, temporary.open("wb") as file:
+            torch.save({"identity": self._identity, "state": dict(state)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        self._written = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """The state that was written last, or None; raises SettingsError (another run's) or ModelError (damaged)."""
+        try:
+            data = torch.load(self.path, map_location="cpu", weights_only=True)
+            identity, state = data["identity"], data["state"]
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            raise ModelError(f"{self.path}: not a checkpoint of train.py; remove it to start anew") from error
+        for name in self._identity.keys() | identity.keys():
+            there, here = identity.get(name), self._identity.get(name)
+            if there != here:
+                what = (
+                    "of a run on other photos"
+                    if name == "data"
+                    else f"of a run with --{name.replace('_', '-')} {there}, this one has {here}"
+                )
+                raise SettingsError(
+                    f"{self.path}: the checkpoint is {what}; go on as it began, give another --checkpoint-dir, or "
+                    "remove it to start anew"
+                )
+        return dict(state)
+
+    def remove(self) -> None:
+        """The run is finished."""
+        self.path.unlink(missing_ok=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            return  # it holds something else, or is a mount
+
+
+class StopRequest:
+    """While entered, SIGTERM (a spot instance is taken away) and the first Ctrl-C set ``signal`` instead of killing."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.signal == number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C means now
+        self.signal = number

@@ -1,0 +1,80 @@
+"""Which learning rate: a few hundred steps at ever higher ones (Smith 2017, section 3.3), their losses, and a chart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain, count, islice, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from lightning.fabric import Fabric
+
+from catdog.errors import TrainingError
+from catdog.training import charts
+from catdog.training.data import Examples, Shard, loader, seed_from, training_batches
+from catdog.training.history import say, say_metrics, show_steps
+from catdog.training.learner import Learner
+from catdog.training.loop import keep_freed_memory
+from catdog.training.model import ImageModel
+from catdog.training.phases import phases
+from catdog.training.processes import total
+from catdog.training.settings import Settings
+
+STEPS: Final = 100
+LOWEST, HIGHEST = 1e-4, 10.0  # --lr, at the reference batch size
+SMOOTHING: Final = 0.9  # of the moving average of the losses
+DIVERGED: Final = 3.0  # times the lowest loss ends the test
+
+
+def find_lr(
+    fabric: Fabric,
+    model: ImageModel,
+    fresh: frozenset[str],
+    train: Examples,
+    val: Examples,
+    settings: Settings,
+    reports: Path,
+) -> float:
+    """Try learning rates on the run's last phase; writes ``find_lr.png`` and gives a suggestion for ``--lr``.
+
+    The model is spoilt afterwards. Raises TrainingError when no rate lowers the loss.
+    """
+    keep_freed_memory()
+    shard = Shard(fabric.global_rank, fabric.world_size)
+    model.to(fabric.device)
+    rates: list[float] = []
+    losses: list[float] = []
+    with TemporaryDirectory(prefix="catdog-features-") as scratch:
+        done = settings.frozen_epochs if settings.epochs else 0
+        phase = next(phases(fabric, model, fresh, train, val, settings, done, Path(scratch)))
+        learner = Learner(fabric, model, phase, fresh, settings)
+        orders = (training_batches(len(phase.train), settings.batch_size, settings.seed, e, shard) for e in count())
+        batches = list(islice(chain.from_iterable(orders), STEPS))
+        average = 0.0
+        todo = loader(phase.train, batches, settings)
+        for step, batch in enumerate(show_steps(todo, "learning rates", 0, STEPS, settings.batch_size)):
+            rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
+            seed_from(settings.seed, step, shard.rank)
+            loss = total(fabric, learner.step(batch, rate / settings.lr)[None])[0] / shard.world
+            average = SMOOTHING * average + (1 - SMOOTHING) * loss
+            if not math.isfinite(loss) or (losses and average > DIVERGED * min(losses)):
+                break
+            rates.append(rate)
+            losses.append(average / (1 - SMOOTHING ** (step + 1)))  # the average began at 0 (Kingma & Ba 2015)
+    suggestion = suggest(rates, losses)
+    if fabric.global_rank == 0:
+        chart = reports / "find_lr.png"
+        charts.learning_rates(rates, losses, suggestion, chart)
+        say(f"--lr from {rates[0]:.0e} to {rates[-1]:.2g} tried: {chart}; try --lr {suggestion:.2g}")
+        say_metrics({"suggested_lr": suggestion})
+    return suggestion
+
+
+def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Where the loss falls fastest over the logarithm of the rate; raises TrainingError when it never falls."""
+    slopes = [after - before for before, after in pairwise(losses)]  # the rates' logarithms are evenly spaced
+    if not slopes or min(slopes) >= 0:
+        raise TrainingError("no learning rate lowered the loss; look at the photos' labels, or give other --weights")
+    return rates[slopes.index(min(slopes)) + 1]

@@ -1,0 +1,135 @@
+"""One phase's tensors with their optimizer: batches in, steps taken, the average kept, validation measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torchvision.transforms import v2
+
+from catdog.training.data import Batch, Shard, loader, plain_batches
+from catdog.training.model import ImageModel
+from catdog.training.optimisation import freeze_all_but, new_optimizer
+from catdog.training.phases import Phase
+from catdog.training.processes import total
+from catdog.training.settings import Settings
+
+
+class Learner:
+    """A phase's module with its optimizer: batches in, steps taken."""
+
+    def __init__(self, fabric: Fabric, model: ImageModel, phase: Phase, fresh: frozenset[str], settings: Settings):
+        self.settings = settings
+        self.phase = phase
+        self.network = model.network
+        freeze_all_but(model.network, phase.learning)
+        optimizer = new_optimizer(model.network, fresh, phase.learning, settings)
+        self.fabric = fabric
+        self.module, self.optimizer = fabric.setup(phase.module, optimizer)
+        self.average: AveragedModel | None = None
+        if settings.ema and phase.mix:
+            self.average = AveragedModel(phase.module, multi_avg_fn=_moving_average(settings.ema), use_buffers=True)
+            self.average.requires_grad_(False)
+        self.sums = torch.zeros(3, dtype=torch.float64 if fabric.device.type != "mps" else torch.float32)
+        self.sums = self.sums.to(fabric.device)
+        classes = int(max(phase.train.labels)) + 1
+        ways = [
+            mix(alpha=alpha, num_classes=classes)
+            for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+            if alpha and phase.mix
+        ]
+        self._mix = v2.RandomChoice(ways) if ways else None
+
+    def step(self, batch: Batch, factor: float) -> Tensor:
+        """One step at ``factor`` times the peak learning rates; the loss, (), still on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        images, labels = (tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
+        inputs, targets = self.phase.prepare(images), labels
+        if self._mix is not None:
+            inputs, targets = self._mix(inputs, labels)
+        logits = self.module(inputs).float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if self.settings.clip_norm:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.settings.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.phase.module)
+        detached = loss.detach()
+        likeliest = targets if targets.ndim == 1 else targets.argmax(1)
+        right = (logits.detach().argmax(1) == likeliest).sum()
+        self.sums += torch.stack([detached * len(labels), right, torch.full_like(detached, len(labels))])
+        return detached
+
+    def validate(self) -> tuple[float, float]:
+        """Cross-entropy and accuracy, over all processes, of the weights that would be served now."""
+        module = self.phase.module if self.average is None else self.average.module
+        _same_buffers(self.fabric, module)
+        sums = torch.zeros_like(self.sums)
+        shard = Shard(self.fabric.global_rank, self.fabric.world_size)
+        batches = plain_batches(len(self.phase.val), self.settings.batch_size, shard)
+        module.eval()
+        with torch.inference_mode(), self.fabric.autocast():
+            for images, labels in loader(self.phase.val, batches, self.settings):
+                logits = module(self.phase.plain(images.to(self.fabric.device))).float()
+                truth = labels.to(self.fabric.device)
+                loss = F.cross_entropy(logits, truth, reduction="sum")
+                sums += torch.stack([loss, (logits.argmax(1) == truth).sum(), torch.full_like(loss, len(labels))])
+        freeze_all_but(self.network, self.phase.learning)
+        summed, right, photos = total(self.fabric, sums)
+        return summed / photos, right / photos
+
+    def served(self) -> dict[str, Tensor]:
+        """The network's tensors that would be served now: the average's where there is one, copied to the CPU."""
+        prefix = "model.network."
+        if self.average is None:
+            state = self.network.state_dict()
+        else:
+            inside = self.average.module.state_dict()
+            state = {name[len(prefix) :]: tensor for name, tensor in inside.items() if name.startswith(prefix)}
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def state(self) -> dict[str, Any]:
+        """All tensors that a resumed run needs."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The opposite of ``state``."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def _moving_average(decay: float) -> Any:
+    """For torch's AveragedModel: average <- d average + (1 - d) weights, d rising to ``decay`` over the first steps.
+
+    The rise, (1 + n) / (10 + n), is that of TensorFlow's ExponentialMovingAverage: a short run has an average too.
+    """
+
+    def update(averages: list[Tensor], currents: list[Tensor], count: Tensor) -> None:
+        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, weight)
+            else:
+                average.copy_(current)
+
+    return update
+
+
+def _same_buffers(fabric: Fabric, module: nn.Module) -> None:
+    """The first process's batch norm statistics for all: they are the ones that are served, so they are measured."""
+    if fabric.world_size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)

@@ -1,0 +1,151 @@
+"""Decoded photos: uint8 (N, S, S, 3), memory-mapped from a cache that the next run finds again.
+
+Every photo is decoded once, by ``catdog.image.load_pixels``, the function that every consumer calls, so training sees
+no other pixels than serving does. The cache's name is a hash of what it holds (the photos' contents, in order, and the
+rule that turns them into pixels), so it can't be out of date; the least recently used caches make room for new ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.contract import Contract
+from catdog.dataset import Manifest, Photo
+from catdog.errors import DataError
+from catdog.files import replace_file
+from catdog.image import load_pixels, read_file
+from catdog.machine import usable_cores
+
+Images = npt.NDArray[np.uint8]
+CACHE_VERSION: Final = 1  # part of the name; raise it when the same photo gives other pixels
+SPARE_BYTES: Final = 2 * 2**30  # of the disk, that no cache takes
+ABANDONED_S: Final = 24 * 3600  # age of a half-written cache that belongs to no run any more
+_AHEAD: Final = 256  # photos
+
+
+class Inputs(Protocol):
+    """Arrays by index."""
+
+    def read(self, indices: Sequence[int]) -> npt.NDArray[Any]:
+        """A copy of these, (n, ...), in this order."""
+
+
+class Cached:
+    """uint8 (n, S, S, 3) from one memory-mapped file, which the kernel keeps in memory while there is room."""
+
+    def __init__(self, path: Path, count: int, size: int) -> None:
+        self._shape = (count, size, size, 3)
+        self._path = path
+        self._images: Images | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_images": None}  # a worker process maps the file itself
+
+    def read(self, indices: Sequence[int]) -> Images:
+        if self._images is None:
+            self._images = np.memmap(self._path, np.uint8, "r", shape=self._shape)
+        return self._images[np.asarray(indices)]
+
+
+class Decoded:
+    """The same without a cache: decoded whenever they are asked for."""
+
+    def __init__(self, paths: Sequence[str], contract: Contract) -> None:
+        self.paths = paths
+        self.contract = contract
+
+    def read(self, indices: Sequence[int]) -> Images:
+        return np.stack([load_pixels(self.paths[i], self.contract) for i in indices])
+
+
+def open_pixels(
+    manifest: Manifest,
+    photos: Sequence[Photo],
+    contract: Contract,
+    folder: Path | None,
+    budget_bytes: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Cached | Decoded:
+    """The pixels of ``photos`` at ``contract``'s size, from a cache in ``folder`` where it fits, made now if need be.
+
+    It fits when ``folder`` holds no more than ``budget_bytes`` with it, after dropping caches that were not used for
+    longest, and the disk keeps 2 GiB. Otherwise, and without a ``folder``, photos are decoded each time.
+    Raises ImageError for a photo that can't be read, and DataError for one that isn't the one in the manifest.
+    """
+    decoded = Decoded([str(manifest.root / photo.path) for photo in photos], contract)
+    size = contract.input_size
+    needed = len(photos) * size * size * 3
+    if folder is None or not photos:
+        return decoded
+    path = folder / f"{_key(photos, contract)}.pixels"
+    try:
+        if not (path.exists() and path.stat().st_size == needed):
+            if not _make_room(folder, needed, budget_bytes):
+                return decoded
+            with replace_file(path) as temporary:
+                _fill(temporary, decoded, photos, progress)
+        os.utime(path)
+    except OSError:  # a read-only or full disk; a cache is no reason to fail
+        return decoded
+    return Cached(path, len(photos), size)
+
+
+def _key(photos: Sequence[Photo], contract: Contract) -> str:
+    rule = (CACHE_VERSION, contract.input_size, contract.resize, contract.interpolation, contract.crop)
+    digest = hashlib.sha256(repr(rule).encode())
+    for photo in photos:
+        digest.update(bytes.fromhex(photo.sha256))
+    return digest.hexdigest()[:32]
+
+
+def _make_room(folder: Path, needed: int, budget: int) -> bool:
+    """Whether ``needed`` bytes fit, after deleting what was not used for longest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob(".*.tmp"):
+        if time.time() - file.stat().st_mtime > ABANDONED_S:
+            file.unlink(missing_ok=True)
+    oldest_first = sorted(folder.glob("*.pixels"), key=lambda file: file.stat().st_mtime)
+    used = sum(file.stat().st_size for file in oldest_first)
+    free = shutil.disk_usage(folder).free - SPARE_BYTES
+    if needed > min(budget, free + used):
+        return False
+    for file in oldest_first:
+        if used + needed <= budget and needed <= free:
+            break
+        size = file.stat().st_size
+        file.unlink()  # a run that has it mapped keeps it until it ends
+        used, free = used - size, free + size
+    return True
+
+
+def _fill(path: Path, decoded: Decoded, photos: Sequence[Photo], progress: Callable[[int, int], None]) -> None:
+    def pixels(index: int) -> Images:
+        data = read_file(decoded.paths[index])
+        if hashlib.sha256(data).hexdigest() != photos[index].sha256:
+            raise DataError(
+                f"{decoded.paths[index]}: not the photo that the manifest describes; build the dataset again"
+            )
+        return load_pixels(data, decoded.contract, decoded.paths[index])
+
+    with path.open("wb") as file, ThreadPoolExecutor(min(usable_cores(), 16), "catdog-decode") as pool:
+        indices = iter(range(len(photos)))
+        waiting = [pool.submit(pixels, i) for i in islice(indices, _AHEAD)]
+        done = 0
+        while waiting:
+            following = [pool.submit(pixels, i) for i in islice(indices, _AHEAD)]
+            for future in waiting:
+                file.write(future.result().tobytes())
+            done += len(waiting)
+            progress(done, len(photos))
+            waiting = following

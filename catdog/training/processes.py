@@ -1,0 +1,81 @@
+"""The processes that train together: alone, under torchrun, or on several machines (SageMaker's torch_distributed)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
+
+from catdog.errors import SettingsError
+from catdog.training.data import Shard
+from catdog.training.history import say
+from catdog.training.optimisation import precision
+from catdog.training.settings import Settings
+
+PATIENCE = timedelta(hours=2)  # that the others have while one downloads weights or decodes photos
+
+
+def start(settings: Settings) -> Fabric:
+    """Join the other processes where torchrun started several; a single one otherwise.
+
+    Raises SettingsError when the settings ask for a GPU that isn't there, or photos can't be shared out evenly.
+    """
+    cuda = settings.device != "cpu" and torch.cuda.is_available()
+    if settings.device == "gpu" and not cuda:
+        raise SettingsError("--device gpu: torch finds no GPU here; give --device cpu or auto")
+    arguments: dict[str, Any] = {"devices": 1}
+    if TorchElasticEnvironment.detect():
+        world, local = int(os.environ["WORLD_SIZE"]), local_world_size()
+        if settings.batch_size % world:
+            raise SettingsError(f"--batch-size {settings.batch_size}: must be a multiple of the {world} processes")
+        strategy = DDPStrategy(timeout=PATIENCE, gradient_as_bucket_view=True)
+        arguments = {"devices": local, "num_nodes": world // local, "strategy": strategy}
+    accelerator = "cuda" if cuda else "cpu"
+    fabric = Fabric(accelerator=accelerator, precision=precision(settings, accelerator), **arguments)
+    fabric.launch()
+    return fabric
+
+
+def local_world_size() -> int:
+    """Processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def share_folder(fabric: Fabric, folder: Path) -> tuple[Path, Shard]:
+    """One folder for all processes of a machine, that of its first one; and this process among them."""
+    if fabric.world_size == 1:
+        return folder, Shard()
+    folders: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(folders, str(folder))
+    return Path(folders[fabric.global_rank - fabric.local_rank]), Shard(fabric.local_rank, local_world_size())
+
+
+def total(fabric: Fabric, sums: Tensor) -> list[float]:
+    """``sums``, (n,), added up over all processes."""
+    added = fabric.all_reduce(sums.clone(), reduce_op="sum")
+    assert isinstance(added, Tensor)
+    return [float(value) for value in added]
+
+
+def say_first(fabric: Fabric, text: str) -> None:
+    """Talk once, not once a process."""
+    if fabric.global_rank == 0:
+        say(text)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's advice that doesn't apply here; a warning that matters is an error or a line of ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        yield

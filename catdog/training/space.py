@@ -1,0 +1,197 @@
+"""A search space: which settings of a training run are fixed, which are searched, and between what.
+
+    settings: {epochs: 2, size: 128}                    # any field of Settings
+    search:
+      lr: {min: 0.01, max: 0.2, scale: log}             # a range; whole numbers where the setting's are; scale: linear
+      trainable_from: [layer2, layer3, layer4]          # choices, of two or more
+
+Plain data: whoever searches (``catdog.training.study`` by optuna here, a tuning service elsewhere) maps it to its own
+kinds of parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+
+from catdog.errors import SettingsError
+from catdog.training.settings import ARCH_DEFAULTS, Settings
+
+Value = float | int | str
+Scale = Literal["linear", "log"]
+FROM_COMMAND: Final = ("data", "output", "output_data", "checkpoint_dir", "find_lr")
+"""Settings that each trial gets from the command that searches, or that make no sense for a trial."""
+NOT_SEARCHED: Final = (
+    *("data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"),
+    *("seed", "cache", "cache_gb", "workers", "amp", "device", "find_lr", "export"),
+)
+"""Settings that say where and how to work, not what is learnt; and the seed, whose best value is luck."""
+_DEFAULTS: Final[Mapping[str, Any]] = {f.name: f.default for f in fields(Settings)}
+
+
+@dataclass(frozen=True)
+class Range:
+    """From ``low`` to ``high``, both included; ``log``: equally likely in each power of ten. Integers if both are."""
+
+    low: float | int
+    high: float | int
+    log: bool = False
+
+    @property
+    def ends(self) -> tuple[Value, Value]:
+        """The smallest value and the largest."""
+        return self.low, self.high
+
+    def plain(self) -> dict[str, Value]:
+        """As in the file."""
+        return {"min": self.low, "max": self.high, "scale": "log" if self.log else "linear"}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of these, in no order."""
+
+    values: tuple[Value, ...]
+
+    @property
+    def ends(self) -> tuple[Value, Value]:
+        """The smallest value and the largest; by name for text."""
+        ordered = sorted(self.values)  # all of one type, that of the setting
+        return ordered[0], ordered[-1]
+
+    def plain(self) -> list[Value]:
+        """As in the file."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space file, checked."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    """Fixed for every trial."""
+    search: Mapping[str, Range | Choices]
+
+    def trial(self, params: Mapping[str, Value], data: str | None = None) -> Settings:
+        """A point's settings: ``params`` over the fixed ones over the architecture's defaults.
+
+        Raises SettingsError when values that are fine alone contradict each other.
+        """
+        given = {**self.settings, **params}
+        resolved = {**ARCH_DEFAULTS.get(given.get("arch", ""), {}), **given, "data": data}
+        try:
+            return Settings(**resolved)
+        except SettingsError as error:
+            raise SettingsError(f"{self.path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a point of the space."""
+
+    number: int
+    """Of the trial, from 0."""
+    state: Literal["finished", "pruned", "failed", "interrupted"]
+    """``pruned``: ended early as no better than the others; ``failed``: loss became NaN, out of memory, and such."""
+    score: float | None = None
+    """The best epoch's validation accuracy, less a ten thousandth of its loss, which decides between equals."""
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    epochs: int | None = None
+    """Finished ones."""
+    minutes: float | None = None
+    params: Mapping[str, Value]
+
+
+def read_space(path: str | Path) -> Space:
+    """Read and check a space file; raises SettingsError with one line that names the place in it."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path}: must have the keys settings and search")
+    _known(str(path), data, ("settings", "search"))
+    fixed, searched = ({} if data.get(key) is None else data[key] for key in ("settings", "search"))
+    for key, part in (("settings", fixed), ("search", searched)):
+        if not isinstance(part, dict):
+            raise SettingsError(f"{path}: {key}: must map names of settings to values")
+        _known(f"{path}: {key}", part, list(_DEFAULTS))
+    if not searched:
+        raise SettingsError(f"{path}: search: is empty; name a setting and its range, as in lr: {{min: 0.01, max: 1}}")
+    settings = {name: _fixed(f"{path}: settings: {name}", name, value) for name, value in fixed.items()}
+    search = {name: _searched(f"{path}: search: {name}", name, value) for name, value in searched.items()}
+    if both := [name for name in search if name in settings]:
+        raise SettingsError(f"{path}: search: {both[0]}: is in settings too; keep one of them")
+    space = Space(path, settings, search)
+    for end in (0, 1):
+        space.trial({name: choice.ends[end] for name, choice in search.items()})
+    return space
+
+
+def _fixed(where: str, name: str, value: Any) -> Any:
+    if name in FROM_COMMAND:
+        raise SettingsError(f"{where}: is not for trials; leave it out (the command has --data and --output)")
+    return None if value is None and _DEFAULTS[name] is None else _value(where, name, value)
+
+
+def _searched(where: str, name: str, given: Any) -> Range | Choices:
+    if name in NOT_SEARCHED:
+        raise SettingsError(f"{where}: can't be searched, only set under settings: it doesn't say what to learn")
+    if isinstance(given, list):
+        values = tuple(_value(where, name, value) for value in given)
+        if len(set(values)) < max(2, len(values)):
+            raise SettingsError(f"{where}: needs two or more choices, all different; a single value goes into settings")
+        return Choices(values)
+    if not isinstance(given, dict):
+        raise SettingsError(f"{where}: must be {{min: ..., max: ..., scale: log or linear}} or a list, not {given!r}")
+    _known(where, given, ("min", "max", "scale"))
+    if isinstance(_DEFAULTS[name], str):
+        raise SettingsError(f"{where}: has no range; give a list of choices")
+    if missing := [key for key in ("min", "max") if key not in given]:
+        raise SettingsError(f"{where}: needs {missing[0]}")
+    low, high = (_value(where, name, given[key]) for key in ("min", "max"))
+    scale = given.get("scale", "linear")
+    if scale not in ("linear", "log"):
+        raise SettingsError(f"{where}: scale must be log or linear, not {scale!r}")
+    if low >= high:
+        raise SettingsError(f"{where}: min must be less than max, not {low} and {high}")
+    if scale == "log" and low <= 0:
+        raise SettingsError(f"{where}: a log scale needs min above 0, not {low}")
+    return Range(low, high, scale == "log")
+
+
+def _value(where: str, name: str, value: Any) -> Any:
+    """``value`` as the setting's type, in the setting's bounds."""
+    kind = str if _DEFAULTS[name] is None else type(_DEFAULTS[name])
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole if kind is int else (whole or isinstance(value, float)) if kind is float else type(value) is kind):
+        hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if kind is float and isinstance(value, str) else ""
+        raise SettingsError(f"{where}: must be {kind.__name__}, not {value!r}{hint}")
+    if kind is float and not math.isfinite(value):
+        raise SettingsError(f"{where}: must be a finite number, not {value}")
+    value = kind(value)
+    try:
+        Settings(**{name: value})
+    except SettingsError as error:
+        message = str(error).removeprefix(f"--{name.replace('_', '-')} ")
+        raise SettingsError(f"{where}: {value!r} {message}") from error
+    return value
+
+
+def _known(where: str, given: Mapping[Any, Any], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "see python train.py --help"
+            raise SettingsError(f"{where}: {name}: unknown; {hint}")

@@ -1,0 +1,290 @@
+"""A search for settings: trials that train, kept in a study on disk, and what came of them.
+
+OUTPUT/study.db (optuna's, sqlite), config.yaml, trials.csv, history.png, importance.png, parameters.png
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DatabaseError
+
+from catdog.dataset import Manifest
+from catdog.errors import SettingsError, TrainingError, TrainingStopped
+from catdog.files import replace_file
+from catdog.training import study_charts
+from catdog.training.checkpoint import FREE_TO_CHANGE
+from catdog.training.data import open_data
+from catdog.training.history import Row, say, score_of
+from catdog.training.loop import fit
+from catdog.training.processes import quiet, start
+from catdog.training.run import prepare
+from catdog.training.space import Choices, Outcome, Range, Space
+
+FILE_NAME: Final = "study.db"
+WORST: Final = -1e-4  # score: nothing right, and a loss of 1 or more
+FEWEST_FOR_IMPORTANCE: Final = 10  # finished trials; PED-ANOVA compares the best tenth of them with the rest
+_STATES: Final = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "interrupted"}
+
+
+def search(space: Space, data: str, output: Path, trials: int, minutes: float | None = None, seed: int = 0) -> Study:
+    """Train until ``trials`` trials in all have ended, or no longer than it takes to end the one at ``minutes``.
+
+    Goes on where an earlier call with the same ``output`` was cut off. The files in ``output`` are written anew after
+    every trial. The test split is not touched. Raises SettingsError (the study there is another one), TrainingStopped
+    (SIGTERM, or Ctrl-C in a trial), or what unusable data raises.
+    """
+    started = time.monotonic()
+    with TemporaryDirectory(prefix="catdog-data-") as scratch, _alone(output), _terminable(), quiet():
+        manifest = open_data(space.trial({name: c.ends[0] for name, c in space.search.items()}, data), Path(scratch))
+        study = Study(space, data, manifest, output, seed)
+        if study.interrupted:
+            say(f"{len(study.interrupted)} interrupted before; tried again first")
+        if study.ended:
+            study.write()
+        while study.ended < trials and (minutes is None or time.monotonic() - started < minutes * 60):
+            say(study.try_next(Path(scratch), trials))
+            study.write()
+    return study
+
+
+class Study:
+    """Trials on disk, in ``output``. Only one process at a time may have it open."""
+
+    def __init__(self, space: Space, data: str, manifest: Manifest, output: Path, seed: int) -> None:
+        self.space, self.data, self.manifest, self.output = space, data, manifest, output
+        self._seed = seed
+        self._told = False
+        self._distributions = {name: _distribution(choice) for name, choice in space.search.items()}
+        self._study = _open(output / FILE_NAME)
+        self._check_identity()
+        self.interrupted = [t.number for t in self._study.get_trials(states=(TrialState.RUNNING,))]
+        for number in self.interrupted:  # by kill -9, or the power
+            self._try_again(number)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of all trials that are over, in their order."""
+        return [_outcome(t) for t in self._study.trials if t.state in _STATES]
+
+    @property
+    def best(self) -> Outcome | None:
+        """The finished trial with the highest score, the first of equals."""
+        finished = [o for o in self.outcomes if o.state == "finished"]
+        return max(finished, key=lambda o: o.score or 0.0, default=None)
+
+    @property
+    def ended(self) -> int:
+        """Trials that count: all but the interrupted ones."""
+        return sum(o.state != "interrupted" for o in self.outcomes)
+
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        states = [o.state for o in self.outcomes]
+        return {state: states.count(state) for state in ("finished", "pruned", "failed", "interrupted")}
+
+    def try_next(self, scratch: Path, trials: int) -> str:
+        """Train at the next point, and keep what came of it; a line on it, as one of ``trials``."""
+        # What is tried next follows from the seed and the trials before, also after an interruption.
+        sequence = np.random.SeedSequence((self._seed, self.ended))
+        self._study.sampler = optuna.samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
+        trial = self._study.ask(self._distributions)
+        rows: list[Row] = []
+        began = time.monotonic()
+        try:
+            state = self._train(trial, rows, scratch)
+        except BaseException:
+            self._try_again(trial.number)
+            raise
+        if rows:
+            top = max(rows, key=score_of)
+            for key in ("val_accuracy", "val_loss"):
+                trial.set_user_attr(key, top[key])
+        trial.set_user_attr("epochs", len(rows))
+        trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
+        score = max(map(score_of, rows)) if state is TrialState.COMPLETE else None
+        outcome = _outcome(self._study.tell(trial, score, state))
+        return f"{self.ended}/{trials}: {_line(outcome, trial.user_attrs.get('error'))}"
+
+    def _train(self, trial: Trial, rows: list[Row], scratch: Path) -> TrialState:
+        """Train, filling ``rows``; how it ended."""
+
+        def record(history: list[Row]) -> None:
+            rows[:] = history
+            trial.report(score_of(rows[-1]), len(rows))
+            # The frozen epochs' scores say little of what comes after them; after the last one, nothing is saved.
+            if settings.frozen_epochs < len(rows) < settings.frozen_epochs + settings.epochs and trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            try:
+                settings = self.space.trial(trial.params, self.data)
+            except SettingsError as error:
+                raise TrainingError(str(error)) from error
+            fabric = start(settings)
+            if fabric.world_size > 1:
+                raise SettingsError("a search trains one process at a time; start it without torchrun")
+            with redirect_stderr(io.StringIO() if self._told else sys.stderr):  # every trial says the same of the data
+                p = prepare(fabric, settings, scratch, self.manifest)
+            self._told = True
+            fit(fabric, p.model, p.fresh, p.train, p.val, settings, record=record)
+        except optuna.TrialPruned:
+            return TrialState.PRUNED
+        except TrainingStopped:
+            raise
+        except (TrainingError, torch.OutOfMemoryError) as error:
+            trial.set_user_attr("error", str(error))
+            trial.report(WORST, len(rows) + 1)  # so that the sampler keeps away; a failed trial it would ignore
+            return TrialState.PRUNED
+        return TrialState.COMPLETE
+
+    def _try_again(self, number: int) -> None:
+        """Give up this trial, and queue its parameters; in this order a second kill at worst queues them twice."""
+        if params := self._study.trials[number].params:
+            self._study.enqueue_trial(params)
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def _check_identity(self) -> None:
+        """Raises SettingsError when the study on disk searched something else, or on other photos."""
+        settings = vars(self.space.trial({name: c.ends[0] for name, c in self.space.search.items()}))
+        identity: dict[str, Any] = {
+            "search": {name: choice.plain() for name, choice in self.space.search.items()},
+            "settings": {k: v for k, v in settings.items() if k not in FREE_TO_CHANGE and k not in self.space.search},
+            "data": {"fingerprint": self.manifest.fingerprint},
+        }
+        there = self._study.user_attrs.get("identity")
+        if there is None:
+            self._study.set_user_attr("identity", identity)
+            return
+        for part, here in identity.items():
+            for name in [*here, *(name for name in there[part] if name not in here)]:
+                before, now = there[part].get(name), here.get(name)
+                if before != now:
+                    what = "on other photos" if part == "data" else f"with {part}: {name}: {before}, this one has {now}"
+                    raise SettingsError(
+                        f"{self.output / FILE_NAME}: the study there is {what}; go on as it began, or give another "
+                        "--output"
+                    )
+
+    def write(self) -> None:
+        """Write ``config.yaml``, ``trials.csv`` and the charts anew."""
+        outcomes, best = self.outcomes, self.best
+        if best is not None:
+            text = f"# trial {best.number} of a search: {best.val_accuracy:.2%} of the validation photos right\n"
+            with replace_file(self.output / "config.yaml") as temporary:
+                settings = self.space.trial(best.params, self.data)
+                temporary.write_text(text + settings.to_yaml(), encoding="utf-8")
+        about = ("number", "state", "score", "val_accuracy", "val_loss", "epochs", "minutes")
+        with replace_file(self.output / "trials.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*about, *self.space.search])
+            for o in outcomes:
+                values = [_short(getattr(o, name)) for name in about]
+                writer.writerow([*values, *(o.params.get(name) for name in self.space.search)])
+        study_charts.history(outcomes, self.output / "history.png")
+        study_charts.importance(*self._importance(), self.output / "importance.png")
+        study_charts.parameters(outcomes, self.space.search, self.output / "parameters.png")
+
+    def _importance(self) -> tuple[Mapping[str, float], str]:
+        finished = self.counts()["finished"]
+        if finished < FEWEST_FOR_IMPORTANCE:
+            return {}, f"too few trials to tell: {finished} of {FEWEST_FOR_IMPORTANCE} finished"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # optuna 4 calls it experimental, 5 its default
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            shares = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+        return shares, ""
+
+
+def _open(path: Path) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(
+            storage=f"sqlite:///{path.resolve()}",
+            study_name="catdog",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+        )
+    except (DatabaseError, RuntimeError) as error:
+        raise SettingsError(f"{path}: can't be opened as a study; remove it to start anew") from error
+
+
+def _distribution(choice: Range | Choices) -> BaseDistribution:
+    if isinstance(choice, Choices):
+        return CategoricalDistribution(choice.values)
+    if isinstance(choice.low, int) and isinstance(choice.high, int):
+        return IntDistribution(choice.low, choice.high, log=choice.log)
+    return FloatDistribution(choice.low, choice.high, log=choice.log)
+
+
+def _outcome(trial: FrozenTrial) -> Outcome:
+    """Of a trial that is over."""
+    about, reported = trial.user_attrs, trial.intermediate_values
+    known: dict[str, Any] = {key: about.get(key) for key in ("epochs", "minutes")}
+    state: Any = _STATES[trial.state]
+    if state == "pruned" and "error" in about:
+        state = "failed"
+    elif state != "interrupted":
+        known |= {key: about[key] for key in ("val_accuracy", "val_loss")} | {"score": max(reported.values())}
+    return Outcome(number=trial.number, state=state, params=trial.params, **known)
+
+
+def _line(outcome: Outcome, error: str | None) -> str:
+    what = error or f"{outcome.val_accuracy:.2%} right, loss {outcome.val_loss:.4f}"
+    params = ", ".join(f"{name} {_short(value)}" for name, value in outcome.params.items())
+    spent = f"epochs {outcome.epochs}, minutes {outcome.minutes:.1f}"
+    return f"trial {outcome.number} {outcome.state}: {what}; {spent}; {params}"
+
+
+def _short(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Make the folder and lock it while entered; the kernel lets go of it whatever becomes of the process."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--output {output}: can't be made a folder ({error.strerror})") from error
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise SettingsError(f"--output {output}: another search works there") from error
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """While entered, a SIGTERM between two trials raises TrainingStopped, as one in a trial does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TrainingStopped("stopped by SIGTERM", number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

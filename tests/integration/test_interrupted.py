@@ -1,0 +1,120 @@
+"""Runs that are cut off: kill -9 at any moment, SIGTERM, and a checkpoint that is another run's."""
+
+from __future__ import annotations
+
+import csv
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from catdog.contract import Contract
+from catdog.training.cli import main
+from tests.integration.test_train import paint
+
+ROOT = Path(__file__).parents[2]
+# A small network, every way of drawing random numbers, and a checkpoint at every step.
+SETTINGS = ["--arch", "cnn", "--size", "48", "--train-size", "32", "--batch-size", "16", "--device", "cpu"]
+SETTINGS += ["--epochs", "3", "--mixup", "0.2", "--cutmix", "1", "--ema", "0.9", "--clip-norm", "1", "--dropout", "0.3"]
+SETTINGS += ["--checkpoint-minutes", "0.00001", "--export", "False"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint(tmp_path_factory.mktemp("photos"), {"cats": 60, "dogs": 60})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    assert main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
+    return output
+
+
+def _start(photos: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "--data", str(photos), "--output", str(output), *SETTINGS, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_checkpoints(process: subprocess.Popen[str], file: Path, count: int) -> None:
+    """Until ``file`` was replaced ``count`` times, or the process has ended."""
+    before = None
+    while count and process.poll() is None:
+        now = file.stat().st_ino if file.exists() else before
+        count, before = count - (now != before), now
+        time.sleep(0.002)
+
+
+def _learnt(run: Path) -> tuple[str, list[dict[str, str]]]:
+    """What must not depend on interruptions: the weights, and every number but the speed."""
+    rows = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
+    for row in rows:
+        del row["photos_per_second"]
+    return Contract.read(run / "contract.json").model_fingerprint, rows
+
+
+def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
+    photos: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    dice, output, kills = random.Random(0), tmp_path / "run", 0
+    checkpoint = output / "checkpoints" / "run.ckpt"
+    while kills < 4:
+        process = _start(photos, output)
+        _wait_for_checkpoints(process, checkpoint, dice.randint(2, 7))
+        time.sleep(dice.uniform(0, 0.05))
+        process.kill()
+        error = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL, error
+        assert not (output / "model.safetensors").exists()
+        torch.load(checkpoint, weights_only=True)  # whole, whatever moment it was
+        assert kills == 0 or "going on from epoch" in error
+        kills += 1
+    process = _start(photos, output)
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+    assert "going on from epoch" in error
+    assert _learnt(output) == _learnt(uninterrupted)
+    assert not checkpoint.parent.exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_answered_with_a_checkpoint_and_a_clean_exit(
+    photos: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    output = tmp_path / "run"
+    process = _start(photos, output)
+    _wait_for_checkpoints(process, output / "checkpoints" / "run.ckpt", 2)
+    process.send_signal(number)
+    error = process.communicate()[1]
+    assert process.returncode == code, error
+    last = error.splitlines()[-1]
+    assert last.startswith(f"train.py: stopped by {number.name} in epoch ")
+    assert "the same command goes on from" in last
+    assert "Traceback" not in error
+    assert main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
+    assert _learnt(output) == _learnt(uninterrupted)
+
+
+def test_the_checkpoint_of_another_run_is_refused_by_name(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    arguments = ["--data", str(photos), "--output", str(output), *SETTINGS]
+    process = _start(photos, output)
+    _wait_for_checkpoints(process, output / "checkpoints" / "run.ckpt", 1)
+    process.kill()
+    process.communicate()
+    assert main([*arguments, "--lr", "0.011"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "run.ckpt: the checkpoint is of a run with --lr 0.05, this one has 0.011" in message
+    others = paint(tmp_path / "others", {"cats": 40, "dogs": 40}, seed=5)
+    assert main(["--data", str(others), "--output", str(output), *SETTINGS]) == 2
+    assert "the checkpoint is of a run on other photos" in capsys.readouterr().err.splitlines()[-1]
+    (output / "checkpoints" / "run.ckpt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert main(arguments) == 2
+    assert "not a checkpoint of train.py; remove it" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,233 @@
+"""What an evaluation computes: metrics against hand-worked values, intervals, temperature and threshold, sheets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from catdog.errors import TrainingError
+from catdog.training.calibration import fit_temperature, fit_threshold
+from catdog.training.contact_sheet import Cell, contact_sheet
+from catdog.training.metrics import answered, by_group, coverage, intervals, measure, reliability, wilson
+
+NAMES = ("cat", "dog")
+
+
+def binary(dog: list[float]) -> Tensor:
+    """Probabilities (N, 2) from those of the second class."""
+    second = torch.tensor(dog)
+    return torch.stack([1 - second, second], 1)
+
+
+def sure_of(confidence: list[float], right: list[bool]) -> tuple[Tensor, Tensor]:
+    """Answers "dog" of these confidences, and labels that make them right or wrong."""
+    return binary(confidence), torch.tensor(right).long()
+
+
+def test_ranking_by_hand() -> None:
+    # Dogs at 0.9, 0.6, 0.3 and cats at 0.7, 0.2: of the 6 pairs, 0.6 < 0.7 and 0.3 < 0.7 are the wrong way round.
+    numbers = measure(binary([0.9, 0.6, 0.3, 0.7, 0.2]), torch.tensor([1, 1, 1, 0, 0]), NAMES)
+    assert numbers["roc_auc"] == pytest.approx(4 / 6)
+    dog = (1 / 1 + 2 / 3 + 3 / 4) / 3  # precision at each dog, from the surest on
+    cat = (1 / 1 + 2 / 4) / 2
+    assert numbers["average_precision"] == pytest.approx((dog + cat) / 2)
+
+
+def test_a_tie_is_half_a_win() -> None:
+    same = binary([0.5, 0.5, 0.5, 0.5])
+    assert measure(same, torch.tensor([1, 0, 1, 0]), NAMES)["roc_auc"] == pytest.approx(0.5)
+    # In whatever order tied photos come: the pairs are (0.8, 0.5), (0.8, 0.5), (0.5, 0.5), (0.5, 0.5).
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2]):
+        probabilities, labels = binary([0.8, 0.5, 0.5, 0.5])[order], torch.tensor([1, 1, 0, 0])[order]
+        assert measure(probabilities, labels, NAMES)["roc_auc"] == pytest.approx(3 / 4)
+
+
+def test_log_loss_and_brier_by_hand() -> None:
+    numbers = measure(binary([0.8, 0.3, 0.0]), torch.tensor([1, 1, 1]), NAMES)
+    assert numbers["log_loss"] == pytest.approx(-(math.log(0.8) + math.log(0.3) + math.log(1e-7)) / 3, rel=1e-5)
+    assert numbers["brier"] == pytest.approx(2 * (0.2**2 + 0.7**2 + 1) / 3, rel=1e-5)
+
+
+def test_calibration_error_of_constructed_answers() -> None:
+    # 10 answers at 0.75 of which 6 are right, 10 at 0.95 of which all are: (0.15 + 0.05) / 2.
+    probabilities, labels = sure_of([0.75] * 10 + [0.95] * 10, [True] * 6 + [False] * 4 + [True] * 10)
+    assert measure(probabilities, labels, NAMES)["ece"] == pytest.approx(0.1, abs=1e-6)
+    rows = reliability(probabilities, labels)
+    assert [(row["photos"], row["accuracy"]) for row in rows] == [(10, 0.6), (10, 1.0)]
+    assert rows[0]["low"] == pytest.approx(11 / 15)
+
+
+def test_the_bins_of_the_chart_are_those_of_the_calibration_error() -> None:
+    torch.manual_seed(0)
+    probabilities = (torch.randn(500, 3) * 2).softmax(1)
+    probabilities[:30] = torch.tensor([1.0, 0.0, 0.0])
+    probabilities[30:60] = torch.tensor([0.6, 0.4, 0.0])  # exactly on an edge, 9/15
+    labels = torch.randint(0, 3, (500,))
+    rows = reliability(probabilities, labels)
+    assert sum(row["photos"] for row in rows) == 500
+    assert rows[-1]["high"] == 1
+    ece = sum(row["photos"] / 500 * abs(row["accuracy"] - row["confidence"]) for row in rows)
+    assert measure(probabilities, labels, ("a", "b", "c"))["ece"] == pytest.approx(ece, abs=1e-6)
+
+
+def test_three_classes_are_one_against_the_rest() -> None:
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    numbers = measure(probabilities, torch.tensor([0, 1, 2, 1]), ("a", "b", "c"))
+    # a: 0.7 over 0.1, 0.2, 0.6. b: 0.8 and 0.3 over 0.2 and 0.3, with one tie. c: 0.5 over the rest.
+    assert numbers["roc_auc"] == pytest.approx((1 + 3.5 / 4 + 1) / 3)
+    assert numbers["accuracy"] == 0.75
+
+
+def test_photos_of_one_class_have_no_ranking_and_say_so() -> None:
+    probabilities, labels = binary([0.9, 0.8, 0.4]), torch.tensor([1, 1, 1])
+    numbers = measure(probabilities, labels, NAMES)
+    assert numbers["roc_auc"] is None
+    assert numbers["average_precision"] is None
+    assert numbers["errors"] == 1
+    bounds = intervals(probabilities, labels, NAMES, resamples=20)
+    assert bounds["roc_auc"] is None
+    assert bounds["per_class"]["cat"]["recall"] is None
+    assert bounds["per_class"]["dog"]["recall"] == list(wilson(2, 3))
+
+
+def test_intervals_hold_the_measured_value_and_repeat() -> None:
+    torch.manual_seed(1)
+    labels = torch.randint(0, 2, (200,))
+    probabilities = (torch.randn(200, 2) + 1.5 * torch.eye(2)[labels]).softmax(1)
+    numbers, bounds = measure(probabilities, labels, NAMES), intervals(probabilities, labels, NAMES, resamples=200)
+    for name in ("accuracy", "f1", "roc_auc", "average_precision", "log_loss", "brier"):
+        low, high = bounds[name]
+        assert low < numbers[name] < high, name
+    assert bounds["accuracy"] == numbers["accuracy_95"]
+    # The standard error of a mean, times 1.96: what the bootstrap of the log loss has to come to.
+    losses = -probabilities.gather(1, labels[:, None]).log()
+    width = 2 * 1.96 * losses.std().item() / math.sqrt(200)
+    assert bounds["log_loss"][1] - bounds["log_loss"][0] == pytest.approx(width, rel=0.2)
+    assert intervals(probabilities, labels, NAMES, resamples=200) == bounds
+    assert intervals(probabilities, labels, NAMES, resamples=200, seed=1) != bounds
+
+
+def test_copies_of_a_picture_are_no_new_evidence() -> None:
+    torch.manual_seed(2)
+    labels = torch.randint(0, 2, (60,))
+    probabilities = (torch.randn(60, 2) + torch.eye(2)[labels]).softmax(1)
+    once = intervals(probabilities, labels, NAMES, resamples=100)
+    clusters = [str(i // 4) for i in range(240)]
+    copied = (probabilities.repeat_interleave(4, 0), labels.repeat_interleave(4))
+    together = intervals(*copied, NAMES, clusters, resamples=100)
+    assert together["log_loss"] == pytest.approx(once["log_loss"], rel=1e-5)
+    apart = intervals(*copied, NAMES, resamples=100)
+    assert apart["log_loss"][1] - apart["log_loss"][0] < 0.7 * (once["log_loss"][1] - once["log_loss"][0])
+
+
+def test_coverage_counts_what_prediction_would_answer() -> None:
+    probabilities, labels = sure_of([0.6, 0.75, 0.75, 0.9], [False, False, True, True])
+    confidence, photos, wrong = answered(probabilities, labels)
+    assert confidence.tolist() == pytest.approx([0.6, 0.75, 0.9])
+    assert (photos.tolist(), wrong.tolist()) == ([4, 3, 1], [2, 1, 0])
+    rows = coverage(probabilities, labels, [0.5, 0.75, 0.76, 0.95])  # 0.75 is exact in binary, so "at least" counts
+    assert [(row["answered"], row["errors"]) for row in rows] == [(4, 2), (3, 1), (1, 0), (0, 0)]
+    assert rows[1]["coverage"] == 0.75
+    assert rows[1]["error_95"] == list(wilson(1, 3))
+    assert rows[3]["error"] is None
+
+
+def test_accuracy_by_source() -> None:
+    rows = by_group(binary([0.9, 0.9, 0.1, 0.9]), torch.tensor([1, 0, 0, 1]), ["b", "b", "a", "a"])
+    assert list(rows) == ["a", "b"]
+    assert (rows["b"]["photos"], rows["b"]["errors"], rows["b"]["accuracy_95"]) == (2, 1, list(wilson(1, 2)))
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("form", ["logits", "log probabilities"])
+def test_temperature_recovers_a_known_scale(scale: float, form: str) -> None:
+    torch.manual_seed(3)
+    logits = torch.randn(20_000, 3) * 2
+    labels = torch.multinomial(logits.softmax(1), 1).squeeze(1)  # so that softmax(logits) is the truth
+    given = logits * scale + 7
+    found = fit_temperature(given if form == "logits" else given.softmax(1).log(), labels)
+    assert found == pytest.approx(scale, rel=0.03)
+
+
+def test_the_temperature_is_where_the_loss_is_smallest() -> None:
+    torch.manual_seed(4)
+    logits, labels = torch.randn(50, 2, dtype=torch.float64) * 3, torch.randint(0, 2, (50,))
+    found = fit_temperature(logits, labels)
+
+    def loss(t: float) -> float:
+        return torch.nn.functional.cross_entropy(logits / t, labels).item()
+
+    assert loss(found) <= min(loss(found * 0.999), loss(found * 1.001))
+
+
+def test_a_temperature_that_nothing_is_known_of_is_1() -> None:
+    assert fit_temperature(torch.tensor([[3.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])) == 1  # all right
+    assert fit_temperature(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])) == 1  # all the same
+
+
+def test_a_temperature_stays_within_its_bounds() -> None:
+    wrong = torch.tensor([[5.0, 0.0]] * 4)
+    assert fit_temperature(wrong, torch.tensor([1, 1, 1, 1])) == pytest.approx(20)
+    hardly = torch.tensor([[1e-4, 0.0]] * 99 + [[0.0, 1e-4]])
+    assert fit_temperature(hardly, torch.zeros(100, dtype=torch.long)) == pytest.approx(0.05)
+
+
+def test_temperature_of_probabilities_that_underflow() -> None:
+    log_p = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.4], [1.0, 0.0]]).log()
+    found = fit_temperature(log_p, torch.tensor([0, 1, 1, 1]))
+    assert 1 < found <= 20
+    with pytest.raises(TrainingError, match="no numbers"):
+        fit_temperature(log_p * torch.nan, torch.tensor([0, 1, 1, 1]))
+
+
+def test_the_threshold_of_a_model_that_is_always_right_answers_all() -> None:
+    assert fit_threshold(*sure_of([0.51, 0.7, 0.99], [True] * 3)) == 0.5
+    third = torch.full((4, 3), 1 / 3)
+    assert fit_threshold(third, torch.zeros(4, dtype=torch.long)) == pytest.approx(1 / 3)
+
+
+def test_the_threshold_rises_just_over_the_mistakes() -> None:
+    confidence = [0.52, 0.613, 0.6181] + [0.9] * 97
+    found = fit_threshold(*sure_of(confidence, [True, False, True] + [True] * 97))
+    assert found == 0.618, "as few decimals as do"  # at 0.613 still, one of 99 would be wrong
+    assert coverage(*sure_of(confidence, [True, False, True] + [True] * 97), [found])[0]["answered"] == 98
+
+
+def test_the_threshold_stops_at_90_percent_coverage() -> None:
+    confidence = [0.50 + i / 1000 for i in range(1, 101)]
+    never = [i % 2 == 0 for i in range(100)]
+    found = fit_threshold(*sure_of(confidence, never))
+    row = coverage(*sure_of(confidence, never), [found])[0]
+    assert row["answered"] == 90
+    assert found == 0.51  # just over the tenth confidence, which as a float32 is under 0.51
+
+
+def test_tied_confidences_are_answered_together_or_not_at_all() -> None:
+    # A wrong answer shares its confidence with 20 right ones: leaving them all out would cost too much coverage.
+    confidence = [0.6] * 21 + [0.9] * 79
+    assert fit_threshold(*sure_of(confidence, [False] + [True] * 99)) == 0.5
+    # With 9 right ones it doesn't: exactly 90 of 100 stay.
+    confidence = [0.6] * 10 + [0.9] * 90
+    assert fit_threshold(*sure_of(confidence, [False] + [True] * 99)) in (0.89, 0.9)
+
+
+def test_one_in_a_thousand_is_good_enough() -> None:
+    assert fit_threshold(*sure_of([0.6] + [0.9] * 999, [False] + [True] * 999)) == 0.5
+    assert fit_threshold(*sure_of([0.6] + [0.9] * 998, [False] + [True] * 998)) > 0.6
+
+
+def test_a_contact_sheet_of_awkward_names(tmp_path: Path) -> None:
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (30, 90), "red").save(photo)
+    names = ["$x_1$ and \\frac.jpg", "猫.jpg", "new\nline.jpg", "deep/" * 40 + "cat.jpg"]
+    cells = [Cell(photo, name, "cat", "dog", 0.9) for name in names * 8]
+    contact_sheet(cells, "mistakes", tmp_path / "sheet.png")
+    contact_sheet([], "no mistakes", tmp_path / "empty.png")
+    with Image.open(tmp_path / "sheet.png") as sheet, Image.open(tmp_path / "empty.png") as empty:
+        assert sheet.width >= 1500
+        assert sheet.height > 10 * empty.height
