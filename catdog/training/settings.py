@@ -68,7 +68,10 @@ class Settings:
     checkpoint_minutes: float = _setting(10.0, "write a checkpoint this often, minutes, and after every epoch")
     # network
     arch: str = _setting("resnet18", f"architecture: {', '.join(ARCHS)}")
-    weights: str = _setting("imagenet", "starting weights: imagenet, none, or a safetensors file (may be partial)")
+    weights: str = _setting(
+        "imagenet",
+        "starting weights: imagenet, none, a safetensors file (may be partial), or the mean of several: FILE,FILE",
+    )
     dropout: float = _setting(0.2, "dropout before the head, [0, 1)")
     # input
     size: int = _setting(224, "side of the square input when serving and validating, px")

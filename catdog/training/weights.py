@@ -1,4 +1,4 @@
-"""Starting weights: torchvision's, a file (also a partial one), or none.
+"""Starting weights: torchvision's, a file (also a partial one), the mean of several files, or none.
 
 ``load_weights`` fills a fresh network and says which tensors it filled and which start from scratch.
 """
@@ -37,6 +37,9 @@ class Loaded:
 def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
     """Fill ``network`` from ``weights``: "none", "imagenet" (downloaded by torchvision), or a safetensors file.
 
+    Several files, separated by commas, are averaged: networks fine-tuned from the same weights lie so near to one
+    another that their mean is often better than each (Wortsman et al. 2022, "Model soups").
+
     The head is never filled when its shape differs (1,000 ImageNet classes). Residual blocks that start from scratch
     start as the identity (last batch norm's weight 0; Goyal et al. 2017, section 5.1), which keeps the pretrained
     function around them. Raises ModelError when the file can't be read or is of another architecture.
@@ -44,9 +47,10 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
     if arch == "cnn" and weights == "imagenet":
         raise ModelError("--weights imagenet: the cnn has none; give --weights none, or a file of its own")
     own = network.state_dict()
-    state = {} if weights == "none" else _imagenet(arch) if weights == "imagenet" else read_weights(weights)
-    if weights not in ("none", "imagenet"):
-        _check_architecture(state, arch, weights)
+    if weights in ("none", "imagenet"):
+        state = {} if weights == "none" else _imagenet(arch)
+    else:
+        state = _mean([_read(file, arch) for file in weights.split(",")], weights)
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(usable, strict=False)
     counted = [k for k in own if not k.endswith("num_batches_tracked")]  # a counter that nothing here reads
@@ -55,6 +59,23 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
     if filled:
         _empty_residuals(network, set(fresh))
     return Loaded(filled, fresh)
+
+
+def _read(file: str, arch: str) -> dict[str, Tensor]:
+    state = read_weights(file)
+    _check_architecture(state, arch, file)
+    return state
+
+
+def _mean(states: list[dict[str, Tensor]], files: str) -> dict[str, Tensor]:
+    """Tensor by tensor; raises ModelError when the files have different ones."""
+    first, *others = states
+    if not others:
+        return first
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    if any(other != shapes[0] for other in shapes[1:]):
+        raise ModelError(f"--weights {files}: only files with the same tensors can be averaged")
+    return {k: torch.stack([s[k].double() for s in states]).mean(0).to(first[k].dtype) for k in first}
 
 
 def _imagenet(arch: str) -> dict[str, Tensor]:

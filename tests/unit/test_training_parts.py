@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from catdog.contract import Contract
 from catdog.errors import ContractError, ModelError
@@ -61,6 +61,18 @@ def test_foreign_and_unreadable_weight_files_are_refused(tmp_path: Path) -> None
     ]:
         with pytest.raises(ModelError, match=message):
             load_weights(network, "resnet18", str(tmp_path / name))
+
+
+def test_several_weight_files_are_averaged(tmp_path: Path) -> None:
+    files = [_weights(tmp_path / f"{i}.safetensors", "cnn") for i in range(2)]
+    network = new_network("cnn", 1000)
+    load_weights(network, "cnn", ",".join(files))
+    states = [load_file(file) for file in files]
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, ((states[0][name] + states[1][name]) / 2).to(tensor.dtype))
+    partial = _weights(tmp_path / "partial.safetensors", "cnn", drop="layer4")
+    with pytest.raises(ModelError, match="only files with the same tensors can be averaged"):
+        load_weights(network, "cnn", f"{files[0]},{partial}")
 
 
 def test_only_fresh_tensors_learn_in_the_frozen_phase() -> None:
