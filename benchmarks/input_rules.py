@@ -3,8 +3,8 @@
     python benchmarks/input_rules.py runs/resnet18 --data data --sizes 160,192,224,256 --chart input_size.png
 
 The network takes any size; the contract fixes one. Nothing here looks at the test split. ``originals`` are the photos
-that are not square, on which the resize rules differ. Speeds are torch's in float32, batches of 16, sizes in turn, medians,
-relative to the contract's size.
+that are not square, on which the resize rules differ. Speeds are torch's in float32, batches of 16, sizes in turn,
+medians, relative to the contract's size.
 """
 
 from __future__ import annotations

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -19,6 +17,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from PIL import Image
 
+from catdog.ahead import batches_ahead
 from catdog.contract import METADATA_KEY, Contract
 from catdog.errors import ContractError, ImageError, ModelError
 from catdog.image import Pixels, describe, load_pixels
@@ -107,19 +106,8 @@ class Classifier:
         encoded bytes or raises one (a download, say): it is called on one of the decoding threads.
         """
         labelled = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
-        pool = ThreadPoolExecutor(min(usable_cores(), 8), "catdog-decode")
-
-        def submit() -> list[tuple[str, Future[Pixels | ImageError]]]:
-            return [(n, pool.submit(self._pixels, p, n)) for p, n in islice(labelled, batch_size)]
-
-        try:
-            batch = submit()
-            while batch:
-                following = submit()
-                yield from self._answer([(name, future.result()) for name, future in batch], threshold)
-                batch = following
-        finally:  # whoever stops early need not wait for what was read ahead
-            pool.shutdown(wait=False, cancel_futures=True)
+        for batch in batches_ahead(lambda item: (item[1], self._pixels(*item)), labelled, batch_size):
+            yield from self._answer(batch, threshold)
 
     def _pixels(self, photo: Any, name: str) -> Pixels | ImageError:
         if isinstance(photo, ImageError):

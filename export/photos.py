@@ -9,21 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from catdog.ahead import batches_ahead
 from catdog.classifier import BATCH_SIZE
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.errors import ModelError, SettingsError
-from catdog.image import Pixels, load_pixels
-from catdog.machine import usable_cores
+from catdog.image import load_pixels
 from catdog.training.data import open_data
 from catdog.training.settings import parse
 
@@ -90,14 +88,5 @@ def stratified(photos: Sequence[Photo], count: int, seed: int = 0) -> list[Photo
 
 def batches(photos: Sequence[Path | bytes], contract: Contract, size: int = BATCH_SIZE) -> Iterator[Images]:
     """The photos' pixels in order, ``size`` at a time, decoded by threads one batch ahead; raises ImageError."""
-    with ThreadPoolExecutor(min(usable_cores(), 8), "catdog-export") as pool:
-        waiting = iter(photos)
-
-        def submit() -> list[Future[Pixels]]:
-            return [pool.submit(load_pixels, photo, contract) for photo in islice(waiting, size)]
-
-        batch = submit()
-        while batch:
-            following = submit()
-            yield np.stack([future.result() for future in batch])
-            batch = following
+    for batch in batches_ahead(lambda photo: load_pixels(photo, contract), photos, size):
+        yield np.stack(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,12 @@ def build_tiny_model(contract: str | None, *, size: int = 16, input_name: str = 
     if contract is not None:
         helper.set_model_props(model, {METADATA_KEY: contract})
     return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded photos of tests don't go to the user's cache; processes that tests start inherit this."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from catdog.ahead import batches_ahead
 from catdog.classifier import BATCH_SIZE, load
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
@@ -30,8 +29,7 @@ from catdog.dataset.building import Progress
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import replace_file
-from catdog.image import Pixels, load_pixels
-from catdog.machine import usable_cores
+from catdog.image import load_pixels
 from catdog.prediction import decide
 from catdog.training import charts
 from catdog.training.contact_sheet import MOST, Cell, contact_sheet
@@ -131,20 +129,13 @@ def answer(model: Model, data: Data, progress: Progress | None = None) -> Tensor
 
     Raises ImageError for a photo that can't be read, and ModelError for answers that are no numbers.
     """
-    answers, waiting = [], iter([data.manifest.root / photo.path for photo in data.photos])
-    with ThreadPoolExecutor(min(usable_cores(), 8), "catdog-evaluate") as pool:
-
-        def submit() -> list[Future[Pixels]]:
-            return [pool.submit(load_pixels, path, model.contract) for path in islice(waiting, BATCH_SIZE)]
-
-        done, batch = 0, submit()
-        while batch:
-            following = submit()
-            answers.append(torch.from_numpy(model.answer(np.stack([future.result() for future in batch]))))
-            done += len(batch)
-            if progress:
-                progress(done, len(data.photos))
-            batch = following
+    answers, done = [], 0
+    paths = [data.manifest.root / photo.path for photo in data.photos]
+    for batch in batches_ahead(lambda path: load_pixels(path, model.contract), paths, BATCH_SIZE):
+        answers.append(torch.from_numpy(model.answer(np.stack(batch))))
+        done += len(batch)
+        if progress:
+            progress(done, len(paths))
     probabilities = torch.cat(answers)
     if not probabilities.isfinite().all():
         raise ModelError(f"{model.name}: answers that are no numbers (NaN or infinite); its training diverged")

@@ -1,0 +1,34 @@
+"""Work done ahead of its use: while a model answers one batch, threads decode the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from catdog.machine import usable_cores
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def batches_ahead(function: Callable[[T], R], items: Iterable[T], size: int) -> Iterator[list[R]]:
+    """``function`` of each item, in order, ``size`` results at a time, on a thread a core (at most 8), one batch ahead.
+
+    ``items`` is read no further than that. What ``function`` raises comes out with its batch. Whoever stops early need
+    not wait for what was begun.
+    """
+    pool, waiting = ThreadPoolExecutor(min(usable_cores(), 8), "catdog-ahead"), iter(items)
+
+    def submit() -> list[Future[R]]:
+        return [pool.submit(function, item) for item in islice(waiting, size)]
+
+    try:
+        batch = submit()
+        while batch:
+            following = submit()
+            yield [future.result() for future in batch]
+            batch = following
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
