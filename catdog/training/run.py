@@ -75,7 +75,11 @@ def run(settings: Settings) -> None:
             say_metrics(rows[-1])
 
         p = prepared
-        rows = fit(fabric, p.model, p.fresh, p.train, p.val, settings, checkpoint, record)
+        rows: list[Row] = []
+        if settings.frozen_epochs + settings.epochs:
+            rows = fit(fabric, p.model, p.fresh, p.train, p.val, settings, checkpoint, record)
+        elif p.fresh:
+            raise SettingsError("--epochs 0 and --frozen-epochs 0: but --weights leave tensors that have to learn")
         if fabric.world_size > 1:
             torch.distributed.destroy_process_group()
         if fabric.global_rank == 0:
@@ -122,7 +126,8 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
     quality = {f"{measured}_{k}": metrics[measured][k] for k in ("photos", "accuracy", "f1")}
     if (report := manifest.root / REPORT_NAME).exists():
         _write(reports / "dataset.json", report.read_text(encoding="utf-8"))
-    charts.curves(rows, settings.frozen_epochs, reports / "curves.png")
+    if rows:
+        charts.curves(rows, settings.frozen_epochs, reports / "curves.png")
     _write(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     _write(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())
     save_checkpoint(output, model.network, contract.with_(quality=quality))

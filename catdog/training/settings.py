@@ -89,7 +89,10 @@ class Settings:
         "epochs with all pretrained tensors frozen; only what starts from scratch learns, on features that the frozen "
         "part computes once",
     )
-    epochs: int = _setting(8, "epochs after that, with the stages from --trainable-from on unfrozen")
+    epochs: int = _setting(
+        8,
+        "epochs after that, with the stages from --trainable-from on unfrozen; 0 and 0: measure --weights as they are",
+    )
     trainable_from: Stage = _setting("layer1", f"first stage that learns after the frozen phase: {', '.join(STAGES)}")
     patience: int = _setting(0, "stop after this many epochs without a better validation loss; 0: never")
     # optimisation
@@ -152,7 +155,6 @@ class Settings:
         _require(0 <= self.rotation <= 180, "rotation", "must be 0..180 degrees")
         _require(self.batch_size >= 1, "batch_size", "must be at least 1")
         _require(self.frozen_epochs >= 0 and self.epochs >= 0, "epochs", "must not be negative")
-        _require(self.frozen_epochs + self.epochs >= 1, "epochs", "and --frozen-epochs leave nothing to train")
         _require(self.patience >= 0, "patience", "must not be negative")
         _require(self.workers >= -1, "workers", "must be -1 or more")
         _require(self.seed >= 0, "seed", "must not be negative")

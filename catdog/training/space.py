@@ -87,9 +87,12 @@ class Space:
         given = {**self.settings, **params}
         resolved = {**ARCH_DEFAULTS.get(given.get("arch", ""), {}), **given, "data": data}
         try:
-            return Settings(**resolved)
+            settings = Settings(**resolved)
         except SettingsError as error:
             raise SettingsError(f"{self.path}: {error}") from error
+        if not settings.epochs + settings.frozen_epochs:
+            raise SettingsError(f"{self.path}: --epochs and --frozen-epochs leave nothing to train")
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)

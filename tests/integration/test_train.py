@@ -91,6 +91,19 @@ def test_the_same_config_and_seed_give_the_same_weights(finished: Path, tmp_path
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
+def test_weights_can_be_measured_as_they_are(finished: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(photos), "--output", str(tmp_path / "run"), *SMALL, "--epochs", "0", "--export", "False"]
+    weights = str(finished / "model.safetensors")
+    assert main([*arguments, "--weights", f"{weights},{weights}"]) == 0
+    assert (tmp_path / "run/metrics.json").read_text() == (finished / "metrics.json").read_text()
+    assert load_checkpoint(tmp_path / "run")[1] == load_checkpoint(finished)[1]
+
+
+def test_a_network_from_scratch_has_to_learn(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(photos), "--output", str(tmp_path / "run"), *SMALL, "--epochs", "0"]) == 2
+    assert "have to learn" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_finished_run_is_not_overwritten(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "model.safetensors").read_bytes()
     assert main(["--data", str(photos), "--output", str(finished), *SMALL]) == 2
