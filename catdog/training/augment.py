@@ -117,16 +117,19 @@ def _jpeg(pixels: Tensor) -> Tensor:
     Colour is kept at full resolution, and the coding, which loses nothing, is left out.
     """
     n, size = len(pixels), pixels.shape[-1]
-    device = pixels.device
     r, g, b = LUMA
-    to_ycc = torch.tensor([[r, g, b], [-r / 1.772, -g / 1.772, 0.5], [0.5, -g / 1.402, -b / 1.402]], device=device)
-    k = torch.arange(8.0, device=device)
+    # Small things are made on the CPU and sent, so that no GPU is waited for.
+    to_ycc = torch.tensor([[r, g, b], [-r / 1.772, -g / 1.772, 0.5], [0.5, -g / 1.402, -b / 1.402]])
+    k = torch.arange(8.0)
     cosines = torch.cos(math.pi / 8 * (k + 0.5) * k[:, None]) / 2
     cosines[0] /= math.sqrt(2)
     tables = torch.tensor([[float(s) for s in t.split()] for t in (_LUMINANCE, _CHROMINANCE, _CHROMINANCE)])
     quality = _uniform(n, *JPEG_QUALITY)
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)  # libjpeg's jpeg_quality_scaling
-    steps = (tables * scale.view(n, 1, 1)).round().clamp(1, 255).view(n, 3, 1, 1, 8, 8).to(device)
+    steps = (tables * scale.view(n, 1, 1)).round().clamp(1, 255).view(n, 3, 1, 1, 8, 8)
+    to_ycc, to_rgb, cosines, steps = (
+        tensor.to(pixels.device, non_blocking=True) for tensor in (to_ycc, torch.linalg.inv(to_ycc), cosines, steps)
+    )
 
     edge = -size % 8
     padded = F.pad(pixels, (0, edge, 0, edge), mode="replicate")
@@ -134,7 +137,7 @@ def _jpeg(pixels: Tensor) -> Tensor:
     rounded = ((cosines @ blocks @ cosines.T) / steps).round_() * steps
     blocks = cosines.T @ rounded @ cosines
     whole = blocks.permute(0, 1, 2, 4, 3, 5).reshape(padded.shape)
-    back = torch.einsum("ij,njhw->nihw", torch.linalg.inv(to_ycc), whole)
+    back = torch.einsum("ij,njhw->nihw", to_rgb, whole)
     return back[..., :size, :size].clamp_(0, 255)
 
 

@@ -16,14 +16,14 @@ from typing import Any, Final
 
 import torch
 
-from catdog.errors import ModelError, SettingsError
+from catdog.errors import ModelError, SettingsError, TrainingError
 from catdog.files import replace_file
 from catdog.training.settings import Settings
 
 FILE_NAME: Final = "run.ckpt"
 FREE_TO_CHANGE: Final = frozenset(
     {"data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"}
-    | {"cache", "cache_gb", "workers", "device", "find_lr", "export"}
+    | {"cache", "workers", "find_lr", "export"}
 )
 """Settings that don't change what is learnt. Photos are compared by content."""
 
@@ -31,12 +31,13 @@ FREE_TO_CHANGE: Final = frozenset(
 class Checkpoint:
     """A run's state on disk. ``identity`` says which run it is: settings and data."""
 
-    def __init__(self, folder: Path, settings: Settings, data_fingerprint: str) -> None:
+    def __init__(self, folder: Path, settings: Settings, data_fingerprint: str, processes: int = 1) -> None:
         self.path = folder / FILE_NAME
         self._every_s = settings.checkpoint_minutes * 60
         self._written = time.monotonic()
         self._identity = {name: value for name, value in vars(settings).items() if name not in FREE_TO_CHANGE} | {
-            "data": data_fingerprint
+            "data": data_fingerprint,
+            "processes": processes,
         }
 
     @property
@@ -46,27 +47,40 @@ class Checkpoint:
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Put ``state`` (tensors, numbers, text, lists, dictionaries) in place of what was there, or leave that."""
-        with replace_file(self.path) as temporary, temporary.open("wb") as file:
-            torch.save({"identity": self._identity, "state": dict(state)}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with replace_file(self.path) as temporary, temporary.open("wb") as file:
+                torch.save({"identity": self._identity, "state": dict(state)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise TrainingError(f"{self.path}: the checkpoint can't be written ({error.strerror})") from error
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
         """The state that was written last, or None; raises SettingsError (another run's) or ModelError (damaged)."""
+        self._tidy()
+        foreign = f"{self.path}: not a checkpoint of this train.py; remove it to start anew"
         try:
             data = torch.load(self.path, map_location="cpu", weights_only=True)
-            identity, state = data["identity"], data["state"]
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-            raise ModelError(f"{self.path}: not a checkpoint of train.py; remove it to start anew") from error
+        except (PermissionError, IsADirectoryError) as error:
+            raise ModelError(f"{self.path}: can't be read ({error.strerror})") from error
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+            raise ModelError(foreign) from error
+        if not isinstance(data, dict) or not isinstance(identity := data.get("identity"), dict):
+            raise ModelError(foreign)
+        state = data.get("state")
+        if not isinstance(state, dict) or state.keys() != {"progress", "learner", "best"}:
+            raise ModelError(foreign)
         for name in self._identity.keys() | identity.keys():
             there, here = identity.get(name), self._identity.get(name)
             if there != here:
                 what = (
                     "of a run on other photos"
                     if name == "data"
+                    else f"of a run with {there} processes, this one has {here}"
+                    if name == "processes"
                     else f"of a run with --{name.replace('_', '-')} {there}, this one has {here}"
                 )
                 raise SettingsError(
@@ -78,10 +92,16 @@ class Checkpoint:
     def remove(self) -> None:
         """The run is finished."""
         self.path.unlink(missing_ok=True)
+        self._tidy()
         try:
             self.path.parent.rmdir()
         except OSError:
             return  # it holds something else, or is a mount
+
+    def _tidy(self) -> None:
+        """Half-written files of a run that was killed."""
+        for file in self.path.parent.glob(f".{FILE_NAME}.*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 class StopRequest:

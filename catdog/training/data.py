@@ -7,6 +7,7 @@ from any step, and several processes share each batch without knowing of one ano
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from catdog.dataset.inputs import GivenSource
 from catdog.dataset.progress import show_progress
 from catdog.errors import DataError, SettingsError
 from catdog.machine import usable_cores
+from catdog.training.history import say
 from catdog.training.pixels import Decoded, Inputs, open_pixels
 from catdog.training.settings import Settings
 
@@ -55,12 +57,17 @@ class Examples(Dataset[Batch]):
 
 def photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
     """A split as consumers will see it, at ``contract``'s size."""
-    chosen = manifest.of(split)
+    chosen = sorted(manifest.of(split), key=lambda photo: photo.sha256)  # whatever their folders are called
+    folder = cache_folder(settings)
     with show_progress(
         Console(stderr=True), f"decoding {split} photos", f"{split}: decoded {{done}} of {{total}} photos"
     ) as progress:
-        pixels = open_pixels(
-            manifest, chosen, contract, cache_folder(settings), round(settings.cache_gb * 1e9), progress
+        pixels = open_pixels(manifest, chosen, contract, folder, round(settings.cache_gb * 1e9), progress)
+    if folder and chosen and isinstance(pixels, Decoded):
+        gigabytes = len(chosen) * contract.input_size**2 * 3 / 1e9
+        say(
+            f"{split}: {gigabytes:.1f} GB of decoded photos don't fit into {folder} (--cache-gb {settings.cache_gb:g}, "
+            "2 GiB of the disk left free), or it can't be written; they are decoded anew each epoch"
         )
     return Examples(pixels, [contract.class_names.index(photo.label) for photo in chosen])
 
@@ -116,7 +123,14 @@ def loader(examples: Examples, batches: Sequence[Sequence[int]], settings: Setti
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=cuda,
+        worker_init_fn=_leave_signals_to_the_run,
     )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A signal to the whole process group stops a run at its next step; till then it needs its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def open_data(settings: Settings, scratch: Path) -> Manifest:

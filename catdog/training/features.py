@@ -5,6 +5,8 @@ One augmented view a photo: with the few epochs that a head needs, new views wou
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from catdog.errors import TrainingError
 from catdog.training.data import Examples, Shard, loader, plain_batches, seed_from
 from catdog.training.model import ImageModel
 from catdog.training.settings import Settings
@@ -21,7 +24,19 @@ from catdog.training.settings import Settings
 class Features:
     """Features by index, float16 (n, ...), in one memory-mapped file."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], mode: str = "r+") -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], new: bool) -> None:
+        """``new``: make the file; raises TrainingError when the disk has no room for it."""
+        mode = "w+" if new else "r+"
+        try:
+            if new and hasattr(os, "posix_fallocate"):  # a sparse file would be a bus error once the disk is full
+                with path.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, 2 * math.prod(shape))
+                mode = "r+"
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: no room for the frozen phase's features ({error.strerror}); set TMPDIR to a larger disk, or "
+                "--cache-gb to less"
+            ) from error
         self.array: npt.NDArray[np.float16] = np.memmap(path, np.float16, mode, shape=shape)  # type: ignore[call-overload]
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.float16]:

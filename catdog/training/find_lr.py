@@ -59,10 +59,11 @@ def find_lr(
             seed_from(settings.seed, step, shard.rank)
             loss = total(fabric, learner.step(batch, rate / settings.lr)[None])[0] / shard.world
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
-            if not math.isfinite(loss) or (losses and average > DIVERGED * min(losses)):
+            corrected = average / (1 - SMOOTHING ** (step + 1))  # the average began at 0 (Kingma & Ba 2015)
+            if not math.isfinite(loss) or (losses and corrected > DIVERGED * min(losses)):
                 break
             rates.append(rate)
-            losses.append(average / (1 - SMOOTHING ** (step + 1)))  # the average began at 0 (Kingma & Ba 2015)
+            losses.append(corrected)
     suggestion = suggest(rates, losses)
     if fabric.global_rank == 0:
         chart = reports / "find_lr.png"

@@ -32,10 +32,10 @@ class Learner:
         self.module, self.optimizer = fabric.setup(phase.module, optimizer)
         self.average: AveragedModel | None = None
         if settings.ema and phase.mix:
-            self.average = AveragedModel(phase.module, multi_avg_fn=_moving_average(settings.ema), use_buffers=True)
+            self.average = AveragedModel(phase.module, multi_avg_fn=self._move_average, use_buffers=True)
             self.average.requires_grad_(False)
-        self.sums = torch.zeros(3, dtype=torch.float64 if fabric.device.type != "mps" else torch.float32)
-        self.sums = self.sums.to(fabric.device)
+        self._averaged = 0
+        self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
         classes = int(max(phase.train.labels)) + 1
         ways = [
             mix(alpha=alpha, num_classes=classes)
@@ -56,11 +56,12 @@ class Learner:
         loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
-        if self.settings.clip_norm:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.settings.clip_norm)
+        if clip := self.settings.clip_norm:  # what isn't finite is left to the scaler, or to the check of the loss
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=clip, error_if_nonfinite=False)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.phase.module)
+            self._averaged += 1
         detached = loss.detach()
         likeliest = targets if targets.ndim == 1 else targets.argmax(1)
         right = (logits.detach().argmax(1) == likeliest).sum()
@@ -101,6 +102,7 @@ class Learner:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -109,23 +111,21 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+            self._averaged = int(self.average.n_averaged)
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
 
+    def _move_average(self, averages: Any, currents: Any, count: Any) -> None:
+        """average <- d average + (1 - d) weights, with d rising to ``--ema`` over the first steps.
 
-def _moving_average(decay: float) -> Any:
-    """For torch's AveragedModel: average <- d average + (1 - d) weights, d rising to ``decay`` over the first steps.
-
-    The rise, (1 + n) / (10 + n), is that of TensorFlow's ExponentialMovingAverage: a short run has an average too.
-    """
-
-    def update(averages: list[Tensor], currents: list[Tensor], count: Tensor) -> None:
-        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        The rise, (1 + n) / (10 + n), is that of TensorFlow's ExponentialMovingAverage: a short run has an average too.
+        """
+        n = self._averaged  # ``count`` says the same, but lies on the GPU
+        weight = 1 - min(self.settings.ema, (1 + n) / (10 + n))
         for average, current in zip(averages, currents, strict=True):
             if average.is_floating_point():
                 average.lerp_(current, weight)
             else:
                 average.copy_(current)
-
-    return update
 
 
 def _same_buffers(fabric: Fabric, module: nn.Module) -> None:

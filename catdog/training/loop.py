@@ -30,10 +30,10 @@ from catdog.training.learner import Learner
 from catdog.training.model import ImageModel
 from catdog.training.optimisation import schedule
 from catdog.training.phases import phases
-from catdog.training.processes import say_first, total
+from catdog.training.processes import agree, say_first, total
 from catdog.training.settings import Settings
 
-STEPS_BETWEEN_QUESTIONS: Final = 10  # steps; asking the other processes, or a GPU, makes everyone wait
+STEPS_BETWEEN_QUESTIONS: Final = 10  # on a GPU, whose answer has to be waited for
 
 
 @dataclass
@@ -78,7 +78,8 @@ def fit(
     progress = Progress(**saved["progress"]) if saved else Progress()
     best: dict[str, Tensor] = saved["best"] if saved else {}
     tensors = saved["learner"] if saved else None
-    if saved:
+    agree(fabric, "--checkpoint-dir", (progress.epoch, progress.step))
+    if saved and progress.epoch < settings.frozen_epochs + settings.epochs:
         say_first(fabric, f"going on from epoch {progress.epoch + 1}, step {progress.step + 1}")
     if tensors:  # the frozen part too must be as it was
         model.network.load_state_dict(tensors["network"])
@@ -97,6 +98,8 @@ def fit(
                 if fabric.global_rank == 0:
                     record(progress.history)
                 save()
+                if _ask(fabric, request, checkpoint)[0]:
+                    raise _stopped(fabric, request, progress, checkpoint)
             del learner, save
     model.network.load_state_dict(best)
     return progress.history
@@ -111,8 +114,7 @@ def _epoch(
     batches = training_batches(len(phase.train), settings.batch_size, settings.seed, progress.epoch, shard)
     steps, before, started = len(batches), progress.step, time.monotonic()
     photos = len(batches[0]) * shard.world
-    # Another process, or a GPU, can only be asked by waiting for it.
-    every = 1 if shard.world == 1 and fabric.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
+    every = 1 if fabric.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
     learner.sums.copy_(learner.sums.new_tensor(progress.sums if shard.rank == 0 else [0.0, 0.0, 0.0]))
     shown = f"{phase.name}epoch {progress.epoch + 1}/{settings.frozen_epochs + settings.epochs}"
     todo = loader(phase.train, batches[before:], settings)
@@ -127,21 +129,17 @@ def _epoch(
         progress.step += 1
         if progress.step % every and progress.step < steps:
             continue
-        if not math.isfinite(float(learner.sums[0])):
-            raise TrainingError(
-                f"the loss became {float(learner.sums[0])} in epoch {progress.epoch + 1}, step {progress.step}; "
-                f"try a lower --lr (it is {settings.lr}), --clip-norm 1 or --amp False"
-            )
-        answers = torch.tensor([float(request.signal or 0), float(checkpoint is not None and checkpoint.due)])
-        stop, due = total(fabric, answers.to(fabric.device))
+        _check(float(learner.sums[0]), progress, settings)
+        stop, due = _ask(fabric, request, checkpoint)
         if stop or due:
             progress.sums = total(fabric, learner.sums)
             save()
         if stop:
-            raise _stopped(request, progress, checkpoint)
+            raise _stopped(fabric, request, progress, checkpoint)
     seconds = time.monotonic() - started
     loss, right, seen = total(fabric, learner.sums)
     val_loss, val_accuracy = learner.validate()
+    _check(val_loss, progress, settings)
     row: Row = {
         "epoch": progress.epoch + 1,
         "train_loss": loss / seen,
@@ -158,12 +156,28 @@ def _epoch(
     progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]
 
 
-def _stopped(request: StopRequest, progress: Progress, checkpoint: Checkpoint | None) -> TrainingStopped:
+def _check(loss: float, progress: Progress, settings: Settings) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss became {loss} in epoch {progress.epoch + 1}, step {progress.step}; "
+            f"try a lower --lr (it is {settings.lr}), --clip-norm 1 or --amp False"
+        )
+
+
+def _ask(fabric: Fabric, request: StopRequest, checkpoint: Checkpoint | None) -> list[float]:
+    """Whether any process was asked to stop, and whether any one's checkpoint is due; not 0 means yes."""
+    mine = [float(request.signal or 0), float(checkpoint is not None and checkpoint.due)]
+    return total(fabric, torch.tensor(mine, device=fabric.device))
+
+
+def _stopped(
+    fabric: Fabric, request: StopRequest, progress: Progress, checkpoint: Checkpoint | None
+) -> TrainingStopped:
+    fabric.barrier()  # torchrun ends the others soon after the first one; the one that writes has to be done
     number = signal.Signals(request.signal or signal.SIGTERM)  # only another process may have got it
     after = f"; the same command goes on from {checkpoint.path}" if checkpoint else ""
-    return TrainingStopped(
-        f"stopped by {number.name} in epoch {progress.epoch + 1}, step {progress.step}{after}", number
-    )
+    where = f"epoch {progress.epoch + 1}, step {progress.step}" if progress.step else f"epoch {progress.epoch}"
+    return TrainingStopped(f"stopped by {number.name} in {where}{after}", number)
 
 
 def _save(checkpoint: Checkpoint | None, learner: Learner, progress: Progress, best: dict[str, Tensor]) -> None:

@@ -37,6 +37,7 @@ def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...])
     """
     classes = len(class_names)
     correct = int((probabilities.argmax(1) == labels).sum())
+    present = set(labels.tolist())
     per_class = {
         "precision": multiclass_precision(probabilities, labels, classes, average=None),
         "recall": multiclass_recall(probabilities, labels, classes, average=None),
@@ -49,7 +50,7 @@ def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...])
         "accuracy_95": list(wilson(correct, len(labels))),
         **{k: None if math.isnan(v) else v for k, v in summary(probabilities, labels, classes).items()},
         "per_class": {
-            name: {metric: values[i].item() for metric, values in per_class.items()}
+            name: {metric: values[i].item() if i in present else None for metric, values in per_class.items()}
             for i, name in enumerate(class_names)
         },
         "confusion_matrix": multiclass_confusion_matrix(probabilities, labels, classes).tolist(),
@@ -59,7 +60,8 @@ def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...])
 def summary(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
     """One number a metric; NaN where it is undefined.
 
-    - ``precision``, ``recall``, ``f1``: macro, the plain mean over classes.
+    - ``precision``, ``recall``, ``f1``: macro, the plain mean over the classes that have photos; the precision of a
+      class that is never answered is 0.
     - ``roc_auc``, ``average_precision``: one class against the rest, the plain mean over the classes that have photos
       and that some photos don't have; equal scores count as one threshold.
     - ``log_loss``: mean of -ln p(true class), p bounded below at 1e-7.
@@ -68,11 +70,12 @@ def summary(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, fl
     """
     probabilities = probabilities.clamp(0, 1)  # a softmax may round to just over 1, which torchmetrics takes for logits
     truth = torch.nn.functional.one_hot(labels, classes)
+    present = sorted(set(labels.tolist()))
     judged = [c for c in range(classes) if 0 < int(truth[:, c].sum()) < len(labels)]
     return {
-        "precision": multiclass_precision(probabilities, labels, classes, average=None).mean().item(),
-        "recall": multiclass_recall(probabilities, labels, classes, average=None).mean().item(),
-        "f1": multiclass_f1_score(probabilities, labels, classes, average=None).mean().item(),
+        "precision": multiclass_precision(probabilities, labels, classes, average=None)[present].mean().item(),
+        "recall": multiclass_recall(probabilities, labels, classes, average=None)[present].mean().item(),
+        "f1": multiclass_f1_score(probabilities, labels, classes, average=None)[present].mean().item(),
         "roc_auc": _mean([binary_auroc(probabilities[:, c], truth[:, c]).item() for c in judged]),
         "average_precision": _mean([binary_average_precision(probabilities[:, c], truth[:, c]).item() for c in judged]),
         "log_loss": -probabilities.gather(1, labels[:, None]).clamp_min(SMALLEST_P).log().mean().item(),
@@ -216,7 +219,8 @@ def table(name: str, values: dict[str, Any]) -> str:
         f"  {'class':<10} {'precision':>9} {'recall':>9} {'F1':>9}",
     ]
     rows = {**values["per_class"], "macro": values}
-    lines += [f"  {k:<10} {v['precision']:>9.2%} {v['recall']:>9.2%} {v['f1']:>9.2%}" for k, v in rows.items()]
+    for name, row in rows.items():
+        lines.append(f"  {name:<10} " + " ".join(f"{_percent(row[k]):>9}" for k in ("precision", "recall", "f1")))
     return "\n".join(lines)
 
 
@@ -229,6 +233,10 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
 
 
 def _interval(successes: int, trials: int) -> list[float] | None:

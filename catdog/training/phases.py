@@ -118,7 +118,7 @@ def _frozen(
     computed = []
     for name, examples, shape, prepared in zip(("train", "val"), (train, val), shapes, ways, strict=True):
         with fabric.rank_zero_first(local=True):
-            features = Features(folder / name, shape, "r+" if shard.rank else "w+")
+            features = Features(folder / name, shape, new=shard.rank == 0)
         say_first(fabric, f"frozen phase: features of {len(examples)} {name} photos")
         compute(model, trunk, examples, prepared, features, settings, shard)
         computed.append(Examples(features, examples.labels))

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -45,17 +46,16 @@ class Cached:
     """uint8 (n, S, S, 3) from one memory-mapped file, which the kernel keeps in memory while there is room."""
 
     def __init__(self, path: Path, count: int, size: int) -> None:
-        self._shape = (count, size, size, 3)
-        self._path = path
-        self._images: Images | None = None
+        self._arguments = (path, count, size)
+        # Mapped at once: from now on the file may be deleted, to make room for another run's.
+        self._images: Images = np.memmap(path, np.uint8, "r", shape=(count, size, size, 3))
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_images": None}  # a worker process maps the file itself
+    def __reduce__(self) -> tuple[type[Cached], tuple[Path, int, int]]:
+        return Cached, self._arguments  # a worker that isn't forked maps the file itself
 
     def read(self, indices: Sequence[int]) -> Images:
-        if self._images is None:
-            self._images = np.memmap(self._path, np.uint8, "r", shape=self._shape)
-        return self._images[np.asarray(indices)]
+        """A copy of these photos' pixels, in this order."""
+        return np.asarray(self._images[np.asarray(indices)])
 
 
 class Decoded:
@@ -96,9 +96,9 @@ def open_pixels(
             with replace_file(path) as temporary:
                 _fill(temporary, decoded, photos, progress)
         os.utime(path)
+        return Cached(path, len(photos), size)
     except OSError:  # a read-only or full disk; a cache is no reason to fail
         return decoded
-    return Cached(path, len(photos), size)
 
 
 def _key(photos: Sequence[Photo], contract: Contract) -> str:
@@ -112,21 +112,29 @@ def _key(photos: Sequence[Photo], contract: Contract) -> str:
 def _make_room(folder: Path, needed: int, budget: int) -> bool:
     """Whether ``needed`` bytes fit, after deleting what was not used for longest."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob(".*.tmp"):
-        if time.time() - file.stat().st_mtime > ABANDONED_S:
+    for file, info in _existing(folder, ".*.tmp"):
+        if time.time() - info.st_mtime > ABANDONED_S:
             file.unlink(missing_ok=True)
-    oldest_first = sorted(folder.glob("*.pixels"), key=lambda file: file.stat().st_mtime)
-    used = sum(file.stat().st_size for file in oldest_first)
+    oldest_first = sorted(_existing(folder, "*.pixels"), key=lambda found: found[1].st_mtime)
+    used = sum(info.st_size for _, info in oldest_first)
     free = shutil.disk_usage(folder).free - SPARE_BYTES
     if needed > min(budget, free + used):
         return False
-    for file in oldest_first:
+    for file, info in oldest_first:
         if used + needed <= budget and needed <= free:
             break
-        size = file.stat().st_size
-        file.unlink()  # a run that has it mapped keeps it until it ends
-        used, free = used - size, free + size
+        file.unlink(missing_ok=True)  # a run that has it mapped keeps it until it ends
+        used, free = used - info.st_size, free + info.st_size
     return True
+
+
+def _existing(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
+    """Files and what is known of them, without those that another run deletes meanwhile."""
+    found = []
+    for file in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            found.append((file, file.stat()))
+    return found
 
 
 def _fill(path: Path, decoded: Decoded, photos: Sequence[Photo], progress: Callable[[int, int], None]) -> None:
@@ -149,3 +157,5 @@ def _fill(path: Path, decoded: Decoded, photos: Sequence[Photo], progress: Calla
             done += len(waiting)
             progress(done, len(photos))
             waiting = following
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave a file of the right size without its content

@@ -38,8 +38,14 @@ def start(settings: Settings) -> Fabric:
         world, local = int(os.environ["WORLD_SIZE"]), local_world_size()
         if settings.batch_size % world:
             raise SettingsError(f"--batch-size {settings.batch_size}: must be a multiple of the {world} processes")
+        if cuda and local > torch.cuda.device_count():
+            raise SettingsError(
+                f"torchrun started {local} processes for {torch.cuda.device_count()} GPUs; give one each"
+            )
         strategy = DDPStrategy(timeout=PATIENCE, gradient_as_bucket_view=True)
         arguments = {"devices": local, "num_nodes": world // local, "strategy": strategy}
+    elif int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        raise SettingsError("several processes under mpirun: start them with torchrun (torch_distributed on SageMaker)")
     accelerator = "cuda" if cuda else "cpu"
     fabric = Fabric(accelerator=accelerator, precision=precision(settings, accelerator), **arguments)
     fabric.launch()
@@ -65,6 +71,17 @@ def total(fabric: Fabric, sums: Tensor) -> list[float]:
     added = fabric.all_reduce(sums.clone(), reduce_op="sum")
     assert isinstance(added, Tensor)
     return [float(value) for value in added]
+
+
+def agree(fabric: Fabric, what: str, mine: Any) -> None:
+    """Raises SettingsError, naming ``what``, where the processes don't all have the same; they would wait for ever."""
+    if fabric.world_size > 1:
+        all_of_them: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(all_of_them, mine)
+        if any(other != mine for other in all_of_them):
+            raise SettingsError(
+                f"{what}: not the same on all machines ({all_of_them}); give all of them the same files"
+            )
 
 
 def say_first(fabric: Fabric, text: str) -> None:

@@ -24,14 +24,14 @@ from catdog.errors import SettingsError
 from catdog.files import replace_file
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_threshold
-from catdog.training.checkpoint import Checkpoint
+from catdog.training.checkpoint import FILE_NAME, Checkpoint
 from catdog.training.data import Examples, loader, open_data, photos, plain_batches, seed_from, training_photos
 from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics, write_history
 from catdog.training.loop import fit
 from catdog.training.metrics import measure, table
 from catdog.training.model import WEIGHTS_NAME, ImageModel, new_network, save_checkpoint
-from catdog.training.processes import quiet, say_first, share_folder, start
+from catdog.training.processes import agree, quiet, say_first, share_folder, start
 from catdog.training.settings import Settings
 from catdog.training.weights import load_weights
 
@@ -59,16 +59,18 @@ def run(settings: Settings) -> None:
         raise SettingsError("--output is needed: the run folder to write")
     output = Path(settings.output)
     reports = Path(settings.output_data) if settings.output_data else output / "reports"
-    if (output / WEIGHTS_NAME).exists():
+    folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else output / "checkpoints"
+    if (output / WEIGHTS_NAME).exists() and not (folder / FILE_NAME).exists():  # else it was cut off while finishing
         raise SettingsError(f"--output {output}: already holds a finished run; give another folder or remove it")
     fabric = start(settings)
+    for flag, path in (("output", output), ("checkpoint-dir", folder)):
+        _check_writable(flag, path)
     with TemporaryDirectory(prefix="catdog-data-") as scratch, quiet():
         prepared = prepare(fabric, settings, Path(scratch))
         if settings.find_lr:
             find_lr(fabric, prepared.model, prepared.fresh, prepared.train, prepared.val, settings, reports)
             return
-        folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else output / "checkpoints"
-        checkpoint = Checkpoint(folder, settings, prepared.manifest.fingerprint)
+        checkpoint = Checkpoint(folder, settings, prepared.manifest.fingerprint, fabric.world_size)
 
         def record(rows: list[Row]) -> None:
             write_history(output / "history.csv", rows)
@@ -98,6 +100,7 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
         loaded = load_weights(network, settings.arch, settings.weights)
         val = photos(manifest, "val", contract, settings)
         train = training_photos(manifest, contract, settings)
+    agree(fabric, "--data", (manifest.fingerprint, len(train)))
     say_first(fabric, loaded.describe())
     for split in SPLITS:
         chosen = manifest.of(split)
@@ -148,6 +151,16 @@ def answer(model: ImageModel, examples: Examples, settings: Settings, device: st
             labels.append(truth)
     model.to("cpu")
     return torch.cat(logits), torch.cat(labels)
+
+
+def _check_writable(flag: str, folder: Path) -> None:
+    """Before hours of work, not after; a folder that wasn't there is not left behind."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with TemporaryDirectory(prefix=".catdog-", dir=existing):
+            pass
+    except OSError as error:
+        raise SettingsError(f"--{flag} {folder}: can't be written ({error.strerror})") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -192,7 +192,9 @@ class Settings:
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Command line > ``--config`` file > SageMaker's variables > the architecture's defaults > defaults.
+    """Command line > SageMaker's variables > ``--config`` file > the architecture's defaults > defaults.
+
+    In a container the paths in a file come from another machine, so SageMaker's win.
 
     Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
     ``--help`` prints and exits, as argparse does.
@@ -206,7 +208,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     }
     if "TRAINING_JOB_NAME" in environment:
         from_environment["checkpoint_dir"] = CHECKPOINTS
-    chosen = {**from_environment, **from_config, **given}
+    chosen = {**from_config, **from_environment, **given}
     return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
 
 
@@ -233,7 +235,8 @@ def _parser() -> argparse.ArgumentParser:
         "  python train.py --data photos.zip --output runs/first\n"
         "  python train.py --data data/ --output runs/second --arch resnet34 --epochs 12 --size 192\n"
         "  python train.py --config runs/first/config.yaml --output runs/again --seed 1\n\n"
-        "exit codes: 0 done, 1 training failed (loss became NaN), 2 a setting or the data is unusable",
+        "exit codes: 0 done, 1 training failed (loss became NaN), 2 a setting or the data is unusable,\n"
+        "130 Ctrl-C and 143 SIGTERM: stopped, and the same command goes on",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -271,7 +274,6 @@ def _read_config(path: str | None) -> dict[str, Any]:
             raise SettingsError(f"--config {path}: unknown setting {name}{_suggest(str(name), known)}")
         kind = _types()[name]
         if value is None and type(None) in get_args(kind):
-            settings[name] = None
             continue
         plain = _plain(kind)
         exact = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))

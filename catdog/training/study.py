@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DatabaseError
 
 from catdog.dataset import Manifest
-from catdog.errors import SettingsError, TrainingError, TrainingStopped
+from catdog.errors import CatdogError, SettingsError, TrainingError, TrainingStopped
 from catdog.files import replace_file
 from catdog.training import study_charts
 from catdog.training.checkpoint import FREE_TO_CHANGE
@@ -111,8 +111,11 @@ class Study:
         began = time.monotonic()
         try:
             state = self._train(trial, rows, scratch)
-        except BaseException:
+        except (TrainingStopped, KeyboardInterrupt, CatdogError):
             self._try_again(trial.number)
+            raise
+        except BaseException:  # a bug, which this point may bring about each time: it is not tried again
+            self._study.tell(trial, state=TrialState.FAIL)
             raise
         if rows:
             top = max(rows, key=score_of)

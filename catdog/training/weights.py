@@ -50,7 +50,9 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
     if weights in ("none", "imagenet"):
         state = {} if weights == "none" else _imagenet(arch)
     else:
-        state = _mean([_read(file, arch) for file in weights.split(",")], weights)
+        state = _mean(
+            [_read(file, arch) for file in ([weights] if Path(weights).exists() else weights.split(","))], weights
+        )
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(usable, strict=False)
     counted = [k for k in own if not k.endswith("num_batches_tracked")]  # a counter that nothing here reads

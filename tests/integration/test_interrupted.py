@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from catdog.contract import Contract
 from catdog.training.cli import main
+from catdog.training.model import new_network
 from tests.integration.test_train import paint
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +41,7 @@ def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def _start(photos: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(photos), "--output", str(output), *SETTINGS, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def _wait_for_checkpoints(process: subprocess.Popen[str], file: Path, count: int) -> None:
@@ -83,13 +86,13 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_answered_with_a_checkpoint_and_a_clean_exit(
+def test_a_signal_to_all_processes_is_answered_with_a_checkpoint_and_a_clean_exit(
     photos: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "run"
-    process = _start(photos, output)
+    process = _start(photos, output, "--workers", "2")
     _wait_for_checkpoints(process, output / "checkpoints" / "run.ckpt", 2)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C does, and torchrun
     error = process.communicate()[1]
     assert process.returncode == code, error
     last = error.splitlines()[-1]
@@ -98,6 +101,70 @@ def test_a_signal_is_answered_with_a_checkpoint_and_a_clean_exit(
     assert "Traceback" not in error
     assert main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
     assert _learnt(output) == _learnt(uninterrupted)
+
+
+def test_a_pretrained_network_goes_on_across_its_phases(photos: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    state = new_network("resnet18", 1000).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
+    arguments = [
+        "--arch",
+        "resnet18",
+        "--weights",
+        str(weights),
+        "--size",
+        "48",
+        "--frozen-epochs",
+        "2",
+        "--epochs",
+        "1",
+    ]
+    arguments += ["--trainable-from", "layer4"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(["--data", str(photos), "--output", str(whole), *SETTINGS, *arguments]) == 0
+    for checkpoints in (3, 10):  # in the frozen phase, and after it: five steps an epoch
+        process = _start(photos, cut, *arguments)
+        _wait_for_checkpoints(process, cut / "checkpoints" / "run.ckpt", checkpoints)
+        process.kill()
+        error = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL, error
+    assert main(["--data", str(photos), "--output", str(cut), *SETTINGS, *arguments]) == 0
+    assert _learnt(cut) == _learnt(whole)
+
+
+def test_a_run_cut_off_while_it_finishes_is_finished(photos: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = _start(photos, output)
+    _wait_for_checkpoints(process, output / "model.safetensors", 1)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the machine is too fast for this test"
+    checkpoint = output / "checkpoints" / "run.ckpt"
+    (checkpoint.parent / f".{checkpoint.name}.killed.tmp").write_bytes(b"half a checkpoint")
+    assert checkpoint.exists()
+    assert main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
+    assert _learnt(output) == _learnt(uninterrupted)
+    assert not checkpoint.parent.exists()
+
+
+@pytest.mark.parametrize("clip", ["0", "1"])
+def test_weights_that_a_step_destroyed_are_noticed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], clip: str
+) -> None:
+    arguments = ["--data", str(photos), "--output", str(tmp_path / "run"), *SETTINGS, "--batch-size", "500"]
+    assert main([*arguments, "--epochs", "1", "--weight-decay", "1e30", "--clip-norm", clip]) == 1
+    assert "the loss became nan in epoch 1, step 1" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_hours_of_work(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for flag in ("--output", "--checkpoint-dir"):
+        arguments = ["--data", str(photos), "--output", str(tmp_path / "run"), *SETTINGS]
+        assert main([*arguments, flag, str(tmp_path / "file" / "run")]) == 2
+        assert f"{flag} {tmp_path}/file/run: can't be written" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_checkpoint_of_another_run_is_refused_by_name(
@@ -115,6 +182,12 @@ def test_the_checkpoint_of_another_run_is_refused_by_name(
     others = paint(tmp_path / "others", {"cats": 40, "dogs": 40}, seed=5)
     assert main(["--data", str(others), "--output", str(output), *SETTINGS]) == 2
     assert "the checkpoint is of a run on other photos" in capsys.readouterr().err.splitlines()[-1]
-    (output / "checkpoints" / "run.ckpt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    assert main(arguments) == 2
-    assert "not a checkpoint of train.py; remove it" in capsys.readouterr().err.splitlines()[-1]
+    checkpoint = output / "checkpoints" / "run.ckpt"
+    foreign: tuple[object, ...] = (torch.zeros(3), {"identity": 3}, {"identity": {}, "state": {"epoch": 1}})
+    for index in range(len(foreign) + 1):
+        if index:
+            torch.save(foreign[index - 1], checkpoint)
+        else:
+            checkpoint.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+        assert main(arguments) == 2
+        assert "not a checkpoint of this train.py; remove it" in capsys.readouterr().err.splitlines()[-1]

@@ -89,6 +89,8 @@ def test_photos_of_one_class_have_no_ranking_and_say_so() -> None:
     assert numbers["roc_auc"] is None
     assert numbers["average_precision"] is None
     assert numbers["errors"] == 1
+    assert numbers["per_class"]["cat"] == {"precision": None, "recall": None, "f1": None}
+    assert numbers["recall"] == pytest.approx(2 / 3), "the mean over classes that have photos"
     bounds = intervals(probabilities, labels, NAMES, resamples=20)
     assert bounds["roc_auc"] is None
     assert bounds["per_class"]["cat"]["recall"] is None

@@ -17,7 +17,7 @@ def test_command_line_wins_over_config_over_environment_over_defaults(tmp_path: 
     settings = parse(["--config", str(config), "--epochs", "7"], environment)
     assert settings.epochs == 7
     assert settings.lr == 1.0
-    assert settings.data == "from-config"
+    assert settings.data == "from-environment", "a container's paths win over those of another machine"
     assert settings.output == "/opt/ml/model"
     assert settings.batch_size == Settings().batch_size
 
