@@ -102,8 +102,10 @@ class Task:
         network.load_state_dict(state, strict=False)
         fresh = {name for name, _ in network.named_parameters() if name not in state}
         freeze_all_but(network, learning_tensors(network, fresh, self.trainable_from))
-        network.to(self.torch_device)
-        return network.to(memory_format=torch.channels_last) if self.channels_last else network  # type: ignore[call-overload]
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        moved: Any = network.to(self.torch_device)  # torch's types know no memory_format before 2.15
+        started: nn.Module = moved.to(memory_format=layout)
+        return started
 
     def laid_out(self, images: Tensor) -> Tensor:
         """The memory layout that the network was given."""
