@@ -13,7 +13,9 @@ import yaml
 from PIL import Image
 
 from catdog.contract import Contract
+from catdog.errors import TrainingError
 from catdog.training.cli import main
+from catdog.training.find_lr import suggest
 from catdog.training.model import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -182,3 +184,21 @@ def test_a_checkpoint_of_a_real_run_loads(finished: Path) -> None:
     model, contract = load_checkpoint(finished)
     assert not model.training
     assert contract.arch == "resnet18"
+
+
+def test_the_learning_rate_test_suggests_one_and_writes_no_model(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    arguments = ["--data", str(photos), "--output", str(output), "--arch", "cnn", "--size", "48", "--train-size", "32"]
+    assert main([*arguments, "--batch-size", "16", "--device", "cpu", "--find-lr"]) == 0
+    name, _, value = capsys.readouterr().out.strip().partition("=")
+    assert name == "suggested_lr"
+    assert 1e-4 <= float(value) <= 10
+    assert [str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()] == ["reports/find_lr.png"]
+
+
+def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
+    assert suggest([0.001, 0.01, 0.1, 1.0], [0.70, 0.69, 0.40, 0.55]) == 0.1
+    with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
+        suggest([0.001, 0.01], [0.7, 0.8])
