@@ -21,8 +21,8 @@ from catdog.training.model import new_network
 from tests.integration.test_train import paint
 
 ROOT = Path(__file__).parents[2]
-# A small network, every way of drawing random numbers, and a checkpoint at every step.
-SETTINGS = ["--arch", "cnn", "--size", "48", "--train-size", "32", "--batch-size", "16", "--device", "cpu"]
+# A small network, every way of drawing random numbers, and a checkpoint at each of the 69 steps.
+SETTINGS = ["--arch", "cnn", "--size", "48", "--train-size", "32", "--batch-size", "4", "--device", "cpu"]
 SETTINGS += ["--epochs", "3", "--mixup", "0.2", "--cutmix", "1", "--ema", "0.9", "--clip-norm", "1", "--dropout", "0.3"]
 SETTINGS += ["--checkpoint-minutes", "0.00001", "--export", "False"]
 
@@ -119,7 +119,7 @@ def test_a_pretrained_network_goes_on_across_its_phases(photos: Path, tmp_path: 
         "--epochs",
         "1",
     ]
-    arguments += ["--trainable-from", "layer4"]
+    arguments += ["--trainable-from", "layer4", "--batch-size", "16"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(["--data", str(photos), "--output", str(whole), *SETTINGS, *arguments]) == 0
     for checkpoints in (3, 10):  # in the frozen phase, and after it: five steps an epoch
