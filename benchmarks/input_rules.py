@@ -89,7 +89,7 @@ def _chart(rows: Sequence[tuple[int, float, float, float]], speeds: dict[int, fl
         axes.errorbar(speeds[size], accuracy, [[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3)
         axes.annotate(f"{size} px", (speeds[size], accuracy), xytext=(6, 4), textcoords="offset points")
     axes.set(xlabel=f"photos/s, {own} px = 1", ylabel="validation accuracy (95% interval)", title="Input size")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 2))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

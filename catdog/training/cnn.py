@@ -1,6 +1,6 @@
 """The classic network from scratch: convolutions, max-pooling, dropout, fully connected layers.
 
-0.7 million parameters against ResNet-18's 11.2. Its stages carry the names of a ResNet's, so that everything that
+0.43 million parameters against ResNet-18's 11.2. Its stages carry the names of a ResNet's, so that everything that
 freezes, schedules or names a stage works on both.
 """
 
