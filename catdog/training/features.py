@@ -26,18 +26,19 @@ class Features:
 
     def __init__(self, path: Path, shape: tuple[int, ...], new: bool) -> None:
         """``new``: make the file; raises TrainingError when the disk has no room for it."""
-        mode = "w+" if new else "r+"
+        size = 2 * math.prod(shape)
         try:
-            if new and hasattr(os, "posix_fallocate"):  # a sparse file would be a bus error once the disk is full
+            if new:
                 with path.open("wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, 2 * math.prod(shape))
-                mode = "r+"
+                    file.truncate(size)
+                    if hasattr(os, "posix_fallocate"):  # a sparse file would be a bus error once the disk is full
+                        os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise TrainingError(
                 f"{path}: no room for the frozen phase's features ({error.strerror}); set TMPDIR to a larger disk, or "
                 "--cache-gb to less"
             ) from error
-        self.array: npt.NDArray[np.float16] = np.memmap(path, np.float16, mode, shape=shape)  # type: ignore[call-overload]
+        self.array: npt.NDArray[np.float16] = np.memmap(path, np.float16, "r+", shape=shape)
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.float16]:
         """A copy of these."""

@@ -1,4 +1,4 @@
-"""Which learning rate: a few hundred steps at ever higher ones (Smith 2017, section 3.3), their losses, and a chart."""
+"""Which learning rate: a hundred steps at ever higher ones (Smith 2017, section 3.3), their losses, and a chart."""
 
 from __future__ import annotations
 

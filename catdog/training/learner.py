@@ -31,7 +31,7 @@ class Learner:
         self.fabric = fabric
         self.module, self.optimizer = fabric.setup(phase.module, optimizer)
         self.average: AveragedModel | None = None
-        if settings.ema and phase.mix:
+        if settings.ema and phase.whole:
             self.average = AveragedModel(phase.module, multi_avg_fn=self._move_average, use_buffers=True)
             self.average.requires_grad_(False)
         self._averaged = 0
@@ -40,7 +40,7 @@ class Learner:
         ways = [
             mix(alpha=alpha, num_classes=classes)
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
-            if alpha and phase.mix
+            if alpha and phase.whole
         ]
         self._mix = v2.RandomChoice(ways) if ways else None
 
@@ -88,13 +88,9 @@ class Learner:
 
     def served(self) -> dict[str, Tensor]:
         """The network's tensors that would be served now: the average's where there is one, copied to the CPU."""
-        prefix = "model.network."
-        if self.average is None:
-            state = self.network.state_dict()
-        else:
-            inside = self.average.module.state_dict()
-            state = {name[len(prefix) :]: tensor for name, tensor in inside.items() if name.startswith(prefix)}
-        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        averaged: Any = self.average and self.average.module  # a WholeNetwork
+        network = averaged.model.network if averaged else self.network
+        return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
         """All tensors that a resumed run needs."""

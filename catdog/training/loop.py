@@ -150,7 +150,7 @@ def _epoch(
         "photos_per_second": (steps - before) * photos / seconds,
     }
     progress.history.append(row)
-    if phase.mix:
+    if phase.whole:
         progress.stale = 0 if val_loss < progress.lowest_loss else progress.stale + 1
         progress.lowest_loss = min(val_loss, progress.lowest_loss)
     progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]

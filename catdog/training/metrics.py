@@ -37,12 +37,7 @@ def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...])
     """
     classes = len(class_names)
     correct = int((probabilities.argmax(1) == labels).sum())
-    present = set(labels.tolist())
-    per_class = {
-        "precision": multiclass_precision(probabilities, labels, classes, average=None),
-        "recall": multiclass_recall(probabilities, labels, classes, average=None),
-        "f1": multiclass_f1_score(probabilities, labels, classes, average=None),
-    }
+    per_class = _by_class(probabilities, labels, classes)
     return {
         "photos": len(labels),
         "errors": len(labels) - correct,
@@ -50,7 +45,7 @@ def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...])
         "accuracy_95": list(wilson(correct, len(labels))),
         **{k: None if math.isnan(v) else v for k, v in summary(probabilities, labels, classes).items()},
         "per_class": {
-            name: {metric: values[i].item() if i in present else None for metric, values in per_class.items()}
+            name: {k: None if math.isnan(values[i]) else values[i] for k, values in per_class.items()}
             for i, name in enumerate(class_names)
         },
         "confusion_matrix": multiclass_confusion_matrix(probabilities, labels, classes).tolist(),
@@ -70,18 +65,24 @@ def summary(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, fl
     """
     probabilities = probabilities.clamp(0, 1)  # a softmax may round to just over 1, which torchmetrics takes for logits
     truth = torch.nn.functional.one_hot(labels, classes)
-    present = sorted(set(labels.tolist()))
+    by_class = _by_class(probabilities, labels, classes)
     judged = [c for c in range(classes) if 0 < int(truth[:, c].sum()) < len(labels)]
     return {
-        "precision": multiclass_precision(probabilities, labels, classes, average=None)[present].mean().item(),
-        "recall": multiclass_recall(probabilities, labels, classes, average=None)[present].mean().item(),
-        "f1": multiclass_f1_score(probabilities, labels, classes, average=None)[present].mean().item(),
+        **{k: _mean([v for v in row if not math.isnan(v)]) for k, row in by_class.items()},
         "roc_auc": _mean([binary_auroc(probabilities[:, c], truth[:, c]).item() for c in judged]),
         "average_precision": _mean([binary_average_precision(probabilities[:, c], truth[:, c]).item() for c in judged]),
         "log_loss": -probabilities.gather(1, labels[:, None]).clamp_min(SMALLEST_P).log().mean().item(),
         "brier": (probabilities - truth).square().sum(1).mean().item(),
         "ece": multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1").item(),
     }
+
+
+def _by_class(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, list[float]]:
+    """Precision, recall and F1 of each class; NaN for a class without photos."""
+    present = set(labels.tolist())
+    metrics = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
+    values = {k: metric(probabilities, labels, classes, average=None).tolist() for k, metric in metrics.items()}
+    return {k: [v if i in present else math.nan for i, v in enumerate(row)] for k, row in values.items()}
 
 
 def intervals(

@@ -44,7 +44,8 @@ class Phase:
     """A training batch as it was read -> what ``module`` takes."""
     plain: Callable[[Tensor], Tensor]
     """The same for validation."""
-    mix: bool
+    whole: bool
+    """The whole network, ``module`` a WholeNetwork, learns: mixing, the average and early stopping are for this one."""
 
 
 class WholeNetwork(nn.Module):
@@ -85,7 +86,7 @@ def phases(
             val=val,
             prepare=partial(augment, settings=settings),
             plain=upright,
-            mix=True,
+            whole=True,
         )
 
 
@@ -103,7 +104,13 @@ def _frozen(
     if not learning:
         raise SettingsError("--frozen-epochs: the weights fill every tensor, so nothing starts from scratch; give 0")
     frozen = partial(
-        Phase, name="frozen ", first=0, epochs=settings.frozen_epochs, schedule="constant", learning=learning, mix=False
+        Phase,
+        name="frozen ",
+        first=0,
+        epochs=settings.frozen_epochs,
+        schedule="constant",
+        learning=learning,
+        whole=False,
     )
     trunk, tail = split(model.network, learning) if isinstance(model.network, ResNet) else (nn.Sequential(), None)
     shapes = [

@@ -12,21 +12,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from catdog.ahead import batches_ahead
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError
 from catdog.files import replace_file
 from catdog.image import load_pixels, read_file
-from catdog.machine import usable_cores
 
 Images = npt.NDArray[np.uint8]
 CACHE_VERSION: Final = 1  # part of the name; raise it when the same photo gives other pixels
@@ -146,16 +144,12 @@ def _fill(path: Path, decoded: Decoded, photos: Sequence[Photo], progress: Calla
             )
         return load_pixels(data, decoded.contract, decoded.paths[index])
 
-    with path.open("wb") as file, ThreadPoolExecutor(min(usable_cores(), 16), "catdog-decode") as pool:
-        indices = iter(range(len(photos)))
-        waiting = [pool.submit(pixels, i) for i in islice(indices, _AHEAD)]
+    with path.open("wb") as file:
         done = 0
-        while waiting:
-            following = [pool.submit(pixels, i) for i in islice(indices, _AHEAD)]
-            for future in waiting:
-                file.write(future.result().tobytes())
-            done += len(waiting)
+        for batch in batches_ahead(pixels, range(len(photos)), _AHEAD):
+            for image in batch:
+                file.write(image.tobytes())
+            done += len(batch)
             progress(done, len(photos))
-            waiting = following
         file.flush()
         os.fsync(file.fileno())  # or a power cut could leave a file of the right size without its content

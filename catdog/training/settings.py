@@ -22,9 +22,8 @@ from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, Contract, Interpolation
 from catdog.errors import SettingsError
 
 ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "cnn")
-CHECKPOINTS: Final = (
-    "/opt/ml/checkpoints"  # SageMaker copies what lies here to checkpoint_s3_uri, and back for a new job
-)
+CHECKPOINTS: Final = "/opt/ml/checkpoints"
+"""SageMaker copies what lies here to checkpoint_s3_uri, and back for a new job."""
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4", "head"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 """Input to output; the stem is conv1 and bn1, the head is fc."""
@@ -209,7 +208,22 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     if "TRAINING_JOB_NAME" in environment:
         from_environment["checkpoint_dir"] = CHECKPOINTS
     chosen = {**from_config, **from_environment, **given}
+    return resolve(chosen)
+
+
+def resolve(chosen: Mapping[str, Any]) -> Settings:
+    """The settings ``chosen`` over the architecture's defaults over the defaults; raises SettingsError."""
     return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
+
+
+def read_yaml(path: Path, named: str) -> Any:
+    """What a YAML file holds; raises SettingsError that begins with ``named`` where it can't be read or isn't YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{named}: can't be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{named}: not YAML ({str(error).splitlines()[0]})") from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -259,12 +273,7 @@ def _parser() -> argparse.ArgumentParser:
 def _read_config(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"--config {path}: can't be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
+    data = read_yaml(Path(path), f"--config {path}")
     if not isinstance(data, dict):
         raise SettingsError(f"--config {path}: not a mapping of settings")
     known = [f.name for f in fields(Settings)]

@@ -18,10 +18,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
-
 from catdog.errors import SettingsError
-from catdog.training.settings import ARCH_DEFAULTS, Settings
+from catdog.training.settings import Settings, read_yaml, resolve
 
 Value = float | int | str
 Scale = Literal["linear", "log"]
@@ -84,10 +82,8 @@ class Space:
 
         Raises SettingsError when values that are fine alone contradict each other.
         """
-        given = {**self.settings, **params}
-        resolved = {**ARCH_DEFAULTS.get(given.get("arch", ""), {}), **given, "data": data}
         try:
-            settings = Settings(**resolved)
+            settings = resolve({**self.settings, **params, "data": data})
         except SettingsError as error:
             raise SettingsError(f"{self.path}: {error}") from error
         if not settings.epochs + settings.frozen_epochs:
@@ -116,12 +112,7 @@ class Outcome:
 def read_space(path: str | Path) -> Space:
     """Read and check a space file; raises SettingsError with one line that names the place in it."""
     path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: can't be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    data = read_yaml(path, str(path))
     if not isinstance(data, dict):
         raise SettingsError(f"{path}: must have the keys settings and search")
     _known(str(path), data, ("settings", "search"))
