@@ -31,8 +31,8 @@ from catdog.training.loop import STEPS_BETWEEN_QUESTIONS, keep_freed_memory
 from catdog.training.model import read_weights
 from catdog.training.optimisation import freeze_all_but, learning_tensors, new_optimizer, schedule
 from catdog.training.phases import phases
+from catdog.training.prepared import Prepared, prepare
 from catdog.training.processes import start, total
-from catdog.training.run import Prepared, prepare
 from catdog.training.settings import Settings
 
 VAL_PHOTOS: Final = 64  # only there because a run must have some
@@ -133,9 +133,9 @@ class Catdog:
         keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # as ``fit`` does
         p.model.to(self.fabric.device)
-        made = phases(self.fabric, p.model, p.fresh, p.train, p.val, self.settings, 0, Path(task.scratch))
+        made = phases(self.fabric, p, self.settings, 0, Path(task.scratch))
         self.phase = next(made)
-        self.learner = Learner(self.fabric, p.model, self.phase, p.fresh, self.settings)
+        self.learner = Learner(self.fabric, p, self.phase, self.settings)
 
     def raw(self) -> DataLoader[Batch]:
         """uint8 photos and labels, as ``_epoch`` reads them."""

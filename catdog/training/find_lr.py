@@ -13,12 +13,12 @@ from lightning.fabric import Fabric
 
 from catdog.errors import TrainingError
 from catdog.training import charts
-from catdog.training.data import Examples, Shard, loader, seed_from, training_batches
+from catdog.training.data import Shard, loader, seed_from, training_batches
 from catdog.training.history import say, say_metrics, show_steps
 from catdog.training.learner import Learner
 from catdog.training.loop import keep_freed_memory
-from catdog.training.model import ImageModel
 from catdog.training.phases import phases
+from catdog.training.prepared import Prepared
 from catdog.training.processes import total
 from catdog.training.settings import Settings
 
@@ -30,10 +30,7 @@ DIVERGED: Final = 3.0  # times the lowest loss ends the test
 
 def find_lr(
     fabric: Fabric,
-    model: ImageModel,
-    fresh: frozenset[str],
-    train: Examples,
-    val: Examples,
+    prepared: Prepared,
     settings: Settings,
     reports: Path,
 ) -> float:
@@ -43,13 +40,13 @@ def find_lr(
     """
     keep_freed_memory()
     shard = Shard(fabric.global_rank, fabric.world_size)
-    model.to(fabric.device)
+    prepared.model.to(fabric.device)
     rates: list[float] = []
     losses: list[float] = []
     with TemporaryDirectory(prefix="catdog-features-") as scratch:
         done = settings.frozen_epochs if settings.epochs else 0
-        phase = next(phases(fabric, model, fresh, train, val, settings, done, Path(scratch)))
-        learner = Learner(fabric, model, phase, fresh, settings)
+        phase = next(phases(fabric, prepared, settings, done, Path(scratch)))
+        learner = Learner(fabric, prepared, phase, settings)
         orders = (training_batches(len(phase.train), settings.batch_size, settings.seed, e, shard) for e in count())
         batches = list(islice(chain.from_iterable(orders), STEPS))
         average = 0.0

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
 from catdog.training.data import Batch, Shard, loader, plain_batches
-from catdog.training.model import ImageModel
 from catdog.training.optimisation import freeze_all_but, new_optimizer
 from catdog.training.phases import Phase
+from catdog.training.prepared import Prepared
 from catdog.training.processes import total
 from catdog.training.settings import Settings
 
@@ -22,12 +22,12 @@ from catdog.training.settings import Settings
 class Learner:
     """A phase's module with its optimizer: batches in, steps taken."""
 
-    def __init__(self, fabric: Fabric, model: ImageModel, phase: Phase, fresh: frozenset[str], settings: Settings):
+    def __init__(self, fabric: Fabric, prepared: Prepared, phase: Phase, settings: Settings):
         self.settings = settings
         self.phase = phase
-        self.network = model.network
-        freeze_all_but(model.network, phase.learning)
-        optimizer = new_optimizer(model.network, fresh, phase.learning, settings)
+        self.network = prepared.model.network
+        freeze_all_but(self.network, phase.learning)
+        optimizer = new_optimizer(self.network, prepared.fresh, phase.learning, settings)
         self.fabric = fabric
         self.module, self.optimizer = fabric.setup(phase.module, optimizer)
         self.average: AveragedModel | None = None

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from catdog.errors import TrainingError, TrainingStopped
 from catdog.training.checkpoint import Checkpoint, StopRequest
-from catdog.training.data import Examples, Shard, loader, seed_from, training_batches
+from catdog.training.data import Shard, loader, seed_from, training_batches
 from catdog.training.history import Row, score_of, show_steps
 from catdog.training.learner import Learner
-from catdog.training.model import ImageModel
 from catdog.training.optimisation import schedule
 from catdog.training.phases import phases
+from catdog.training.prepared import Prepared
 from catdog.training.processes import agree, say_first, total
 from catdog.training.settings import Settings
 
@@ -57,20 +57,18 @@ class Progress:
 
 def fit(
     fabric: Fabric,
-    model: ImageModel,
-    fresh: frozenset[str],
-    train: Examples,
-    val: Examples,
+    prepared: Prepared,
     settings: Settings,
     checkpoint: Checkpoint | None = None,
     record: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
-    """Train, and leave the tensors of the best epoch (highest validation accuracy, then lowest loss) in ``model``.
+    """Train, and leave the tensors of the best epoch (highest validation accuracy, then lowest loss) in its model.
 
     ``checkpoint``: where to go on from and to write to. ``record`` gets all epochs' rows after each one, on the first
     process; what it raises ends the run. Gives the rows. Raises TrainingError when the loss is no longer finite, and
     TrainingStopped when a signal asked for it, with the checkpoint written.
     """
+    model = prepared.model
     keep_freed_memory()
     torch.backends.cudnn.deterministic = True
     model.to(fabric.device)
@@ -84,8 +82,8 @@ def fit(
     if tensors:  # the frozen part too must be as it was
         model.network.load_state_dict(tensors["network"])
     with StopRequest() as request, TemporaryDirectory(prefix="catdog-features-") as scratch:
-        for phase in phases(fabric, model, fresh, train, val, settings, progress.epoch, Path(scratch)):
-            learner = Learner(fabric, model, phase, fresh, settings)
+        for phase in phases(fabric, prepared, settings, progress.epoch, Path(scratch)):
+            learner = Learner(fabric, prepared, phase, settings)
             if tensors and (progress.epoch, progress.step) > (phase.first, 0):
                 learner.load(tensors)
             tensors = None

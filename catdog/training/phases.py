@@ -22,6 +22,7 @@ from catdog.training.data import Examples
 from catdog.training.features import Features, compute, feature_shape
 from catdog.training.model import ImageModel, split
 from catdog.training.optimisation import Schedule, learning_tensors
+from catdog.training.prepared import Prepared
 from catdog.training.processes import say_first, share_folder
 from catdog.training.settings import Settings
 
@@ -62,28 +63,25 @@ class WholeNetwork(nn.Module):
 
 def phases(
     fabric: Fabric,
-    model: ImageModel,
-    fresh: frozenset[str],
-    train: Examples,
-    val: Examples,
+    prepared: Prepared,
     settings: Settings,
     epochs_done: int,
     scratch: Path,
 ) -> Iterator[Phase]:
     """The phases that are not finished yet, each made when the one before has ended; ``scratch``: for features."""
-    network = model.network
+    model = prepared.model
     if epochs_done < settings.frozen_epochs:
-        yield _frozen(fabric, model, fresh, train, val, settings, scratch)
+        yield _frozen(fabric, prepared, settings, scratch)
     if settings.epochs:
         yield Phase(
             name="",
             first=settings.frozen_epochs,
             epochs=settings.epochs,
             schedule=settings.schedule,
-            learning=frozenset(learning_tensors(network, fresh, settings.trainable_from)),
+            learning=frozenset(learning_tensors(model.network, prepared.fresh, settings.trainable_from)),
             module=WholeNetwork(model),
-            train=train,
-            val=val,
+            train=prepared.train,
+            val=prepared.val,
             prepare=partial(augment, settings=settings),
             plain=upright,
             whole=True,
@@ -92,15 +90,13 @@ def phases(
 
 def _frozen(
     fabric: Fabric,
-    model: ImageModel,
-    fresh: frozenset[str],
-    train: Examples,
-    val: Examples,
+    prepared: Prepared,
     settings: Settings,
     scratch: Path,
 ) -> Phase:
     """The first phase, on cached features where they fit into ``--cache-gb``."""
-    learning = frozenset(learning_tensors(model.network, fresh, None))
+    model, train, val = prepared.model, prepared.train, prepared.val
+    learning = frozenset(learning_tensors(model.network, prepared.fresh, None))
     if not learning:
         raise SettingsError("--frozen-epochs: the weights fill every tensor, so nothing starts from scratch; give 0")
     frozen = partial(
@@ -123,11 +119,11 @@ def _frozen(
     folder, shard = share_folder(fabric, scratch)
     ways: tuple[Callable[[Tensor], Tensor], ...] = (partial(augment, settings=settings), upright)
     computed = []
-    for name, examples, shape, prepared in zip(("train", "val"), (train, val), shapes, ways, strict=True):
+    for name, examples, shape, way in zip(("train", "val"), (train, val), shapes, ways, strict=True):
         with fabric.rank_zero_first(local=True):
             features = Features(folder / name, shape, new=shard.rank == 0)
         say_first(fabric, f"frozen phase: features of {len(examples)} {name} photos")
-        compute(model, trunk, examples, prepared, features, settings, shard)
+        compute(model, trunk, examples, way, features, settings, shard)
         computed.append(Examples(features, examples.labels))
     fabric.barrier()
     return frozen(module=tail, train=computed[0], val=computed[1], prepare=Tensor.float, plain=Tensor.float)

@@ -7,46 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
-from catdog.contract import Contract
-from catdog.dataset import Manifest
-from catdog.dataset.manifest import SPLITS
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
 from catdog.files import replace_file
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_threshold
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
-from catdog.training.data import Examples, loader, open_data, photos, plain_batches, seed_from, training_photos
+from catdog.training.data import Examples, loader, photos, plain_batches
 from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics, write_history
 from catdog.training.loop import fit
 from catdog.training.metrics import measure, table
-from catdog.training.model import WEIGHTS_NAME, ImageModel, new_network, save_checkpoint
-from catdog.training.processes import agree, quiet, say_first, share_folder, start
+from catdog.training.model import WEIGHTS_NAME, ImageModel, save_checkpoint
+from catdog.training.prepared import Prepared, prepare
+from catdog.training.processes import quiet, start
 from catdog.training.settings import Settings
-from catdog.training.weights import load_weights
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that training starts from."""
-
-    manifest: Manifest
-    model: ImageModel
-    contract: Contract
-    fresh: frozenset[str]
-    """Parameters that start from scratch."""
-    train: Examples
-    val: Examples
 
 
 def run(settings: Settings) -> None:
@@ -68,7 +50,7 @@ def run(settings: Settings) -> None:
     with TemporaryDirectory(prefix="catdog-data-") as scratch, quiet():
         prepared = prepare(fabric, settings, Path(scratch))
         if settings.find_lr:
-            find_lr(fabric, prepared.model, prepared.fresh, prepared.train, prepared.val, settings, reports)
+            find_lr(fabric, prepared, settings, reports)
             return
         checkpoint = Checkpoint(folder, settings, prepared.manifest.fingerprint, fabric.world_size)
 
@@ -76,37 +58,16 @@ def run(settings: Settings) -> None:
             write_history(output / "history.csv", rows)
             say_metrics(rows[-1])
 
-        p = prepared
         rows: list[Row] = []
         if settings.frozen_epochs + settings.epochs:
-            rows = fit(fabric, p.model, p.fresh, p.train, p.val, settings, checkpoint, record)
-        elif p.fresh:
+            rows = fit(fabric, prepared, settings, checkpoint, record)
+        elif prepared.fresh:
             raise SettingsError("--epochs 0 and --frozen-epochs 0: but --weights leave tensors that have to learn")
         if fabric.world_size > 1:
             torch.distributed.destroy_process_group()
         if fabric.global_rank == 0:
             _finish(prepared, settings, rows, output, reports, str(fabric.device))
             checkpoint.remove()
-
-
-def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifest | None = None) -> Prepared:
-    """Open data and weights, and build the model; what costs time is done once a machine."""
-    seed_from(settings.seed)
-    folder, _ = share_folder(fabric, scratch)
-    with fabric.rank_zero_first(local=True):
-        manifest = manifest or open_data(settings, folder)
-        contract = settings.contract(manifest.class_names, manifest.fingerprint)
-        network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
-        loaded = load_weights(network, settings.arch, settings.weights)
-        val = photos(manifest, "val", contract, settings)
-        train = training_photos(manifest, contract, settings)
-    agree(fabric, "--data", (manifest.fingerprint, len(train)))
-    say_first(fabric, loaded.describe())
-    for split in SPLITS:
-        chosen = manifest.of(split)
-        counts = ", ".join(f"{sum(p.label == c for p in chosen)} {c}" for c in manifest.class_names)
-        say_first(fabric, f"data: {split:<5} {len(chosen)} photos ({counts})")
-    return Prepared(manifest, ImageModel(network, contract), contract, frozenset(loaded.fresh), train, val)
 
 
 def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Path, reports: Path, device: str) -> None:

@@ -35,8 +35,8 @@ from catdog.training.checkpoint import FREE_TO_CHANGE
 from catdog.training.data import open_data
 from catdog.training.history import Row, say, score_of
 from catdog.training.loop import fit
+from catdog.training.prepared import prepare
 from catdog.training.processes import quiet, start
-from catdog.training.run import prepare
 from catdog.training.space import Choices, Outcome, Range, Space
 
 FILE_NAME: Final = "study.db"
@@ -146,9 +146,9 @@ class Study:
             if fabric.world_size > 1:
                 raise SettingsError("a search trains one process at a time; start it without torchrun")
             with redirect_stderr(io.StringIO() if self._told else sys.stderr):  # every trial says the same of the data
-                p = prepare(fabric, settings, scratch, self.manifest)
+                prepared = prepare(fabric, settings, scratch, self.manifest)
             self._told = True
-            fit(fabric, p.model, p.fresh, p.train, p.val, settings, record=record)
+            fit(fabric, prepared, settings, record=record)
         except optuna.TrialPruned:
             return TrialState.PRUNED
         except TrainingStopped:
