@@ -6,6 +6,7 @@ load().predict("photo.jpg").label
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
@@ -26,16 +27,24 @@ from catdog.prediction import Prediction, decide
 
 INPUT_NAME: Final = "image"  # uint8 (N, H, W, 3)
 OUTPUT_NAME: Final = "probabilities"  # float32 (N, C)
+CPU_PROVIDER: Final = "CPUExecutionProvider"
 BATCH_SIZE: Final = 16  # photos a model call; past 8 the rate no longer rises on a CPU, memory does
 
 
 class Classifier:
     """An ONNX model with its contract. Thread-safe; photos that can't be read become answers with ``error`` set."""
 
-    def __init__(self, model: bytes | str | os.PathLike[str], threads: int | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        model: bytes | str | os.PathLike[str],
+        threads: int | None = None,
+        name: str = "",
+        provider: str | None = None,
+    ) -> None:
         """``model``: a path or the file's bytes. ``threads``: of ONNX Runtime, default the usable cores, at most 8.
 
-        Raises ModelError (no such file, no ONNX model) or ContractError (no contract inside, or another version).
+        ``provider``: ONNX Runtime's execution provider, default its CPU one. Raises ModelError (no such file, no ONNX
+        model, no such provider) or ContractError (no contract inside, or another version).
         """
         self.name = name or describe(model)
         options = ort.SessionOptions()
@@ -43,14 +52,18 @@ class Classifier:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread sleeps
         options.log_severity_level = 4  # its errors come back as exceptions
+        if provider not in (None, *ort.get_available_providers()):
+            here = ", ".join(ort.get_available_providers())
+            raise ModelError(f"execution provider {provider!r}: this onnxruntime has {here}")
         try:
             data = bytes(model) if isinstance(model, (bytes, bytearray)) else Path(model).read_bytes()
         except OSError as error:
             raise ModelError(f"{self.name}: the model can't be read ({error.strerror})") from error
         try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(data, options, providers=[provider or CPU_PROVIDER])
         except Exception as error:  # its exceptions share no public base
             raise ModelError(f"{self.name}: not an ONNX model that ONNX Runtime {ort.__version__} can open") from error
+        self.sha256 = hashlib.sha256(data).hexdigest()
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise ContractError(f"{self.name}: the model carries no catdog contract; make it with python -m export")
@@ -142,12 +155,14 @@ class Classifier:
             )
 
 
-def load(model: bytes | str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Classifier:
+def load(
+    model: bytes | str | os.PathLike[str] | None = None, *, threads: int | None = None, provider: str | None = None
+) -> Classifier:
     """A classifier from an ONNX file, by default the embedded cat-or-dog model; raises as ``Classifier`` does."""
     if model is not None:
-        return Classifier(model, threads)
+        return Classifier(model, threads, provider=provider)
     try:
         embedded = files("catdog").joinpath("assets", "catdog.onnx").read_bytes()
     except OSError as error:
         raise ModelError("the embedded model is missing from this installation; name an ONNX file") from error
-    return Classifier(embedded, threads, name="the embedded model")
+    return Classifier(embedded, threads, name="the embedded model", provider=provider)

@@ -37,6 +37,9 @@ class ImageError(CatdogError):
         super().__init__(message)
         self.reason: ImageReason = reason
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, ImageReason]]:
+        return type(self), (str(self), self.reason)  # pickle, between processes, would call it with the message alone
+
 
 class ContractError(CatdogError):
     """A model's contract is missing, damaged or of another version."""

@@ -26,6 +26,8 @@ from catdog.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, upright, values in [0, 255]."""
+Size = tuple[int, int]
+"""(width, height), px."""
 
 MAX_BYTES: Final = 256 * 2**20  # of one encoded photo; a 200-megapixel phone JPEG has about 60 MB
 MAX_PIXELS: Final = 2 * 89_478_485  # Pillow's own hard limit against decompression bombs: 537 MB as RGB
@@ -56,6 +58,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS: Final = (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
 
 # MAX_PIXELS is enforced below for every photo; Pillow's warning at half of it would only be noise on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -94,6 +97,11 @@ def decode(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
     Grey, palette, CMYK and 16-bit samples become 8-bit RGB; alpha is laid over white; EXIF orientation is applied.
     Raises ImageError naming ``name`` (empty, unsupported, corrupt, too_large).
     """
+    return decode_sized(data, name, at_least)[0]
+
+
+def decode_sized(data: bytes, name: str, at_least: int | None = None) -> tuple[Image.Image, Size]:
+    """As ``decode``; and the upright photo's size at full scale."""
     if not data:
         raise ImageError(f"{name}: the file is empty", "empty")
     if len(data) > MAX_BYTES:
@@ -115,8 +123,12 @@ def decode(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
+        scaled = image.size != (width, height)
         image.load()
-        return _to_rgb(_upright(image), name)
+        size = (width, height) if scaled else image.size  # loading turns TIFFs upright
+        turn = _turn(image)
+        upright = image if turn is None else image.transpose(turn)
+        return _to_rgb(upright, name), size[::-1] if turn in _SIDEWAYS else size
     except ImageError:
         raise
     except Exception as error:  # likewise for damaged pixel data
@@ -145,7 +157,8 @@ def from_pil(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels", "corrupt")
     try:
         image.load()
-        return _to_rgb(_upright(image), name)
+        turn = _turn(image)
+        return _to_rgb(image if turn is None else image.transpose(turn), name)
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error
 
@@ -193,15 +206,15 @@ def describe(source: object) -> str:
     return f"<{type(source).__name__}>"
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a loaded image upright."""
     # Read after load(): Pillow turns TIFFs itself while loading and then removes the tag. A broken EXIF block is
     # no reason to lose a good photo, and Pillow raises nearly anything on one.
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:
         orientation = None
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -8,21 +8,26 @@ Nothing is opened here. Folders are read one at a time, so that the first photo 
 from __future__ import annotations
 
 import fnmatch
+import heapq
 import os
+import pickle
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from catdog.errors import ImageError
 from catdog.image import MAX_BYTES, SUFFIXES
 
+SORTED_AT_ONCE: Final = 50_000  # names of one folder; of a larger one sorted runs wait on disk
 JUNK: Final = frozenset({"__MACOSX", "@eaDir"})  # macOS and Synology put copies and thumbnails there
 STDIN: Final = "-"
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_MAGIC: Final = re.compile(r"[*?[]")
+MAGIC: Final = re.compile(r"[*?[]")
 
 Parts = tuple[str, ...]
 
@@ -52,35 +57,42 @@ def expand(paths: Iterable[str]) -> Iterator[Photo]:
             yield Photo(fetch.redact(path), partial(fetch.fetch, path))
         elif path and Path(path).is_dir():
             yield from _or_error(scan(Path(path)), path, "no photo in this folder")
-        elif _MAGIC.search(path) and not os.path.lexists(path):
+        elif MAGIC.search(path) and not os.path.lexists(path):
             yield from _or_error(_glob(path), path, "no photo matches this pattern")
         else:
             yield Photo(path, path) if path else Photo(path, ImageError("'': an empty path", "missing"))
 
 
-def scan(folder: Path, wanted: Callable[[Parts, bool], bool] | None = None) -> Iterator[Photo]:
+def scan(
+    folder: Path,
+    wanted: Callable[[Parts, bool], bool] | None = None,
+    is_photo: Callable[[str], bool] = lambda name: Path(name).suffix.lower() in SUFFIXES,
+) -> Iterator[Photo]:
     """The photos under a folder, its own before those of its subfolders, both sorted by name.
 
     ``wanted``: is given the parts of a path below ``folder`` and whether it is a folder's; False leaves it out.
+    Of a million files in one folder, SORTED_AT_ONCE names at most are in memory.
     """
     waiting: list[Parts] = [()]
     while waiting:
         parts = waiting.pop()
         here = folder.joinpath(*parts)
+        folders: list[Parts] = []
         try:
             with os.scandir(here) as found:
-                entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found if _visible(e))
+                entries = _sorted_runs((e.is_dir(follow_symlinks=False), e.name) for e in found if _visible(e))
         except OSError as error:
             yield Photo(str(here), ImageError(f"{here}: can't be listed ({error.strerror})", "unreadable"))
             continue
-        inside = [((*parts, name), is_folder) for name, is_folder in entries]
-        if wanted:
-            inside = [(child, is_folder) for child, is_folder in inside if wanted(child, is_folder)]
-        for child, is_folder in inside:
-            if not is_folder and Path(child[-1]).suffix.lower() in SUFFIXES:
-                path = str(folder.joinpath(*child))
+        for is_folder, name in heapq.merge(*entries):  # files come first
+            if wanted and not wanted((*parts, name), is_folder):
+                continue
+            if is_folder:
+                folders.append((*parts, name))
+            elif is_photo(name):
+                path = str(folder.joinpath(*parts, name))
                 yield Photo(path, path)
-        waiting += [child for child, is_folder in reversed(inside) if is_folder]
+        waiting += reversed(folders)
 
 
 def read_stdin() -> bytes:
@@ -89,6 +101,30 @@ def read_stdin() -> bytes:
     if len(data) > MAX_BYTES:
         raise ImageError(f"{STDIN}: over the limit of {MAX_BYTES} bytes", "too_large")
     return data
+
+
+def _sorted_runs(items: Iterable[tuple[bool, str]]) -> list[Iterator[tuple[bool, str]]]:
+    """Sorted streams, to be merged; when there is more than one, they are read from temporary files."""
+    items = iter(items)
+    runs: list[Iterator[tuple[bool, str]]] = []
+    while run := sorted(islice(items, SORTED_AT_ONCE)):
+        runs.append(iter(run) if not runs and len(run) < SORTED_AT_ONCE else _spilled(run))
+    return runs
+
+
+def _spilled(run: list[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the last name was read
+    blocks = [run[start : start + 1000] for start in range(0, len(run), 1000)]
+    for block in blocks:
+        pickle.dump(block, file)
+    file.seek(0)
+    return _read_back(file, len(blocks))
+
+
+def _read_back(file: IO[bytes], blocks: int) -> Iterator[tuple[bool, str]]:
+    with file:
+        for _ in range(blocks):
+            yield from pickle.load(file)  # noqa: S301 - our own, written to a file that has no name
 
 
 def _visible(entry: os.DirEntry[str]) -> bool:
@@ -108,19 +144,19 @@ def _or_error(photos: Iterator[Photo], path: str, problem: str) -> Iterator[Phot
 def _glob(pattern: str) -> Iterator[Photo]:
     # glob.glob follows links round and round, and gives no order; pathlib's differs from Python to Python.
     parts = Path(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    fixed = next(i for i, part in enumerate(parts) if MAGIC.search(part))
     folder, patterns = Path(*parts[:fixed]), parts[fixed:]
     if not folder.is_dir():
         return iter(())
-    return scan(folder, lambda below, is_folder: _matches(below, patterns, start=is_folder))
+    return scan(folder, lambda below, is_folder: matches(below, patterns, start=is_folder))
 
 
-def _matches(parts: Parts, patterns: Parts, start: bool) -> bool:
+def matches(parts: Parts, patterns: Parts, start: bool) -> bool:
     """Whether the parts fit the patterns, or with ``start`` could once they go on."""
     if not patterns:
         return not parts
     if not parts:
         return start or all(pattern == "**" for pattern in patterns)
     if patterns[0] == "**":
-        return _matches(parts, patterns[1:], start) or _matches(parts[1:], patterns, start)
-    return fnmatch.fnmatch(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:], start)
+        return matches(parts, patterns[1:], start) or matches(parts[1:], patterns, start)
+    return fnmatch.fnmatch(parts[0], patterns[0]) and matches(parts[1:], patterns[1:], start)

@@ -24,6 +24,7 @@ from catdog.errors import DataError, ImageError
 from catdog.image import MAX_BYTES
 
 MAX_UNPACKED_BYTES: Final = 64 * 2**30  # of one archive; Kaggle's and Oxford's have 0.8 GB each
+_SKIPPED_BYTES: Final = 2**20  # at once
 MAX_FILES: Final = 2_000_000  # in one source
 
 ARCHIVE_ENDING: Final = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -35,7 +36,7 @@ _PACKED: Final[dict[bytes, Any]] = {
     b"\xfd7zXZ\x00": lzma.open,
 }
 # What the parsers raise on damaged bytes, beyond what they document; tests/unit/test_dataset_hostile.py damages some.
-_ZIP_ERRORS: Final = (
+ZIP_ERRORS: Final = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -46,7 +47,7 @@ _ZIP_ERRORS: Final = (
     ValueError,
     NotImplementedError,
 )
-_TAR_ERRORS: Final = (
+TAR_ERRORS: Final = (
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
@@ -146,7 +147,7 @@ class Zip(_Archive):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
-        except _ZIP_ERRORS as error:
+        except ZIP_ERRORS as error:
             raise self._damaged(error) from error
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was made on Windows
@@ -168,7 +169,7 @@ class Zip(_Archive):
                     with archive.open(member) as file:
                         data = file.read(MAX_BYTES + 1)
                     yield name, self._loaded(name, data)
-        except _ZIP_ERRORS as error:
+        except ZIP_ERRORS as error:
             raise self._damaged(error) from error
 
 
@@ -192,7 +193,7 @@ class Tar(_Archive):
                 assert file is not None, name
                 try:
                     data = file.read(MAX_BYTES + 1)
-                except _TAR_ERRORS as error:
+                except TAR_ERRORS as error:
                     raise self._damaged(error) from error
                 yield name, self._loaded(name, data)
 
@@ -203,8 +204,8 @@ class Tar(_Archive):
         unpack = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
         with (unpack or open)(self.path, "rb") as stream:
             try:
-                archive = tarfile.open(fileobj=_Bounded(stream), mode="r:")  # noqa: SIM115 - reads; holds no file
-            except _TAR_ERRORS as error:
+                archive = tarfile.open(fileobj=Bounded(stream), mode="r:")  # noqa: SIM115 - reads; holds no file
+            except TAR_ERRORS as error:
                 if unpack or is_archive_name(self.path.name):
                     raise self._damaged(error) from error
                 raise DataError(
@@ -217,31 +218,52 @@ class Tar(_Archive):
     def _next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         try:
             if (member := archive.next()) is None:
-                _check_end(archive)
-        except _TAR_ERRORS as error:
+                check_end(archive)
+        except TAR_ERRORS as error:
             raise self._damaged(error) from error
         return member
 
 
-class _Bounded(io.RawIOBase):
-    """A stream that reads no more than a photo's bytes at once: tarfile reads a header's claim of any size."""
+class Bounded(io.RawIOBase):
+    """A stream that reads no more than a photo's bytes at once: tarfile reads a header's claim of any size.
+
+    One that can't seek is read forwards and passed over.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
+        self._seekable = stream.seekable()
+        self._at = 0
 
     def read(self, size: int = -1, /) -> bytes:
         if not 0 <= size <= MAX_BYTES + 1:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._stream.read(size)
+        data = self._stream.read(size)
+        self._at += len(data)
+        return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        return self._stream.seek(offset, whence)
+        if self._seekable:
+            return self._stream.seek(offset, whence)
+        if whence != io.SEEK_SET or offset < self._at:
+            raise io.UnsupportedOperation("this stream goes forwards only")
+        while self._at < offset and self.read(min(offset - self._at, _SKIPPED_BYTES)):
+            pass
+        return self._at
 
     def tell(self) -> int:
-        return self._stream.tell()
+        return self._stream.tell() if self._seekable else self._at
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
+def unpacked(stream: io.BufferedReader) -> IO[bytes]:
+    """What a file holds, decompressed when its first bytes say that it is compressed."""
+    head = stream.peek(8)
+    opener = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
+    return opener(stream, "rb") if opener else stream
+
+
+def check_end(archive: tarfile.TarFile) -> None:
+    """Raises tarfile.ReadError where an archive that was gone through stops short of its end mark."""
     # tarfile takes any block that is no header for the end; a block of zeros is (POSIX.1-2017, pax, "ustar").
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)

@@ -11,11 +11,10 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from torchmetrics.functional.classification import binary_precision_recall_curve, binary_roc
 
+from catdog.colours import BLUE, GREEN, GREY, ORANGE, PURPLE
 from catdog.files import replace_file
 from catdog.training.metrics import answered
 
-# Okabe & Ito 2008: told apart by colour-blind eyes
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#888888"
 _CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 
 

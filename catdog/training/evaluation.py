@@ -23,6 +23,8 @@ from torch import Tensor
 
 from catdog.ahead import batches_ahead
 from catdog.classifier import BATCH_SIZE, load
+from catdog.colours import BLUE, ORANGE
+from catdog.contact_sheet import MOST, Cell, contact_sheet
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.building import Progress
@@ -32,7 +34,6 @@ from catdog.files import replace_file
 from catdog.image import load_pixels
 from catdog.prediction import decide
 from catdog.training import charts
-from catdog.training.contact_sheet import MOST, Cell, contact_sheet
 from catdog.training.metrics import RESAMPLES, by_group, coverage, intervals, measure, reliability
 from catdog.training.model import load_checkpoint
 
@@ -190,17 +191,23 @@ def write(done: Evaluation, out: Path) -> None:
         charts.coverage(probabilities, labels, marks, f"Coverage and error, {title}", out / "coverage.png")
         confidence, answers = probabilities.max(1)
         cells = [
-            Cell(done.data.manifest.root / photo.path, photo.path, photo.label, names[answer], sure)
+            _cell(done.data.manifest.root, photo, names[answer], sure)
             for photo, answer, sure in zip(done.data.photos, answers.tolist(), confidence.tolist(), strict=True)
         ]
-        cells.sort(key=lambda cell: cell.confidence)
-        wrong = [cell for cell in reversed(cells) if cell.answer != cell.truth]
+        order = confidence.argsort(stable=True).tolist()
+        wrong = [cells[i] for i in reversed(order) if answers[i] != labels[i]]
         shown = f"the {MOST} most confident of " if len(wrong) > MOST else ""
         contact_sheet(wrong, f"Mistakes: {shown}{len(wrong)} in {title}", out / "mistakes.png")
         sure = f"threshold {contract.threshold:g}"
-        contact_sheet(cells, f"The least sure answers in {title}, {sure}", out / "least_sure.png")
+        contact_sheet([cells[i] for i in order], f"The least sure answers in {title}, {sure}", out / "least_sure.png")
     except OSError as error:
         raise SettingsError(f"--out {out}: can't be written ({error.strerror or error})") from error
+
+
+def _cell(root: Path, photo: Photo, answer: str, confidence: float) -> Cell:
+    """Blue where the answer is right, orange where it is wrong."""
+    verdict = f"{photo.label}, answered {answer} {confidence:.1%}"
+    return Cell(root / photo.path, verdict, photo.path, BLUE if answer == photo.label else ORANGE)
 
 
 def _trained_on_some(contract: Contract, data: Data) -> bool | None:

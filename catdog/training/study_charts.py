@@ -12,8 +12,8 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from catdog.colours import BLUE, GREY, ORANGE
 from catdog.files import replace_file
-from catdog.training.charts import BLUE, GREY, ORANGE
 from catdog.training.space import Choices, Outcome, Range
 
 SCORE: Final = "best epoch's validation accuracy"

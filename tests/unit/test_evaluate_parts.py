@@ -1,18 +1,15 @@
-"""What an evaluation computes: metrics against hand-worked values, intervals, temperature and threshold, sheets."""
+"""What an evaluation computes: metrics against hand-worked values, intervals, temperature and threshold."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from catdog.errors import TrainingError
 from catdog.training.calibration import fit_temperature, fit_threshold
-from catdog.training.contact_sheet import Cell, contact_sheet
 from catdog.training.metrics import answered, by_group, coverage, intervals, measure, reliability, wilson
 
 NAMES = ("cat", "dog")
@@ -221,15 +218,3 @@ def test_tied_confidences_are_answered_together_or_not_at_all() -> None:
 def test_one_in_a_thousand_is_good_enough() -> None:
     assert fit_threshold(*sure_of([0.6] + [0.9] * 999, [False] + [True] * 999)) == 0.5
     assert fit_threshold(*sure_of([0.6] + [0.9] * 998, [False] + [True] * 998)) > 0.6
-
-
-def test_a_contact_sheet_of_awkward_names(tmp_path: Path) -> None:
-    photo = tmp_path / "a.png"
-    Image.new("RGB", (30, 90), "red").save(photo)
-    names = ["$x_1$ and \\frac.jpg", "猫.jpg", "new\nline.jpg", "deep/" * 40 + "cat.jpg"]
-    cells = [Cell(photo, name, "cat", "dog", 0.9) for name in names * 8]
-    contact_sheet(cells, "mistakes", tmp_path / "sheet.png")
-    contact_sheet([], "no mistakes", tmp_path / "empty.png")
-    with Image.open(tmp_path / "sheet.png") as sheet, Image.open(tmp_path / "empty.png") as empty:
-        assert sheet.width >= 1500
-        assert sheet.height > 10 * empty.height

@@ -17,7 +17,18 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["catdog", "catdog.image", "catdog.classifier", "catdog.predict", "catdog.fetch"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "catdog",
+        "catdog.image",
+        "catdog.classifier",
+        "catdog.predict",
+        "catdog.fetch",
+        "catdog.contact_sheet",
+        "catdog.score.sorting",
+    ],
+)
 def test_core_brings_in_nothing_heavy(module: str) -> None:
     assert not loaded_by(module) & HEAVY
 

@@ -1,0 +1,325 @@
+"""The command line of catdog.score: arguments to a run, its outcome to a summary and an exit code."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import Enum
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from catdog.contract import UNSURE
+from catdog.errors import CatdogError, DataError, SettingsError
+from catdog.files import replace_file
+from catdog.text import printable
+
+EXIT_SOME_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_TOO_MANY_ERRORS: Final = 3
+EXIT_SIGNAL: Final = 128  # plus its number, as every shell has it
+DRY_RUN_TASKS: Final = 4  # of 16 photos, for each worker
+
+_HELP: Final = """Score every photo of a large collection, once.
+
+SOURCE is a photo, a folder (with all below it), a quoted pattern, a .zip or .tar archive, a set of shards, or an s3://
+address of these. --out gets one row an input, also for one that can't be read: source, status (ok, corrupt,
+unsupported, missing, too_large), label, confidence, a probability a class, width, height, sha256, error, model.
+
+Killed at any moment and started again with the same command, it goes on where it was.
+
+\b
+Examples:
+  python -m catdog.score photos/ --out results.parquet
+  python -m catdog.score "shards/photos-{000..099}.tar" more.zip --out results.csv
+  python -m catdog.score --list paths.csv --out results.jsonl --max-errors 1%
+  python -m catdog.score s3://bucket/photos/ --out s3://bucket/results.parquet
+  python -m catdog.score photos/ --out results.parquet --sort-into sorted/ --contact-sheet sample.png
+  python -m catdog.score photos/ --out results.parquet --dry-run
+
+\b
+Exit codes: 0 every input is answered, 1 some rows have no answer, 2 a bad argument, model, source or disk,
+3 stopped by --max-errors, 130 interrupted (143 by SIGTERM)."""
+
+
+class EngineName(str, Enum):
+    """What ``--engine`` takes."""
+
+    local = "local"
+    ray = "ray"
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(help=_HELP)
+def main(
+    out: Annotated[str, typer.Option(metavar="FILE", help="The result: .parquet, .csv or .jsonl; a path or s3://.")],
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False)] = None,
+    lists: Annotated[
+        list[Path] | None,
+        typer.Option("--list", metavar="FILE", help="Paths to score: a line each, or a CSV or Parquet column."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="FILE", help="An ONNX model, instead of the embedded one.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="T", help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".')
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(metavar="N", help="Processes, each with a model on one core; auto: one a core.")
+    ] = "auto",
+    max_errors: Annotated[
+        str | None, typer.Option(metavar="N|P%", help="Stop when more rows than this have no answer.")
+    ] = None,
+    summary: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the summary there, as JSON.")] = None,
+    sort_into: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Link each photo into DIR/<its label>/; never overwrites.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --sort-into: copy, not link.")] = False,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw a sample of the answers, to look at.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, also over another run's result.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, try a few, estimate; write nothing.")] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="ray: on a Ray cluster, with pip install 'catdog[ray]'.")
+    ] = EngineName.local,
+    ray_address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of an existing Ray cluster.")] = None,
+    part_rows: Annotated[
+        int | None, typer.Option(metavar="N", min=1, hidden=True, help="Rows a part: what a kill can cost.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="ONNX Runtime's execution provider, where one is installed.")
+    ] = None,
+) -> None:
+    console = Console(stderr=True, highlight=False)
+    stopped = _Stopped()
+    try:
+        # Imported after parsing, so that --help and a typo answer at once.
+        from catdog.score import run
+        from catdog.score.sorting import Sorter
+
+        _check(sources, lists, threshold, copy, sort_into)
+        limit = run.MaxErrors.parse(max_errors) if max_errors else None
+        job, class_names = run.prepare_job(model, threshold, provider)
+        chosen, count = _engine(engine, workers, ray_address)
+        if dry_run:
+            typer.echo(json.dumps(_dry_run(sources or [], lists or [], job, chosen, count)))
+            return
+        if sort_into:
+            job = replace(job, sorter=Sorter(sort_into, [*class_names, UNSURE], copy=copy))
+        with stopped.watch(), _progress(console, sources or [], lists or []) as progress:
+            outcome = run.score(
+                sources or [], lists or [], out, job, class_names, chosen, count,
+                max_errors=limit, restart=restart, part_rows=part_rows or run.PART_ROWS,
+                stop=stopped.event, progress=progress,
+            )  # fmt: skip
+        report = _report(out, outcome, job.model_sha256, count)
+        _show(console, report)
+        if summary:
+            with _writing("--summary", summary), replace_file(summary) as temporary:
+                temporary.write_text(json.dumps(report, indent=1) + "\n")
+        if contact_sheet and outcome.finished:
+            with _writing("--contact-sheet", contact_sheet):
+                _draw(out, contact_sheet)
+        typer.echo(json.dumps(report))
+    except CatdogError as error:
+        typer.echo(f"catdog.score: error: {printable(str(error))}", err=True)
+        raise typer.Exit(EXIT_USAGE) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(EXIT_SIGNAL + signal.SIGINT) from error
+    if outcome.too_many_errors:
+        raise typer.Exit(EXIT_TOO_MANY_ERRORS)
+    if not outcome.finished:
+        raise typer.Exit(EXIT_SIGNAL + stopped.signal)
+    if outcome.totals.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{option} {path}: can't be written ({error.strerror or error})") from error
+
+
+class _Stopped:
+    """Ctrl-C and SIGTERM: the first lets the run finish what it has begun, the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal = 0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        if self.event.is_set():
+            os._exit(EXIT_SIGNAL + number)  # nothing half-written can be left behind
+        self.signal = number
+        self.event.set()
+
+
+def _check(
+    sources: list[str] | None, lists: list[Path] | None, threshold: float | None, copy: bool, sort_into: Path | None
+) -> None:
+    if not sources and not lists:
+        raise SettingsError("nothing to score; name a SOURCE or a --list")
+    if threshold is not None and not 0 <= threshold <= 1:  # also refuses nan
+        raise SettingsError(f"--threshold {threshold}: must be in [0, 1]")
+    if copy and not sort_into:
+        raise SettingsError("--copy says how --sort-into puts photos; give that, too")
+    for source in sources or [] if sort_into else []:
+        if Path(source).is_dir() and sort_into and sort_into.resolve().is_relative_to(Path(source).resolve()):
+            raise SettingsError(f"--sort-into {sort_into}: lies in {source}, so what is sorted would be scored again")
+
+
+def _engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[Any, int]:
+    from catdog.score.workers import auto_workers, run_workers
+
+    if workers != "auto" and not (workers.isdecimal() and 1 <= int(workers) <= 4096):
+        raise SettingsError(f"--workers {workers}: must be auto, or a number from 1 on")
+    if engine is EngineName.ray:
+        from catdog.score.ray_engine import connect, run_on_ray
+
+        count = connect(ray_address, None if workers == "auto" else int(workers))
+        return lambda tasks, make: run_on_ray(tasks, make, count), count
+    if ray_address:
+        raise SettingsError("--ray-address is for --engine ray")
+    count = auto_workers() if workers == "auto" else int(workers)
+    return lambda tasks, make: run_workers(tasks, make, count), count
+
+
+def _progress(console: Console, sources: list[str], lists: list[Path]) -> Any:
+    from catdog.score.progress import show_progress
+    from catdog.score.sources import can_count, list_inputs
+
+    def count() -> int:
+        return sum(1 for _ in list_inputs(sources, lists))
+
+    return show_progress(console, count if can_count(sources) else None)
+
+
+def _report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
+    totals, spent = outcome.totals, outcome.spent
+    worked = sum(spent) or 1.0
+    return {
+        "out": out if outcome.finished else None,
+        "photos": totals.rows,
+        "ok": totals.statuses["ok"],
+        "failed": totals.failed,
+        "labels": dict(sorted(totals.labels.items())),
+        "scored_before": outcome.before,
+        "seconds": round(outcome.seconds, 2),
+        "photos_per_second": round(outcome.photos_per_second, 1),
+        "share": {name: round(value / worked, 3) for name, value in spent._asdict().items()},
+        "workers": workers,
+        "model": model,
+        "stopped": None if outcome.finished else "errors" if outcome.too_many_errors else "signal",
+        "too_many_errors": outcome.too_many_errors,
+    }
+
+
+def _show(console: Console, report: dict[str, Any]) -> None:
+    """The summary, for a person."""
+    labels = ", ".join(f"{n:,} {label}" for label, n in report["labels"].items()) or "none"
+    lines = [f"{report['ok']:,} of {report['photos']:,} photos answered: {labels}"]
+    if report["failed"]:
+        lines.append("failed: " + ", ".join(f"{n:,} {status}" for status, n in report["failed"].items()))
+    if report["scored_before"] < report["photos"]:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in report["share"].items())
+        lines.append(
+            f"{report['photos_per_second']:,.1f} photos/s with {report['workers']} workers, {report['seconds']:,.1f} s "
+            f"in all ({shares})"
+        )
+    if report["too_many_errors"]:
+        lines.append("more errors than --max-errors allows")
+    if report["stopped"] == "errors":
+        lines.append("stopped; the rows are kept, and the same command with a larger --max-errors goes on")
+    elif report["stopped"]:
+        lines.append("stopped; the same command goes on")
+    else:
+        lines.append(f"wrote {report['out']}")
+    for line in lines:
+        console.print(escape(printable(line)), soft_wrap=True)
+
+
+def _dry_run(sources: list[str], lists: list[Path], job: Any, engine: Any, workers: int) -> dict[str, Any]:
+    """All inputs counted; a few of them scored, to know how long the rest would take."""
+    from functools import partial
+
+    from catdog.score import run
+    from catdog.score.ledger import Totals
+    from catdog.score.scorer import Scorer
+    from catdog.score.sources import list_inputs
+
+    begin = time.monotonic()
+    inputs = list_inputs(sources, lists)
+    first = list(islice(inputs, DRY_RUN_TASKS * run.TASK_PHOTOS * workers))
+    count = len(first) + sum(1 for _ in inputs)
+    listed = time.monotonic()
+    trial, clock, tried = replace(job, sorter=None), run.Clock(workers), Totals()
+    for answer in engine(run.batched(iter(first), run.TASK_PHOTOS, run.TASK_BYTES), partial(Scorer, trial)):
+        tried.add(answer.rows)
+        clock.tick(tried.rows)
+    return {
+        "photos": count,
+        "listing_seconds": round(listed - begin, 2),
+        "tried": tried.rows,
+        "tried_failed": tried.failed,
+        "photos_per_second": round(clock.rate, 1),
+        "estimated_seconds": round(count / clock.rate, 1) if clock.rate else None,
+        "workers": workers,
+    }
+
+
+def _draw(out: str, path: Path) -> None:
+    """A sample of the answers, as many of each label, the same for the same result."""
+    from catdog.colours import BLUE, ORANGE
+    from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
+    from catdog.errors import ImageError
+    from catdog.score import output
+    from catdog.score.contents import named
+    from catdog.score.store import open_store
+
+    store, name = open_store(out)
+    samples: dict[str, list[tuple[str, str, float]]] = {}
+    for batch in output.batches(store, name):
+        for source, label, confidence in zip(batch["source"], batch["label"], batch["confidence"], strict=True):
+            if label:
+                chosen = samples.setdefault(label, [])
+                entry = (sha256(source.encode()).hexdigest(), source, float(confidence))
+                if len(chosen) < MOST or entry < chosen[-1]:
+                    chosen.append(entry)
+                    samples[label] = heapq.nsmallest(MOST, chosen)
+    cells = []
+    share = MOST // max(1, len(samples))
+    for label, chosen in sorted(samples.items()):
+        for _, source, confidence in chosen[:share]:
+            try:
+                photo: bytes | ImageError = named(source).read(source)
+            except ImageError as error:
+                photo = error
+            colour = ORANGE if label == UNSURE else BLUE
+            cells.append(Cell(thumbnail(photo), f"{label} {confidence:.1%}", source, colour))
+    contact_sheet(cells, f"A sample of {out}", path)

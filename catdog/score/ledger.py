@@ -1,0 +1,179 @@
+"""What a run has finished, so that it can go on after any end: kill -9, a power cut, a full disk.
+
+    results.parquet.run.json                    what the run was asked for; when it is finished, its totals
+    results.parquet.parts/part-00000000.parquet rows, with the cursor behind them and the totals up to them as metadata
+
+A part appears whole or not at all, and it alone says where to go on, so there is no second record that could
+contradict it. When all rows are there the parts become the result, and go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from catdog.errors import DataError, SettingsError
+from catdog.score import output
+from catdog.score.rows import STATUSES, Row, table
+from catdog.score.sources import Cursor
+from catdog.score.store import Store
+
+VERSION: Final = 1
+_SHOWN: Final = 100  # characters of a value in a message
+_KEY: Final = b"catdog.score"  # of a part's metadata
+
+
+@dataclass
+class Totals:
+    """How many rows of which status and label there are."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Count these, too."""
+        self.statuses.update(row.status for row in rows)
+        self.labels.update(row.label for row in rows if row.label is not None)
+
+    @property
+    def rows(self) -> int:
+        return self.statuses.total()
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Rows without an answer, by status."""
+        return {status: self.statuses[status] for status in STATUSES[1:] if self.statuses[status]}
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """Plain dicts."""
+        return {"statuses": dict(self.statuses), "labels": dict(self.labels)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, dict[str, int]]) -> Totals:
+        """What ``to_json`` gave."""
+        return cls(Counter(data["statuses"]), Counter(data["labels"]))
+
+
+class Ledger:
+    """The record of one run beside its result; one process at a time writes it (``Store.lock``)."""
+
+    def __init__(self, store: Store, name: str, asked: dict[str, Any], class_names: Sequence[str], model: str) -> None:
+        """``name``: of the result in ``store``. ``asked``: what the rows depend on, as JSON."""
+        self._store, self._name, self._asked = store, name, asked
+        self._class_names, self._model = class_names, model
+        self._parts = 0
+        self.totals = Totals()
+        self.cursor: Cursor | None = None
+        """Where to go on; None at the start."""
+        self.listed = False
+        """Whether the rows of all inputs are in the parts."""
+        self.finished = False
+        """Whether the result is written."""
+
+    @property
+    def record_name(self) -> str:
+        return f"{self._name}.run.json"
+
+    @property
+    def parts_folder(self) -> str:
+        return f"{self._name}.parts"
+
+    def open(self, restart: bool = False) -> None:
+        """Find out where to go on. ``restart``: forget what there is.
+
+        Raises SettingsError when the result is another run's: of another model, other settings or other sources.
+        """
+        record = None if restart else self._store.get(self.record_name)
+        if record is None and not restart and self._store.exists(self._name):
+            raise SettingsError(
+                f"{self._name} is there already, and not from this command; name another --out, or give --restart"
+            )
+        found = None if record is None else self._read(record)
+        if found and not (self._store.exists(self._name) or self._unfinished(found)):
+            found = None  # its result was taken away, or it ended before its first part
+        if found is None:
+            self._store.clear(self.parts_folder)  # first: beside a record they would be taken for this run's
+            self._store.put(self.record_name, self._record(finished=False))
+            return
+        if difference := _difference(found["asked"], self._asked):
+            raise SettingsError(
+                f"{self._name} was begun with {difference}; give the same again to go on with it, --restart to begin "
+                "anew, or another --out"
+            )
+        self.finished = bool(found["finished"])
+        if self.finished:
+            self.totals, self.listed = Totals.from_json(found["totals"]), True
+        else:
+            self._find_parts()
+
+    def commit(self, sources: Sequence[str], rows: Sequence[Row], cursor: Cursor | None) -> None:
+        """Put a part with these rows; ``cursor``: behind the last of them, None behind the very last input."""
+        self.totals.add(rows)
+        self.cursor, self.listed = cursor, cursor is None
+        about = {"cursor": cursor, "totals": self.totals.to_json()}
+        part = table(sources, rows, self._class_names, self._model).replace_schema_metadata({_KEY: json.dumps(about)})
+        self._store.put(self._part(self._parts), output.encode(part), new=True)
+        self._parts += 1
+
+    def finish(self) -> None:
+        """Make the parts the result, note the end, and remove them. Done again, it gives the same."""
+        if not self.finished:
+            output.write(self._store, [self._part(n) for n in range(self._parts)], self._name)
+            self._store.put(self.record_name, self._record(finished=True))
+            self.finished = True
+        self._store.clear(self.parts_folder)
+
+    def _unfinished(self, found: dict[str, Any]) -> bool:
+        return not found["finished"] and bool(self._store.names(self.parts_folder))
+
+    def _find_parts(self) -> None:
+        names = self._store.names(self.parts_folder)
+        self._parts = len(names)
+        if [f"{self.parts_folder}/{name}" for name in names] != [self._part(n) for n in range(len(names))]:
+            raise DataError(f"{self.parts_folder}: a part is missing or doesn't belong there; give --restart")
+        if not names:
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        last = self._part(len(names) - 1)
+        try:
+            with self._store.open(last) as file:
+                about = json.loads(pq.read_schema(file).metadata[_KEY])
+            self.totals = Totals.from_json(about["totals"])
+            self.cursor = None if about["cursor"] is None else Cursor(*about["cursor"])
+        except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{last}: is not a part of this run ({error}); give --restart") from error
+        self.listed = self.cursor is None
+
+    def _part(self, number: int) -> str:
+        return f"{self.parts_folder}/part-{number:08d}.parquet"
+
+    def _record(self, finished: bool) -> bytes:
+        record = {"version": VERSION, "asked": self._asked, "finished": finished, "totals": self.totals.to_json()}
+        return json.dumps(record, indent=1).encode()
+
+    def _read(self, data: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(data)
+            if record["version"] == VERSION and isinstance(record["asked"], dict):
+                return dict(record)
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise SettingsError(f"{self.record_name}: is no record of this catdog's; give --restart, or another --out")
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            was, now_is = (_shown(values.get(name)) for values in (before, now))
+            return f"another {name} ({was}, now {now_is})"
+    return ""
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,103 @@
+"""Parts to one result: Parquet, CSV or JSON lines, told by the name's ending."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from catdog.errors import SettingsError
+from catdog.score.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ENDINGS: Final = (".parquet", ".csv", ".jsonl")
+ROW_GROUP: Final = 50_000  # rows, of a Parquet result; what is in memory at once while it is written
+_COMPRESSION: Final = "zstd"
+
+
+def ending(name: str) -> str:
+    """The result's format; raises SettingsError for another one."""
+    found = Path(name).suffix.lower()
+    if found not in ENDINGS:
+        raise SettingsError(f"--out {name}: must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    return found
+
+
+def encode(part: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(part, buffer, compression=_COMPRESSION)
+    return buffer.getvalue()
+
+
+def write(store: Store, parts: Sequence[str], name: str) -> None:
+    """All rows of the parts, in order, as the file ``name``, which appears whole or not at all."""
+    with store.scratch(f"{name}.parts") as path:
+        _WRITERS[ending(name)](_groups(store, parts), path)
+        store.put_file(name, path)
+
+
+def batches(store: Store, name: str) -> Iterator[dict[str, list[Any]]]:
+    """A result's rows by column, some thousand at once."""
+    with store.open(name) as file:
+        if ending(name) == ".parquet":
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(file) as parquet:
+                for batch in parquet.iter_batches(batch_size=10_000):
+                    yield batch.to_pydict()
+            return
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        rows = csv.DictReader(text) if ending(name) == ".csv" else map(json.loads, text)
+        for row in rows:
+            yield {key: [value] for key, value in row.items()}
+
+
+def _groups(store: Store, parts: Sequence[str]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    waiting: list[pa.Table] = []
+    for part in parts:
+        with store.open(part) as file:
+            waiting.append(pq.read_table(file).replace_schema_metadata())
+        if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _write_parquet(tables: Iterator[pa.Table], path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema, compression=_COMPRESSION) as file:
+        for table in chain([first], tables):
+            file.write_table(table)
+
+
+def _write_csv(tables: Iterator[pa.Table], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for number, table in enumerate(tables):
+            if number == 0:
+                writer.writerow(table.column_names)
+            writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _write_jsonl(tables: Iterator[pa.Table], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for table in tables:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
+
+
+_WRITERS: Final = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}

@@ -1,0 +1,82 @@
+"""The answer for one input, and the table that many of them make.
+
+    source  status  label  confidence  <a column a class>  width  height  sha256  error  model
+
+One input gives one row, whatever happens to it. The columns are the same in Parquet, CSV and JSON lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+
+from catdog.errors import ContractError, ImageError, ImageReason
+from catdog.text import printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Status = Literal["ok", "corrupt", "unsupported", "missing", "too_large"]
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+STATUS_OF: Final[Mapping[ImageReason, Status]] = {
+    "missing": "missing",
+    "unreadable": "missing",  # nothing is known of a photo whose bytes can't be had; the error says why
+    "empty": "corrupt",
+    "unsupported": "unsupported",
+    "corrupt": "corrupt",
+    "too_large": "too_large",
+}
+MAX_ERROR_LENGTH: Final = 500  # characters
+
+
+class Row(NamedTuple):
+    """What is known of one input besides its name. A failed one has no label, confidence and probabilities."""
+
+    status: Status
+    label: str | None = None
+    confidence: float | None = None
+    probabilities: tuple[float, ...] = ()
+    """In the order of the contract's classes."""
+    width: int | None = None
+    """Of the upright photo, px; None where its bytes don't say."""
+    height: int | None = None
+    sha256: str | None = None
+    """Of the encoded bytes, hex; None where there are none."""
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, error: ImageError, sha256: str | None = None) -> Row:
+        """The row of an input that can't be answered."""
+        return cls(STATUS_OF[error.reason], sha256=sha256, error=printable(str(error))[:MAX_ERROR_LENGTH])
+
+
+def columns(class_names: Sequence[str]) -> list[str]:
+    """The names of all columns in order; raises ContractError for a class that has another column's name."""
+    fixed = ["source", "status", "label", "confidence"], ["width", "height", "sha256", "error", "model"]
+    if clash := set(class_names) & {*fixed[0], *fixed[1]}:
+        raise ContractError(f"a class named {min(clash)!r} would be mistaken for the column; rename the class")
+    return [*fixed[0], *class_names, *fixed[1]]
+
+
+def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str], model: str) -> pa.Table:
+    """Rows as an Arrow table: text, doubles for confidence and probabilities, int32 for sizes.
+
+    A name that isn't UTF-8 has its odd bytes as ``\\udcXX``, as in the other commands. ``model``: its SHA-256.
+    """
+    import pyarrow as pa
+
+    missing = (None,) * len(class_names)
+    text = [source.encode("utf-8", "backslashreplace").decode("utf-8") for source in sources]
+    data: list[tuple[Any, Any]] = [
+        (text, pa.string()),
+        ([row.status for row in rows], pa.string()),
+        ([row.label for row in rows], pa.string()),
+        ([row.confidence for row in rows], pa.float64()),
+        *(([(row.probabilities or missing)[i] for row in rows], pa.float64()) for i in range(len(class_names))),
+        ([row.width for row in rows], pa.int32()),
+        ([row.height for row in rows], pa.int32()),
+        ([row.sha256 for row in rows], pa.string()),
+        ([row.error for row in rows], pa.string()),
+        ([model] * len(rows), pa.string()),
+    ]
+    return pa.table([pa.array(values, kind) for values, kind in data], names=columns(class_names))

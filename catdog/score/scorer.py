@@ -1,0 +1,162 @@
+"""What a worker does: inputs to rows, with one model and one core.
+
+    bytes -> sha256 -> pixels -> model, eight photos at once -> Row
+
+Every engine, here and on Ray, calls this and nothing else, so the rows don't depend on who made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from catdog.classifier import Classifier, load
+from catdog.errors import ImageError, ModelError
+from catdog.image import JPEG_MARGIN, Pixels, Size, decode_sized, resize
+from catdog.prediction import decide
+from catdog.score.contents import File
+from catdog.score.rows import Row
+from catdog.score.sorting import Sorter
+from catdog.score.sources import Input
+
+BATCH: Final = 8  # photos a model call: past it no faster, but with more memory (benchmarks/execution.py)
+READ_AHEAD_BYTES: Final = 8 * 2**20  # larger photos are read when their turn comes, so that few wait in memory
+_PILLOW_BLOCKS: Final = 4  # of 16 MiB at most, that Pillow keeps for its next image instead of giving them back
+
+Read = Callable[[], bytes]
+"""The bytes of an input; raises ImageError."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the rows depend on, besides the inputs; small, and sent to every worker."""
+
+    model: str | None
+    """An ONNX file; None is the embedded one."""
+    model_sha256: str
+    """Of that file: workers refuse another one."""
+    threshold: float | None = None
+    """Confidence under which the answer is "unsure", [0, 1]; None is the contract's."""
+    provider: str | None = None
+    """ONNX Runtime's execution provider; None is the CPU's."""
+    sorter: Sorter | None = None
+    """Puts each answered photo into the folder of its label."""
+
+
+class Seconds(NamedTuple):
+    """What a worker's time went into."""
+
+    reading: float = 0.0
+    """Waiting for bytes."""
+    decoding: float = 0.0
+    model: float = 0.0
+
+    def plus(self, other: Seconds) -> Seconds:
+        """Both together."""
+        return Seconds(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Answer(NamedTuple):
+    """A task's rows, one for each of its inputs in their order."""
+
+    rows: list[Row]
+    seconds: Seconds
+
+
+class Scorer:
+    """A loaded model that answers tasks. Raises ModelError or ContractError when it can't be loaded."""
+
+    def __init__(self, job: Job) -> None:
+        self.classifier = open_model(job)
+        self._threshold = job.threshold
+        self._sorter = job.sorter
+        Image.core.set_blocks_max(_PILLOW_BLOCKS)  # type: ignore[attr-defined]
+
+    def __call__(self, inputs: Sequence[Input], reads: Sequence[Read] | None = None) -> Answer:
+        """Rows for ``inputs``; ``reads``: where their bytes come from, when somebody reads ahead.
+
+        What is wrong with one photo is in its row. Raises DataError for what is wrong with all (credentials, a full
+        disk).
+        """
+        reads = reads or [partial(item.content.read, item.source) for item in inputs]
+        rows: list[Row] = []
+        spent = Seconds()
+        for start in range(0, len(inputs), BATCH):
+            some, seconds = self._batch(inputs[start : start + BATCH], reads[start : start + BATCH])
+            rows += some
+            spent = spent.plus(seconds)
+        return Answer(rows, spent)
+
+    def _batch(self, inputs: Sequence[Input], reads: Sequence[Read]) -> tuple[list[Row], Seconds]:
+        opened, spent = [], Seconds()
+        for item, read in zip(inputs, reads, strict=True):
+            photo, seconds = self._open(item.source, read)
+            opened.append(photo)
+            spent = spent.plus(seconds)
+        begin = time.perf_counter()
+        answers = iter(self._answers([photo for photo in opened if isinstance(photo, _Photo)]))
+        rows = [photo if isinstance(photo, Row) else next(answers) for photo in opened]
+        spent = spent.plus(Seconds(model=time.perf_counter() - begin))
+        if self._sorter:
+            for item, photo, row in zip(inputs, opened, rows, strict=True):
+                if isinstance(photo, _Photo) and row.label is not None:
+                    file = Path(item.content.path) if isinstance(item.content, File) else None
+                    self._sorter.place(row.label, item.source, file or photo.data)
+        return rows, spent
+
+    def _open(self, source: str, read: Read) -> tuple[_Photo | Row, Seconds]:
+        begin = read_at = time.perf_counter()
+        sha256 = None
+        try:
+            data = read()
+            read_at = time.perf_counter()
+            sha256 = hashlib.sha256(data).hexdigest()
+            contract = self.classifier.contract
+            image, size = decode_sized(data, source, at_least=JPEG_MARGIN * contract.resized)
+            photo: _Photo | Row = _Photo(sha256, resize(image, contract), size, data if self._sorter else b"")
+        except ImageError as error:
+            photo = Row.failed(error, sha256)
+        return photo, Seconds(reading=read_at - begin, decoding=time.perf_counter() - read_at)
+
+    def _answers(self, photos: Sequence[_Photo]) -> list[Row]:
+        if not photos:
+            return []
+        probabilities = self.classifier.probabilities(np.stack([photo.pixels for photo in photos]))
+        answers = decide([""] * len(photos), probabilities, self.classifier.contract, self._threshold)
+        return [
+            Row("ok", answer.label, answer.confidence, tuple((answer.probabilities or {}).values()), *p.size, p.sha256)
+            for p, answer in zip(photos, answers, strict=True)
+        ]
+
+
+class _Photo(NamedTuple):
+    sha256: str
+    pixels: Pixels
+    size: Size
+    data: bytes
+
+
+def open_model(job: Job) -> Classifier:
+    """The job's model on one thread; raises ModelError when it is not the file that the run began with."""
+    classifier = load(job.model, threads=1, provider=job.provider)
+    if classifier.sha256 != job.model_sha256:
+        raise ModelError(f"{classifier.name}: the file was replaced during the run; give --restart to begin anew")
+    return classifier
+
+
+def read_ahead(item: Input) -> bytes | ImageError | None:
+    """The bytes of an input, or why there are none, on another thread; None when it is too large to wait in memory."""
+    if item.content.size() > READ_AHEAD_BYTES:
+        return None
+    try:
+        return item.content.read(item.source)
+    except ImageError as error:
+        return error

@@ -1,0 +1,331 @@
+"""Where a run keeps its parts and its result: a folder on disk, or a prefix in S3.
+
+    open_store("out/results.parquet")     -> (FolderStore(out), "results.parquet")
+    open_store("s3://bucket/out/r.parquet") -> (BucketStore(bucket, "out"), "r.parquet")
+
+What is put appears whole or not at all, and once put it survives a power cut: a run that was stopped anywhere finds
+parts that are there and complete, and goes on from them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from catdog.errors import DataError, SettingsError
+from catdog.files import replace_file
+from catdog.score import s3
+
+_OWN: Final = re.compile(r"\..+\.(tmp|lock)")  # replace_file's temporary files and the locks
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_GO_ON: Final = "start the same command again: it goes on"
+
+
+class Store(Protocol):
+    """Named files; a name is relative, with ``/`` between folders. Every method raises DataError, one sentence."""
+
+    def names(self, folder: str) -> list[str]:
+        """The plain names directly in ``folder`` ("" for the store's own), sorted; none where there is no folder."""
+
+    def get(self, name: str) -> bytes | None:
+        """The content, None where there is no such name."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a name."""
+
+    def put(self, name: str, data: bytes, *, new: bool = False) -> None:
+        """Write all of ``data`` or nothing; replaces what was there, which with ``new`` is an error instead."""
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Put a finished file, as large as may be. It is handed over: afterwards it may be gone from ``path``."""
+
+    def open(self, name: str) -> BinaryIO:
+        """A seekable stream of the content; an error where there is no such name."""
+
+    def delete(self, name: str) -> None:
+        """Remove it, if it is there; a sub-folder goes with the last name in it."""
+
+    def clear(self, folder: str) -> None:
+        """Remove a sub-folder and the files in it, half-written ones too, if it is there."""
+
+    def scratch(self, folder: str) -> AbstractContextManager[Path]:
+        """A path on this machine's disk to write a file to that is then put; it is gone when the block ends."""
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Keep other runs from writing ``name`` until the block ends or the process dies."""
+
+
+def open_store(place: str) -> tuple[Store, str]:
+    """The store that holds ``place``, a path or an S3 address, and the name in it; raises SettingsError."""
+    if place.lower().startswith(s3.SCHEME):
+        bucket, key = s3.split_uri(place)
+        prefix, _, name = key.rpartition("/")
+        if not name:
+            raise SettingsError(f"{place}: names no file; give s3://bucket/folder/results.parquet")
+        return BucketStore(bucket, prefix), name
+    path = Path(place)
+    if not path.name or place.endswith(("/", os.sep)) or path.is_dir():
+        raise SettingsError(f"{place or repr(place)}: is a folder; name a file in it, like results.parquet")
+    return FolderStore(path.parent), path.name
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """A folder on disk. It and its sub-folders are made when they are needed."""
+
+    folder: Path
+
+    def names(self, folder: str) -> list[str]:
+        path = self.folder / folder
+        with _explained(path, "listed"):
+            try:
+                with os.scandir(path) as found:
+                    return sorted(e.name for e in found if e.is_file() and not _OWN.fullmatch(e.name))
+            except FileNotFoundError:
+                return []
+
+    def get(self, name: str) -> bytes | None:
+        path = self.folder / name
+        with _explained(path, "read"):
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def exists(self, name: str) -> bool:
+        return os.path.lexists(self.folder / name)
+
+    def put(self, name: str, data: bytes, *, new: bool = False) -> None:
+        path = self.folder / name
+        with _explained(path, "written"):
+            if new and path.exists():  # nobody else writes here meanwhile: that is what lock() is for
+                raise _already_there(str(path))
+            _make_folder(path.parent)
+            with replace_file(path) as temporary, temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _sync(path.parent)
+
+    def put_file(self, name: str, path: Path) -> None:
+        target = self.folder / name
+        with _explained(target, "written"):
+            _make_folder(target.parent)
+            with replace_file(target) as temporary:
+                _move(path, temporary)
+                _sync(temporary)
+            _sync(target.parent)
+
+    def open(self, name: str) -> BinaryIO:
+        path = self.folder / name
+        with _explained(path, "read"):
+            return path.open("rb")
+
+    def delete(self, name: str) -> None:
+        path = self.folder / name
+        with _explained(path, "removed"):
+            path.unlink(missing_ok=True)
+        if path.parent != self.folder:
+            with suppress(OSError):  # not empty yet, or gone already
+                path.parent.rmdir()
+
+    def clear(self, folder: str) -> None:
+        path = self.folder / folder
+        with _explained(path, "removed"), suppress(FileNotFoundError):
+            for entry in list(path.iterdir()):
+                entry.unlink()
+            path.rmdir()
+
+    @contextmanager
+    def scratch(self, folder: str) -> Iterator[Path]:
+        path = self.folder / folder / ".result.tmp"  # a fixed name: what a kill leaves, the next run overwrites
+        with _explained(path, "written"):
+            _make_folder(path.parent)
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """See Store.lock. The lock is the operating system's: it ends with the process, however that ends."""
+        path = self.folder / name
+        lock_file = path.with_name(f".{path.name}.lock")
+        with _explained(path, "locked"):
+            _make_folder(path.parent)
+            handle = _locked(lock_file, path)
+            for entry in list(path.parent.iterdir()):  # what a kill left a moment before it got its name
+                if re.fullmatch(rf"\.{re.escape(path.name)}(\.run\.json)?\.[^.]+\.tmp", entry.name):
+                    entry.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a folder that can't be written any more; an unlocked file harms nobody
+                lock_file.unlink()
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class BucketStore:
+    """The objects under a prefix of a bucket (which is without its last ``/``, or "" for the whole bucket)."""
+
+    bucket: str
+    prefix: str
+
+    def names(self, folder: str) -> list[str]:
+        start = self._key(f"{folder}/" if folder else "")
+        return [key[len(start) :] for key, _ in s3.list_objects(self.bucket, start, delimiter="/")]
+
+    def get(self, name: str) -> bytes | None:
+        if not s3.exists(self.bucket, self._key(name)):
+            return None
+        with s3.open_object(self.bucket, self._key(name)) as stream:
+            return stream.read()
+
+    def exists(self, name: str) -> bool:
+        return s3.exists(self.bucket, self._key(name))
+
+    def put(self, name: str, data: bytes, *, new: bool = False) -> None:
+        condition = {"IfNoneMatch": "*"} if new else {}
+        with s3.explained(self._uri(name)):
+            try:
+                s3.persist(
+                    lambda: s3.client().put_object(Bucket=self.bucket, Key=self._key(name), Body=data, **condition)
+                )
+            except Exception as error:
+                if not (new and s3.is_conflict(error)):
+                    raise
+                if self.get(name) != data:  # else it was we, and the answer to our first attempt got lost
+                    raise _already_there(self._uri(name)) from error
+
+    def put_file(self, name: str, path: Path) -> None:
+        client = s3.client()  # first, since it says what to install
+        from boto3.exceptions import S3UploadFailedError
+
+        with s3.explained(self._uri(name)):
+            try:
+                client.upload_file(str(path), self.bucket, self._key(name))
+            except S3UploadFailedError as error:  # boto3 wraps what S3 answered
+                raise error.__context__ or error from error
+
+    def open(self, name: str) -> BinaryIO:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
+        try:
+            with (
+                _explained(Path(tempfile.gettempdir()), "written"),
+                s3.open_object(self.bucket, self._key(name)) as stream,
+            ):
+                shutil.copyfileobj(stream, file)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def delete(self, name: str) -> None:
+        with s3.explained(self._uri(name)):
+            s3.persist(lambda: s3.client().delete_object(Bucket=self.bucket, Key=self._key(name)))
+
+    def clear(self, folder: str) -> None:
+        for name in self.names(folder):
+            self.delete(f"{folder}/{name}")
+
+    @contextmanager
+    def scratch(self, folder: str) -> Iterator[Path]:
+        with _explained(Path(tempfile.gettempdir()), "written"), tempfile.TemporaryDirectory(prefix="catdog-") as own:
+            yield Path(own) / "result"
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Nothing: S3 has no locks. ``put`` with ``new`` is what keeps two runs from writing one part."""
+        return nullcontext()
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _uri(self, name: str) -> str:
+        return f"{s3.SCHEME}{self.bucket}/{self._key(name)}"
+
+
+@contextmanager
+def _explained(path: Path, what: str) -> Iterator[None]:
+    """Turn an OSError of the block into a DataError: ``path`` can't be ``what``, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: can't be {what}: {_cure(error)}") from error
+
+
+def _cure(error: OSError) -> str:
+    if error.errno in _FULL:
+        return f"the disk is full; free some space and {_GO_ON}"
+    if error.errno == errno.EFBIG:
+        return f"over the largest file allowed here (ulimit -f, or the file system's own limit); raise it and {_GO_ON}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "no permission; choose another place, or change the permissions of this one"
+    if error.errno == errno.EROFS:
+        return "the file system is read-only; choose another place"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file stands where a folder should be"
+    return error.strerror or str(error)
+
+
+def _already_there(place: str) -> DataError:
+    return DataError(f"{place}: another run has written it meanwhile; let only one run write there")
+
+
+def _locked(lock_file: Path, path: Path) -> int:
+    """A descriptor that holds the lock as long as it is open; raises DataError where another process has it."""
+    import fcntl  # not on Windows, where the rest of this module should still load
+
+    while True:
+        handle = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), lock_file.stat()):
+                return handle
+        except FileNotFoundError:
+            pass  # between open and flock its last holder removed it: a lock on nothing, so once more
+        except BlockingIOError as error:
+            os.close(handle)
+            raise DataError(f"{path}: another run is writing it; wait for that one, or stop it") from error
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _make_folder(folder: Path) -> None:
+    """Like mkdir -p, but each new folder's entry in its parent survives a power cut."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the file, or the folder's list of names, is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such thing for a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        path.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(path, target)  # from another file system

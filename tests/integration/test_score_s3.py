@@ -1,0 +1,586 @@
+"""catdog.score.s3 and catdog.score.store against a real S3 server (moto) behind a proxy that fails on purpose."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catdog.errors import DataError, ImageError, SettingsError
+from catdog.image import MAX_BYTES
+from catdog.score import s3
+from catdog.score.store import BucketStore, FolderStore, Store, open_store
+from tests.integration.s3_server import Proxy
+
+pytest.importorskip("boto3", reason="s3:// needs boto3")
+
+PHOTO = b"\xff\xd8 pretend photo" * 5000  # more than a socket holds back
+LARGE = random.Random(0).randbytes(3 * 2**20 + 17)
+
+
+@pytest.fixture
+def upload(bucket: str, admin: Any) -> Callable[..., None]:
+    """upload("a.jpg", "b.jpg", data=...) puts objects into the bucket."""
+
+    def put(*keys: str, data: bytes = PHOTO) -> None:
+        for key in keys:
+            admin.put_object(Bucket=bucket, Key=key, Body=data)
+
+    return put
+
+
+@pytest.fixture
+def settings(running: Proxy) -> Iterator[Callable[..., None]]:
+    """settings(NAME=value or None) changes the environment of a new client until the test ends."""
+    with pytest.MonkeyPatch.context() as environment:
+
+        def change(**values: str | None) -> None:
+            for name, value in values.items():
+                if value is None:
+                    environment.delenv(name)
+                else:
+                    environment.setenv(name, value)
+            s3.close()
+
+        yield change
+    s3.close()
+
+
+def refused(action: Callable[[], object]) -> str:
+    """The one line of the DataError that ``action`` raises."""
+    with pytest.raises(DataError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+# s3.split_uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("s3://bucket/a/b c.jpg", ("bucket", "a/b c.jpg")),
+        ("s3://bucket/", ("bucket", "")),
+        ("s3://my.bucket-1", ("my.bucket-1", "")),
+        ("S3://bucket//a?b#c", ("bucket", "/a?b#c")),
+    ],
+)
+def test_split_uri(uri: str, parts: tuple[str, str]) -> None:
+    assert s3.split_uri(uri) == parts
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "s3://", "s3:///key", "s3://a b/key", "http://bucket/key", "bucket/key", "s3://-a/"]
+)
+def test_split_uri_names_a_bad_one(uri: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{uri}: not an S3 address"):
+        s3.split_uri(uri)
+
+
+def test_neither_module_loads_boto3_before_it_is_needed() -> None:
+    code = "import sys, catdog.score.store; print({'boto3', 'botocore', 'urllib3'} & set(sys.modules))"
+    with run_python(code) as process:
+        assert process.communicate()[0] == "set()\n"
+
+
+def test_without_boto3_it_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["boto3"] = sys.modules["botocore"] = None
+from catdog.errors import SettingsError
+from catdog.score import s3, store
+some = store.BucketStore("b", "")
+for action in (lambda: list(s3.list_objects("b", "")), lambda: s3.read_object("b", "k"), lambda: s3.exists("b", "k"),
+               lambda: s3.open_object("b", "k"), lambda: some.put("k", b"", new=True),
+               lambda: some.put_file("k", "x")):
+    try:
+        action()
+    except SettingsError as error:
+        print(error)
+"""
+    with run_python(code) as process:
+        lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    assert lines == ["s3:// needs one more package: pip install 'catdog[s3]'"] * 6
+
+
+# Listing
+
+
+def test_lists_in_key_order_page_by_page(bucket: str, upload: Callable[..., None], proxy: Proxy) -> None:
+    keys = [f"in/{i:02}.jpg" for i in range(25)]
+    upload(*keys, "other.jpg")
+    listing = s3.list_objects(bucket, "in/", page_keys=10)
+    assert next(listing) == ("in/00.jpg", len(PHOTO))
+    assert len(proxy.seen) == 1  # the rest isn't asked for before it is wanted
+    assert [key for key, _ in listing] == keys[1:]
+    assert len(proxy.seen) == 3
+
+
+def test_goes_on_after_a_key(bucket: str, upload: Callable[..., None]) -> None:
+    upload(*(f"{i:02}.jpg" for i in range(25)))
+    after = s3.list_objects(bucket, "", "11.jpg", page_keys=5)
+    assert [key for key, _ in after] == [f"{i:02}.jpg" for i in range(12, 25)]
+    assert list(s3.list_objects(bucket, "", "24.jpg")) == []
+
+
+def test_odd_keys_come_as_they_are_and_folders_do_not_come(bucket: str, upload: Callable[..., None]) -> None:
+    odd = ["a b+c%20.jpg", "a//b.jpg", "кот.jpg", "tab\there.jpg", "&<>.jpg", "😀.jpg"]
+    upload(*odd, "folder/", "folder/sub/")
+    assert [key for key, _ in s3.list_objects(bucket, "")] == sorted(odd)
+    assert all(s3.read_object(bucket, key) == PHOTO for key in odd)
+
+
+def test_listing_survives_failures_between_pages(bucket: str, upload: Callable[..., None], proxy: Proxy) -> None:
+    keys = [f"{i:02}.jpg" for i in range(25)]
+    upload(*keys)
+    proxy.plans["list-type=2"] = iter(["", "slow", "broken", "", "hang up", "cut", ""])
+    assert [key for key, _ in s3.list_objects(bucket, "", page_keys=10)] == keys
+
+
+def test_a_bucket_that_is_not_there(proxy: Proxy) -> None:
+    assert refused(lambda: list(s3.list_objects("no-such", ""))) == (
+        "s3://no-such: there is no such bucket; check its name"
+    )
+    assert "no such bucket" in refused(lambda: s3.read_object("no-such", "cat.jpg"))
+
+
+def test_a_directory_bucket_has_no_order_to_go_on_in() -> None:
+    assert "lists its keys in no order" in refused(lambda: list(s3.list_objects("photos--use1-az4--x-s3", "")))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("forbidden", "access is forbidden; the credentials in use need s3:ListBucket"),
+        ("expired", "the AWS credentials are refused (ExpiredToken); renew them"),
+        ("elsewhere", "the bucket is in another region; set AWS_DEFAULT_REGION"),
+    ],
+)
+def test_listing_that_is_refused(bucket: str, proxy: Proxy, fault: str, words: str) -> None:
+    proxy.plans[f"/{bucket}"] = itertools.repeat(fault)
+    assert refused(lambda: list(s3.list_objects(bucket, ""))).startswith(f"s3://{bucket}: {words}")
+
+
+def test_without_credentials(settings: Callable[..., None]) -> None:
+    settings(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+    assert "no AWS credentials were found" in refused(lambda: list(s3.list_objects("photos", "")))
+    assert "no AWS credentials were found" in refused(lambda: s3.read_object("photos", "cat.jpg"))
+
+
+def test_a_profile_or_endpoint_that_can_not_be(settings: Callable[..., None]) -> None:
+    settings(AWS_PROFILE="nobody")
+    with pytest.raises(SettingsError, match="nobody"):
+        s3.exists("photos", "cat.jpg")
+    settings(AWS_PROFILE=None, AWS_ENDPOINT_URL="not a URL")
+    with pytest.raises(SettingsError, match="not a URL"):
+        s3.exists("photos", "cat.jpg")
+
+
+def test_an_endpoint_where_nobody_listens(settings: Callable[..., None]) -> None:
+    settings(AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="2")  # the discard port
+    with ThreadPoolExecutor() as threads:
+        listing = threads.submit(refused, lambda: list(s3.list_objects("photos", "")))
+        reading = threads.submit(refused, lambda: s3.read_object("photos", "cat.jpg"))
+    assert "can't be reached" in listing.result()
+    assert "127.0.0.1:9" in listing.result()
+    assert reading.result().startswith("s3://photos: can't be reached")
+
+
+# Reading photos
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ["slow"],
+        ["broken", "broken", "hang up"],
+        ["hang up"],
+        ["cut", "cut"],
+        ["damage"],
+        ["cut", "slow", "broken", "hang up", "damage"],
+    ],
+    ids=",".join,
+)
+def test_reads_come_out_right_after_failures(
+    bucket: str, upload: Callable[..., None], proxy: Proxy, faults: list[str]
+) -> None:
+    upload("cat.jpg")
+    proxy.plans["/cat.jpg"] = iter(faults)
+    assert s3.read_object(bucket, "cat.jpg") == PHOTO
+    assert len(proxy.seen) == len(faults) + 1
+
+
+def test_reads_from_many_threads_share_one_client(bucket: str, upload: Callable[..., None], proxy: Proxy) -> None:
+    keys = [f"{i}.jpg" for i in range(40)]
+    for key in keys:
+        upload(key, data=key.encode() * 1000)
+    proxy.plans[".jpg"] = itertools.cycle(["", "", "", "", "cut", "", "", "", "broken"])
+    s3.close()
+    with ThreadPoolExecutor(16) as threads:
+        clients = {id(client) for client in threads.map(lambda _: s3.client(), range(16))}
+        read = list(threads.map(lambda key: s3.read_object(bucket, key), keys))
+    assert read == [key.encode() * 1000 for key in keys]
+    assert len(clients) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        ("huge", "too_large", f"{MAX_BYTES + 1} bytes, over the limit of {MAX_BYTES}"),
+        ("forbidden", "unreadable", "access is forbidden"),
+        ("archived", "unreadable", "it is archived (Glacier); restore it to S3 first"),
+    ],
+)
+def test_photos_that_can_not_be_read(
+    bucket: str, upload: Callable[..., None], proxy: Proxy, fault: str, reason: str, words: str
+) -> None:
+    upload("cat.jpg")
+    proxy.plans["/cat.jpg"] = itertools.repeat(fault)
+    with pytest.raises(ImageError) as caught:
+        s3.read_object(bucket, "cat.jpg")
+    assert caught.value.reason == reason
+    assert str(caught.value).startswith(f"s3://{bucket}/cat.jpg: {words}")
+    assert len(proxy.seen) == 1  # no use in asking again
+
+
+def test_a_missing_photo_and_an_empty_one(bucket: str, upload: Callable[..., None]) -> None:
+    upload("empty.jpg", data=b"")
+    assert s3.read_object(bucket, "empty.jpg") == b""
+    with pytest.raises(ImageError, match="no such object") as caught:
+        s3.read_object(bucket, "dog.jpg")
+    assert caught.value.reason == "missing"
+
+
+def test_credentials_that_run_out_stop_the_run_and_condemn_no_photo(
+    bucket: str, upload: Callable[..., None], proxy: Proxy
+) -> None:
+    upload("cat.jpg")
+    proxy.plans["/cat.jpg"] = itertools.repeat("expired")
+    assert "credentials are refused (ExpiredToken)" in refused(lambda: s3.read_object(bucket, "cat.jpg"))
+
+
+def test_failures_that_do_not_pass_end_within_seconds(
+    bucket: str, upload: Callable[..., None], proxy: Proxy, settings: Callable[..., None]
+) -> None:
+    settings(AWS_MAX_ATTEMPTS="1")
+    faults = {"slow": "SlowDown", "broken": "InternalError", "cut": "IncompleteRead", "hang up": "onnection"}
+    for fault in faults:
+        upload(f"{fault}.jpg", data=b"small")
+        proxy.plans[f"/{fault}.jpg".replace(" ", "%20")] = itertools.repeat(fault)
+
+    def read(fault: str) -> ImageError:
+        with pytest.raises(ImageError) as caught:
+            s3.read_object(bucket, f"{fault}.jpg")
+        return caught.value
+
+    def stream(fault: str) -> str:
+        return refused(lambda: s3.open_object(bucket, f"{fault}.jpg").read())
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(2 * len(faults)) as threads:  # each takes seconds, so all at once
+        errors, lines = threads.map(read, faults), threads.map(stream, faults)
+    assert time.monotonic() - started < 4 * sum(s3.PAUSES_S)
+    for (fault, words), error, line in zip(faults.items(), errors, lines, strict=True):
+        assert error.reason == "unreadable"
+        assert str(error).startswith(f"s3://{bucket}/{fault}.jpg: ")
+        assert words in str(error)
+        assert line.startswith(f"s3://{bucket}/{fault}.jpg: ")
+
+
+def test_exists(bucket: str, upload: Callable[..., None], proxy: Proxy) -> None:
+    upload("cat.jpg")
+    proxy.plans["HEAD"] = iter(["slow", "hang up"])
+    assert s3.exists(bucket, "cat.jpg")
+    assert not s3.exists(bucket, "dog.jpg")
+    proxy.plans["HEAD"] = itertools.repeat("forbidden")
+    assert refused(lambda: s3.exists(bucket, "cat.jpg")).startswith(f"s3://{bucket}/cat.jpg: access is forbidden")
+
+
+# Streams of large objects
+
+
+def test_a_stream_goes_on_where_the_connection_broke(bucket: str, upload: Callable[..., None], proxy: Proxy) -> None:
+    upload("shard.tar", data=LARGE)
+    proxy.plans["/shard.tar"] = iter(["slow", "cut", "broken", "cut", "hang up", "cut", ""])
+    with s3.open_object(bucket, "shard.tar") as stream:
+        assert stream.read(10) == LARGE[:10]
+        assert stream.read() == LARGE[10:]
+        assert stream.read() == b""
+    ranges = [byte_range for _, byte_range in proxy.seen]
+    assert ranges[:2] == ["", ""]
+    assert all(ranges[2:])  # no byte comes twice, but for the buffer that broke
+
+
+def test_a_stream_notices_that_the_object_was_replaced(bucket: str, upload: Callable[..., None], proxy: Proxy) -> None:
+    upload("shard.tar", data=LARGE)
+    proxy.plans["/shard.tar"] = iter(["cut"])
+    with s3.open_object(bucket, "shard.tar") as stream:
+        stream.read(10)
+        upload("shard.tar", data=LARGE[::-1])
+        assert "replaced by another one" in refused(stream.read)
+
+
+def test_a_stream_is_not_glued_together_by_a_server_without_ranges(
+    bucket: str, upload: Callable[..., None], proxy: Proxy
+) -> None:
+    upload("shard.tar", data=LARGE)
+    proxy.plans["/shard.tar"] = iter(["cut", "ignore range"])
+    with s3.open_object(bucket, "shard.tar") as stream:
+        assert "can't go on in the middle" in refused(stream.read)
+
+
+def test_a_damaged_stream_is_not_taken_for_whole(bucket: str, upload: Callable[..., None], proxy: Proxy) -> None:
+    upload("shard.tar", data=LARGE)
+    proxy.plans["/shard.tar"] = iter(["damage"])
+    with s3.open_object(bucket, "shard.tar") as stream:
+        assert "arrived damaged" in refused(stream.read)
+
+
+def test_streams_of_nothing(bucket: str, upload: Callable[..., None]) -> None:
+    upload("empty.tar", data=b"")
+    with s3.open_object(bucket, "empty.tar") as stream:
+        assert stream.read() == b""
+    assert refused(lambda: s3.open_object(bucket, "no.tar")) == f"s3://{bucket}/no.tar: there is no such object"
+
+
+# Stores
+
+
+@pytest.fixture(params=["folder", "bucket", "whole bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return FolderStore(tmp_path / "new" / "out")
+    return BucketStore(request.getfixturevalue("bucket"), "out/here" if request.param == "bucket" else "")
+
+
+def test_stores_give_back_what_was_put(store: Store, tmp_path: Path) -> None:
+    assert store.names("") == store.names("parts") == []
+    assert store.get("parts/2") is None
+    store.put("parts/2", b"two")
+    store.put("parts/10", PHOTO)
+    store.put("parts/deep/er", b"")
+    store.put("result", b"old")
+    (tmp_path / "finished").write_bytes(LARGE)
+    store.put_file("result", tmp_path / "finished")
+    assert store.names("parts") == ["10", "2"]
+    assert store.names("") == ["result"]
+    assert store.get("parts/10") == PHOTO
+    assert store.get("parts/deep/er") == b""
+    with store.open("result") as file:
+        assert file.seek(-5, io.SEEK_END) == len(LARGE) - 5
+        assert file.read() == LARGE[-5:]
+    for name in ("parts/2", "parts/2", "parts/10", "parts/deep/er", "never/was"):
+        store.delete(name)
+    assert store.names("parts") == []
+    assert "no such" in refused(lambda: store.open("parts/2")).lower()
+    assert pickle.loads(pickle.dumps(store)) == store
+
+
+def test_scratch_files_and_whole_folders_go(store: Store, tmp_path: Path) -> None:
+    store.clear("parts")  # there is none
+    store.put("parts/0", PHOTO)
+    if isinstance(store, FolderStore):
+        (store.folder / "parts" / ".1.abc.tmp").write_bytes(b"a kill left this")
+    with store.scratch("parts") as path:
+        path.write_bytes(LARGE)
+        assert store.names("parts") == ["0"]
+        store.put_file("result", path)
+    assert not path.exists()
+    with suppress(KeyboardInterrupt), store.scratch("parts") as path:
+        path.write_bytes(LARGE)
+        raise KeyboardInterrupt
+    assert not path.exists()
+    assert store.exists("result")
+    assert store.exists("parts/0")
+    store.clear("parts")
+    assert not store.exists("parts/0")
+    assert store.get("result") == LARGE
+    if isinstance(store, FolderStore):
+        assert [path.name for path in store.folder.iterdir()] == ["result"]
+
+
+def test_a_new_part_replaces_no_other(store: Store) -> None:
+    store.put("parts/0", b"mine", new=True)
+    assert "another run has written it" in refused(lambda: store.put("parts/0", b"yours", new=True))
+    assert store.get("parts/0") == b"mine"
+    store.put("parts/0", b"yours")
+    assert store.get("parts/0") == b"yours"
+
+
+def test_a_new_part_whose_answer_got_lost_is_no_conflict(bucket: str, proxy: Proxy) -> None:
+    proxy.plans["PUT"] = iter(["lose answer"])
+    store = BucketStore(bucket, "out")
+    store.put("parts/0", b"mine", new=True)
+    assert len([request for request, _ in proxy.seen if request.startswith("PUT")]) == 2
+    assert store.get("parts/0") == b"mine"
+
+
+def test_a_bucket_store_survives_passing_failures(bucket: str, proxy: Proxy, tmp_path: Path) -> None:
+    store = BucketStore(bucket, "out")
+    (tmp_path / "finished").write_bytes(LARGE * 4)  # over 8 MiB: in parts
+    proxy.plans[f"/{bucket}"] = itertools.cycle(["broken", "", "hang up", "", "slow", ""])
+    store.put("part", PHOTO)
+    store.put_file("result", tmp_path / "finished")
+    assert store.names("") == ["part", "result"]
+    assert store.get("part") == PHOTO
+    with store.open("result") as file:
+        assert file.read() == LARGE * 4
+    store.delete("part")
+    assert store.names("") == ["result"]
+
+
+def test_a_failed_upload_leaves_nothing_behind(bucket: str, admin: Any, proxy: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "finished").write_bytes(LARGE * 4)
+    proxy.plans["partNumber=2"] = itertools.repeat("forbidden")
+    store = BucketStore(bucket, "out")
+    line = refused(lambda: store.put_file("result", tmp_path / "finished"))
+    assert line.startswith(f"s3://{bucket}/out/result: access is forbidden")
+    assert store.names("") == []
+    assert "Uploads" not in admin.list_multipart_uploads(Bucket=bucket)
+    proxy.plans["PUT"] = itertools.repeat("forbidden")
+    assert "access is forbidden" in refused(lambda: store.put("part", b""))
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("results.parquet", (FolderStore(Path()), "results.parquet")),
+        ("/a/b/r.csv", (FolderStore(Path("/a/b")), "r.csv")),
+        ("s3://bucket/r.csv", (BucketStore("bucket", ""), "r.csv")),
+        ("s3://bucket/a/b/r.csv", (BucketStore("bucket", "a/b"), "r.csv")),
+    ],
+)
+def test_open_store(place: str, expected: tuple[Store, str]) -> None:
+    assert open_store(place) == expected
+
+
+@pytest.mark.parametrize("place", ["", ".", "/", "tests/", "tests", "s3://bucket", "s3://bucket/", "s3://bucket/a/"])
+def test_open_store_wants_a_file(place: str) -> None:
+    with pytest.raises(SettingsError, match=r"name(s no| a) file"):
+        open_store(place)
+
+
+def test_a_killed_put_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    code = """
+import itertools, sys
+from pathlib import Path
+from catdog.score.store import FolderStore
+for letter in itertools.cycle("ab"):
+    FolderStore(Path(sys.argv[1])).put("part", letter.encode() * 2**22)
+    print(letter, flush=True)
+"""
+    store = FolderStore(tmp_path)
+    for delay_s in (0.0, 0.005, 0.01, 0.02):
+        with run_python(code, tmp_path) as process:
+            assert process.stdout
+            process.stdout.readline()
+            time.sleep(delay_s)
+            process.kill()
+        data = store.get("part")
+        assert data in (b"a" * 2**22, b"b" * 2**22)
+        assert store.names("") == ["part"]
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_old(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the error comes in the middle of writing just so."""
+    code = """
+import resource, sys
+from pathlib import Path
+from catdog.errors import DataError
+from catdog.score.store import FolderStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+store = FolderStore(Path(sys.argv[1]))
+for data in (b"small", bytes(2**20)):
+    try:
+        store.put("part", data)
+    except DataError as error:
+        print(error)
+"""
+    with run_python(code, tmp_path) as process:
+        line = process.communicate()[0]
+    assert line.startswith(f"{tmp_path / 'part'}: can't be written: over the largest file allowed here")
+    assert line.endswith("start the same command again: it goes on\n")
+    assert line.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+    assert (tmp_path / "part").read_bytes() == b"small"
+
+
+def test_folders_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert "can't be written: a file stands where a folder should be" in refused(
+        lambda: FolderStore(tmp_path / "file").put("part", b"")
+    )
+    assert "can't be listed: a file stands where a folder should be" in refused(
+        lambda: FolderStore(tmp_path).names("file")
+    )
+    (tmp_path / "folder").mkdir()
+    assert "can't be read: Is a directory" in refused(lambda: FolderStore(tmp_path).get("folder"))
+    assert "can't be written" in refused(lambda: FolderStore(tmp_path).put("folder", b""))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "folder").chmod(0o500)
+        assert "no permission" in refused(lambda: FolderStore(tmp_path / "folder").put("part", b""))
+
+
+def test_a_file_from_another_file_system_is_copied(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("only one file system here")
+    source = other / f"catdog-{os.getpid()}"
+    source.write_bytes(PHOTO)
+    try:
+        FolderStore(tmp_path).put_file("result", source)
+    finally:
+        source.unlink(missing_ok=True)
+    assert (tmp_path / "result").read_bytes() == PHOTO
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_a_lock_is_held_until_its_process_dies(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from catdog.score.store import FolderStore
+with FolderStore(Path(sys.argv[1])).lock("result"):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    store = FolderStore(tmp_path)
+    with run_python(code, tmp_path) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "locked\n"
+
+        def enter() -> None:
+            with store.lock("result"):
+                pass
+
+        assert refused(enter).startswith(f"{tmp_path / 'result'}: another run is writing it")
+        with store.lock("another"):
+            assert store.names("") == []
+        process.send_signal(signal.SIGKILL)
+    enter()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_store_has_no_lock() -> None:
+    with BucketStore("bucket", "").lock("result"):
+        pass
