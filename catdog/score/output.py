@@ -68,7 +68,8 @@ def _groups(store: Store, parts: Sequence[str]) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     for part in parts:
         with store.open(part) as file:
-            waiting.append(pq.read_table(file).replace_schema_metadata())
+            # Not read_table: it loads Arrow's dataset engine, and takes 60 MB more.
+            waiting.append(pq.ParquetFile(file).read(use_threads=False).replace_schema_metadata())
         if sum(table.num_rows for table in waiting) >= ROW_GROUP:
             yield pa.concat_tables(waiting)
             waiting = []
