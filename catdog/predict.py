@@ -3,18 +3,16 @@
     python -m catdog.predict photo.jpg photos/ "more/**/*.png" https://example.org/cat.jpg
     cat photo.jpg | python -m catdog.predict - --format json
 
-Arguments become photos in ``catdog.inputs``, photos become answers in ``catdog.classifier``; this file turns answers
-into text, one at a time, and failures into exit codes:
+Arguments become photos in ``catdog.inputs``, photos become answers in ``catdog.classifier``, answers become text in
+``catdog.answers``; this file adds the table for a terminal, and turns failures into exit codes:
 
     0 all answered, 1 some input failed, 2 a wrong option or model, 130 interrupted, 141 the reader went away
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
-import json
 import os
 import sys
 import threading
@@ -27,6 +25,7 @@ from typing import Annotated, Final
 
 import typer
 
+from catdog.answers import as_csv, as_json, as_jsonl
 from catdog.classifier import Classifier, load
 from catdog.contract import UNSURE
 from catdog.errors import ContractError, ModelError
@@ -123,35 +122,6 @@ def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold:
         sys.stdout.write(text)
         sys.stdout.flush()
     return failures
-
-
-def as_jsonl(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
-    """One JSON object a line."""
-    for row in rows:
-        yield json.dumps(row.to_dict(), ensure_ascii=False) + "\n"
-
-
-def as_json(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
-    """One JSON array, an object a line, written as the answers come."""
-    yield "["
-    for i, row in enumerate(rows):
-        yield (",\n  " if i else "\n  ") + json.dumps(row.to_dict(), ensure_ascii=False)
-    yield "\n]\n"
-
-
-def as_csv(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
-    """A header and one record an answer: source, label, confidence, a column for each class, error."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["source", "label", "confidence", *class_names, "error"])
-    for row in rows:
-        probabilities = row.probabilities or {}
-        values = [probabilities.get(name) for name in class_names]
-        writer.writerow([row.source, row.label, row.confidence, *values, row.error])
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
 
 
 def as_table(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:

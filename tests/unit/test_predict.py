@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from catdog.predict import as_csv, as_json, as_jsonl, as_table
+from catdog.answers import as_csv, as_json, as_jsonl
+from catdog.predict import as_table
 from catdog.prediction import Prediction
 from catdog.text import printable
 
