@@ -6,6 +6,7 @@ import heapq
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -119,6 +120,11 @@ def main(
         if dry_run:
             typer.echo(json.dumps(_dry_run(sources or [], lists or [], job, chosen, count)))
             return
+        for option, path in (("--summary", summary), ("--contact-sheet", contact_sheet)):
+            if path:  # before the hours that its content takes
+                with _writing(option, path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    tempfile.TemporaryFile(dir=path.parent).close()
         if sort_into:
             job = replace(job, sorter=Sorter(sort_into, [*class_names, UNSURE], copy=copy))
         with stopped.watch(), _progress(console, sources or [], lists or []) as progress:
