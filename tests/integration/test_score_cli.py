@@ -470,7 +470,7 @@ def test_interrupted_and_started_again_it_gives_the_rows_of_an_uninterrupted_run
     done = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         with subprocess.Popen([*command, *call], stdout=-1, stderr=-1, start_new_session=True) as process:
-            while not (folder / "r.jsonl.run.json").exists():
+            while not (folder / ".r.jsonl.lock").exists():  # from then on it answers signals
                 assert process.poll() is None
                 time.sleep(0.01)
             time.sleep(0.7)  # whatever was begun is finished, so there are rows
