@@ -55,6 +55,8 @@ class Classifier:
         if provider not in (None, *ort.get_available_providers()):
             here = ", ".join(ort.get_available_providers())
             raise ModelError(f"execution provider {provider!r}: this onnxruntime has {here}")
+        if hasattr(ort, "disable_telemetry_events"):
+            ort.disable_telemetry_events()  # its wheels would report to Microsoft
         try:
             data = bytes(model) if isinstance(model, (bytes, bytearray)) else Path(model).read_bytes()
         except OSError as error:

@@ -1,0 +1,1 @@
+"""Amazon SageMaker from the command line: ``python -m catdog.aws``. Nothing in catdog imports this package."""

@@ -1,0 +1,174 @@
+"""The body of a request to photos: what may be asked, and how it is refused.
+
+    (bytes, "image/jpeg") -> Request(photos, names, single)
+
+A request can name no file of this machine, and nothing elsewhere but S3 objects under the prefixes that the endpoint's
+owner allows. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.errors import CatdogError, ImageError, SettingsError
+from catdog.score.s3 import SCHEME, read_object, split_uri
+
+IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")
+"""One photo's bytes, which decide by themselves what they are."""
+JSON_TYPE: Final = "application/json"
+NPY_TYPE: Final = "application/x-npy"
+MAX_PHOTOS: Final = 100  # of one request
+ALLOWED_S3: Final = "CATDOG_ALLOWED_S3"
+
+BAD_REQUEST: Final = 400
+TOO_LARGE: Final = 413
+UNSUPPORTED_TYPE: Final = 415
+
+_NPY_MAGIC: Final = b"\x93NUMPY"
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # no base64 text has a colon
+
+Photo = bytes | npt.NDArray[np.uint8] | ImageError | Callable[[], bytes]
+"""Encoded bytes, pixels uint8 (H, W, 3), why there is none, or what reads the bytes (and may raise ImageError)."""
+Prefixes = Sequence[tuple[str, str]]
+"""(bucket, start of the key), ...: a start is empty or ends in ``/``."""
+
+
+class RequestError(CatdogError):
+    """The caller's mistake; ``status`` is the HTTP status, 4xx, that says so."""
+
+    def __init__(self, message: str, status: int = BAD_REQUEST) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Request:
+    """Photos to answer, in order; as many names as photos."""
+
+    photos: list[Photo]
+    names: list[str]
+    single: bool
+    """Asked about one photo, not about a list of them: then a photo that can't be read fails the request."""
+
+
+def parse(body: object, content_type: object, allowed: Prefixes) -> Request:
+    """What a request asks; raises RequestError (400, 413, 415). ``allowed``: where its s3:// addresses may lead."""
+    if not isinstance(content_type, str) or not content_type.strip():
+        raise RequestError(f"no Content-Type; give {_TYPES}", UNSUPPORTED_TYPE)
+    kind = content_type.split(";", 1)[0].strip().lower()
+    if kind not in (*IMAGE_TYPES, JSON_TYPE, NPY_TYPE):
+        raise RequestError(f"Content-Type {kind[:100]!r} is not read; give {_TYPES}", UNSUPPORTED_TYPE)
+    data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    if not isinstance(data, (bytes, bytearray)) or not data:
+        raise RequestError("the request has no body")
+    if kind == JSON_TYPE:
+        return _from_json(bytes(data), allowed)
+    if kind == NPY_TYPE:
+        photos = list(_from_npy(bytes(data)))
+        return Request(photos, _numbered(len(photos)), single=False)
+    return Request([bytes(data)], ["image"], single=True)
+
+
+def allowed_prefixes(text: str) -> Prefixes:
+    """``CATDOG_ALLOWED_S3``, addresses with spaces or commas between them, as prefixes; raises SettingsError.
+
+    ``s3://bucket/photos`` allows what is under ``photos/``, not ``photos-of-others/``.
+    """
+    try:
+        found = [split_uri(uri) for uri in text.replace(",", " ").split()]
+    except SettingsError as error:
+        raise SettingsError(f"{ALLOWED_S3}: {error}") from error
+    return [(bucket, key if not key or key.endswith("/") else f"{key}/") for bucket, key in found]
+
+
+def _from_json(data: bytes, allowed: Prefixes) -> Request:
+    try:
+        asked = json.loads(data)
+    except (ValueError, RecursionError) as error:  # ValueError: also of text that isn't UTF-8
+        raise RequestError(f"the body is not JSON ({_first_line(error)})") from error
+    if not isinstance(asked, dict) or len(asked) != 1 or not asked.keys() <= {"image", "images"}:
+        raise RequestError(f"the JSON must be {_JSON_FORMS}")
+    if "image" in asked:
+        photo, name = _item(asked["image"], "image", allowed)
+        return Request([photo], [name], single=True)
+    items = asked["images"]
+    if not isinstance(items, list) or not items:
+        raise RequestError(f"images must be a list of one photo or more; the JSON must be {_JSON_FORMS}")
+    _check_count(len(items))
+    pairs = [_item(item, name, allowed) for item, name in zip(items, _numbered(len(items)), strict=True)]
+    return Request([photo for photo, _ in pairs], [name for _, name in pairs], single=False)
+
+
+def _item(item: Any, name: str, allowed: Prefixes) -> tuple[Photo, str]:
+    """One photo of a JSON body, and its name in the answer."""
+    if not isinstance(item, str):
+        return ImageError(f"{name}: must be text, base64 or an {SCHEME} address", "unsupported"), name
+    if item[: len(SCHEME)].lower() == SCHEME:
+        return _object(item, allowed), item
+    if _ADDRESS.match(item):
+        return ImageError(f"{name}: of addresses, only {SCHEME} ones are read; or give base64", "unsupported"), name
+    try:
+        return base64.b64decode("".join(item.split()), validate=True), name
+    except ValueError:
+        return ImageError(f"{name}: is neither base64 nor an {SCHEME} address", "unsupported"), name
+
+
+def _object(uri: str, allowed: Prefixes) -> Photo:
+    """What reads an S3 object, or why it may not be read; nothing is asked of S3 here."""
+    try:
+        bucket, key = split_uri(uri)
+    except SettingsError as error:
+        return ImageError(str(error), "unsupported")
+    # S3 takes "a/../b" for a name, but what is between here and there might not.
+    sound = not {".", ".."} & set(key.split("/")) and key.isprintable()
+    if not sound or not any(bucket == b and key.startswith(start) and key != start for b, start in allowed):
+        return ImageError(f"{uri}: this endpoint may not read it ({ALLOWED_S3} doesn't allow it)", "unreadable")
+    return partial(read_object, bucket, key)
+
+
+def _from_npy(data: bytes) -> npt.NDArray[np.uint8]:
+    """uint8 (N, H, W, 3) from numpy's .npy format; a view, so that a header can't ask for memory the body hasn't."""
+    stream = io.BytesIO(data)
+    try:
+        if not data.startswith(_NPY_MAGIC):
+            raise ValueError("no .npy data")
+        major, _ = np.lib.format.read_magic(stream)
+        read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[major]
+        shape, fortran_order, dtype = read_header(stream)
+    except Exception as error:  # numpy parses the header as Python text, and raises nearly anything on a bad one
+        raise RequestError("the body is not an array in numpy's .npy format (numpy.save, without pickle)") from error
+    fits = dtype == np.uint8 and len(shape) == 4 and shape[3] == 3 and all(n > 0 for n in shape)
+    if not fits:
+        raise RequestError(f"the array must be uint8 (N, H, W, 3), this is {dtype} {shape}"[:200])
+    _check_count(shape[0])
+    pixels = np.frombuffer(data, np.uint8, offset=stream.tell())
+    if pixels.size != shape[0] * shape[1] * shape[2] * shape[3]:
+        raise RequestError(f"the body holds {pixels.size} bytes of pixels, its header says {shape}"[:200])
+    return pixels.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_PHOTOS:
+        raise RequestError(f"{count} photos in a request, at most {MAX_PHOTOS} are answered at once", TOO_LARGE)
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"images[{i}]" for i in range(count)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+_TYPES: Final = ", ".join((*IMAGE_TYPES, JSON_TYPE)) + f" or {NPY_TYPE}"
+_JSON_FORMS: Final = '{"image": PHOTO} or {"images": [PHOTO, ...]}, PHOTO being base64 or an s3:// address'

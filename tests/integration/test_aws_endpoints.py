@@ -1,0 +1,713 @@
+"""catdog.aws deploy, invoke, transform, ps and delete against moto, with the real handler behind InvokeEndpoint."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from catdog.aws import deploy, hosting, invoke, manage, transform  # noqa: F401 - four register commands
+from catdog.aws.app import app
+from catdog.aws.package import build_package
+from catdog.classifier import Classifier
+from catdog.score import s3
+from tests.conftest import TINY_CONTRACT, build_tiny_model
+from tests.integration.control_plane import ControlPlane, moto
+from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch
+
+boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install 'catdog[aws]'")
+pytest.importorskip("moto.server", reason="no control plane to test against: pip install 'moto[server]'")
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "aws"
+BUCKET = "catdog-tests"
+ROLE = "arn:aws:iam::123456789012:role/catdog"
+IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312"
+STAMP = "20261121120000-1a2b"
+FAST = ("--image", IMAGE, "--test-timeout", "0")
+
+
+@dataclass
+class Cloud:
+    """All of AWS that these commands talk to."""
+
+    plane: ControlPlane
+    shim: RuntimeShim
+    sagemaker: Any
+    s3: Any
+    scaling: Any
+    folder: Path
+
+    def serve(self, name: str) -> None:
+        """InvokeEndpoint of ``name`` goes to whatever model the control plane says is deployed there."""
+        self.shim.targets[name] = Deployed(self.sagemaker, self.s3, name, self.folder)
+
+    def left(self) -> list[str]:
+        """Every endpoint, config, model and scalable target there is."""
+        found = [e["EndpointName"] for e in self.sagemaker.list_endpoints()["Endpoints"]]
+        found += [
+            f"config {c['EndpointConfigName']}" for c in self.sagemaker.list_endpoint_configs()["EndpointConfigs"]
+        ]
+        found += [f"model {m['ModelName']}" for m in self.sagemaker.list_models()["Models"]]
+        targets = self.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+        return found + [f"scaling {target['ResourceId']}" for target in targets]
+
+    def place(self, name: str, package_uri: str = f"s3://{BUCKET}/none", **tags: str) -> str:
+        """An endpoint as deploy makes them, past commands and proxy; its ARN."""
+        given = {"Project": "catdog", "Owner": "tester", "Command": "deploy", "Endpoint": name, **tags}
+        listed, version = [{"Key": k, "Value": v} for k, v in given.items()], hosting.version_name(name, STAMP)
+        how = hosting.Hosting()
+        self.sagemaker.create_model(
+            **hosting.model_request(version, IMAGE, package_uri, ROLE, how, "us-east-1", listed)
+        )
+        self.sagemaker.create_endpoint_config(**hosting.config_request(version, version, how, listed))
+        return str(self.sagemaker.create_endpoint(**hosting.endpoint_request(name, version, listed))["EndpointArn"])
+
+    def clear(self) -> None:
+        """Delete all that a test left, past the proxy."""
+        for endpoint in self.sagemaker.list_endpoints()["Endpoints"]:
+            self.sagemaker.delete_endpoint(EndpointName=endpoint["EndpointName"])
+        for config in self.sagemaker.list_endpoint_configs()["EndpointConfigs"]:
+            self.sagemaker.delete_endpoint_config(EndpointConfigName=config["EndpointConfigName"])
+        for model in self.sagemaker.list_models()["Models"]:
+            self.sagemaker.delete_model(ModelName=model["ModelName"])
+        for target in self.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]:
+            keys = ("ServiceNamespace", "ResourceId", "ScalableDimension")
+            self.scaling.deregister_scalable_target(**{key: target[key] for key in keys})
+        self.plane.taken.clear()
+
+    def tags(self, name: str) -> dict[str, str]:
+        arn = self.sagemaker.describe_endpoint(EndpointName=name)["EndpointArn"]
+        return {tag["Key"]: tag["Value"] for tag in self.sagemaker.list_tags(ResourceArn=arn)["Tags"]}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with (
+        moto() as behind,
+        ControlPlane(behind) as plane,
+        RuntimeShim() as shim,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        for name in [name for name in os.environ if name.startswith(("AWS_", "CATDOG_"))]:
+            environment.delenv(name)
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_ENDPOINT_URL": plane.url,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": shim.url,
+            "NO_PROXY": "127.0.0.1",
+            "CATDOG_BUCKET": BUCKET,
+            "CATDOG_ROLE": ROLE,
+            "CATDOG_OWNER": "tester",
+        }.items():
+            environment.setenv(name, value)
+        session = boto3.session.Session()
+        url = f"http://127.0.0.1:{behind}"
+        services = ("sagemaker", "s3", "application-autoscaling")
+        clients = [session.client(service, endpoint_url=url) for service in services]
+        clients[1].create_bucket(Bucket=BUCKET)
+        shim.s3 = clients[1]
+        s3.close()
+        sagemaker, storage, scaling = clients
+        yield Cloud(plane, shim, sagemaker, storage, scaling, tmp_path_factory.mktemp("containers"))
+        s3.close()
+        for client in clients:
+            client.close()
+
+
+@pytest.fixture
+def cloud(everything: Cloud) -> Iterator[Cloud]:
+    """Empty, and without plans to fail."""
+    yield everything
+    everything.plane.reset()
+    everything.shim.faults = iter(())
+    everything.shim.targets.clear()
+    everything.shim.asked.clear()
+    everything.clear()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A run folder with the tiny model."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "model.onnx").write_bytes(tiny_model.read_bytes())
+    (folder / "contract.json").write_text(TINY_CONTRACT.to_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, which is sure of nothing."""
+    folder = tmp_path_factory.mktemp("other")
+    contract = TINY_CONTRACT.with_(threshold=1.0).to_json()
+    (folder / "model.onnx").write_bytes(build_tiny_model(contract))
+    (folder / "contract.json").write_text(contract)
+    return folder
+
+
+def run(*arguments: object, stdin: bytes | None = None) -> Result:
+    """One command, in this process."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, prog_name="catdog.aws")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def made(result: Result) -> dict[str, Any]:
+    """The JSON of a command that went well."""
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+# --- the requests -----------------------------------------------------------------------------------------------------
+
+DRY_RUNS = {
+    "deploy-realtime": ("deploy", "MODEL", "--name", "catdog-a"),
+    "deploy-gpu-autoscale": (
+        *("deploy", "MODEL", "--name", "catdog-a", "--instance-type", "ml.g4dn.xlarge", "--instances", "2"),
+        *("--autoscale", "1..4", "--autoscale-target", "300", "--ttl", "2h", "--capture", "10"),
+    ),
+    "deploy-serverless": ("deploy", "MODEL", "--name", "catdog-a", "--serverless", "--memory", "3072"),
+    "deploy-async": (
+        *("deploy", "MODEL", "--name", "catdog-a", "--async", "--kms-key", "alias/catdog"),
+        *("--autoscale", "1..2", "--allow-s3", "s3://photos/in"),
+    ),
+    "deploy-from-job": ("deploy", "--from-job", "catdog-train-1", "--name", "catdog-a"),
+    "transform": ("transform", "MODEL", "s3://photos/in", "s3://photos/out", "--kms-key", "alias/catdog"),
+}
+
+
+@pytest.mark.parametrize("case", DRY_RUNS)
+def test_a_dry_run_prints_the_exact_requests_and_sends_nothing(case: str, cloud: Cloud, model: Path) -> None:
+    result = run(*(model if a == "MODEL" else a for a in DRY_RUNS[case]), "--dry-run", "--image", IMAGE)
+    assert result.exit_code == 0, result.stderr
+    assert cloud.plane.seen == []
+    assert cloud.shim.asked == []
+    text = normalised(result.stdout)
+    golden = GOLDEN / f"{case}.json"
+    if os.environ.get("WRITE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def normalised(text: str) -> str:
+    """What differs from run to run or from tree to tree, by its name."""
+    text = re.sub(r"\d{14}-[0-9a-f]{4}", "STAMP", text)
+    text = re.sub(r"transform-\d{8}-\d{6}-[0-9a-f]{4}", "transform-STAMP", text)
+    text = re.sub(r"models/[0-9a-f]{16}/", "models/SHA256/", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", text)
+    text = re.sub(r"<\d+ bytes>|<a stream>", "<bytes>", text)
+    return re.sub(r'"[0-9a-f]{64}"', '"SHA256"', text)
+
+
+def test_the_other_commands_have_a_dry_run_too(cloud: Cloud, photo: Callable[..., bytes]) -> None:
+    for options, operations in (
+        (("invoke", "catdog-a", "-"), ["InvokeEndpoint"]),
+        (("invoke", "catdog-a", "-", "--async"), ["PutObject", "InvokeEndpointAsync"]),
+        (("ps",), ["ListEndpoints"]),
+    ):
+        said = made(run(*options, "--dry-run", stdin=photo("red")))
+        assert [request["operation"] for request in said["requests"]] == operations
+    assert (cloud.plane.seen, cloud.shim.asked) == ([], [])
+
+
+def test_what_is_sent_is_what_the_dry_run_said(cloud: Cloud, model: Path) -> None:
+    cloud.serve("catdog-same")
+    options = ("deploy", model, "--name", "catdog-same", "--autoscale", "1..2", *FAST)
+    said = json.loads(run(*options, "--dry-run").stdout)["requests"]
+    made(run(*options))
+    writes = [name for name in cloud.plane.seen if not name.startswith(("Describe", "List", "HEAD", "GET"))]
+    assert writes == [
+        f"PUT /{BUCKET}/{r['parameters']['Key']}" if r["service"] == "s3" else r["operation"] for r in said
+    ]
+
+
+def test_the_image_is_aws_own(cloud: Cloud, model: Path) -> None:
+    pytest.importorskip("sagemaker", reason="needs the SageMaker SDK")
+    said = json.loads(run("deploy", model, "--dry-run").stdout)["requests"]
+    container = next(r for r in said if r["operation"] == "CreateModel")["parameters"]["PrimaryContainer"]
+    assert container["Image"].endswith("/pytorch-inference:2.6.0-cpu-py312")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--name", "mine"), "must be catdog-"),
+        (("--name", "catdog-a_b"), "no endpoint's name"),
+        (("--instance-type", "m5.large"), "not an instance type"),
+        (("--ttl", "2 weeks"), "90m, 2h or 3d"),
+        (("--autoscale", "4..1"), "MIN <= MAX"),
+        (("--autoscale", "many"), "like 1..4"),
+        (("--autoscale", "1..2", "--no-wait"), "needs an endpoint in service"),
+        (("--serverless", "--capture", "5"), "serverless endpoint has none"),
+        (("--serverless", "--memory", "2000"), "must be one of"),
+        (("--serverless", "--async"), "--serverless"),
+        (("--instance-type", "ml.g5.xlarge", "--kms-key", "k"), "encrypts itself"),
+        (("--async", "--async-output", "/tmp/out"), "not an S3 address"),
+        (("--capture", "101"), "must be 0 to 100"),
+        (("--from-job", "x"), "one of them"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_sent(
+    options: tuple[str, ...], message: str, cloud: Cloud, model: Path
+) -> None:
+    result = run("deploy", model, *options)
+    assert (result.exit_code, cloud.plane.seen) == (2, [])
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_from_a_model_to_a_deleted_endpoint(
+    cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    cloud.serve("catdog-story")
+    report = made(run("deploy", model, "--name", "catdog-story", "--ttl", "2h", *FAST))
+    assert (report["endpoint"], report["status"], report["tested"]["photos"]) == ("catdog-story", "InService", 3)
+    assert report["cost"]["usd_per_hour"] == 0.115
+    tags = cloud.tags("catdog-story")
+    assert {"Project": "catdog", "Owner": "tester", "Command": "deploy"}.items() <= tags.items()
+
+    for colour, kind in (("red", "JPEG"), ("blue", "PNG"), ("red", "WEBP")):
+        (tmp_path / f"{colour}.{kind.lower()}").write_bytes(photo(colour, kind))
+    answers = [json.loads(line) for line in run("invoke", "catdog-story", tmp_path).stdout.splitlines()]
+    ours = Classifier(model / "model.onnx", threads=1).predict(sorted(tmp_path.iterdir()))
+    assert answers == [p.to_dict() for p in ours]
+    assert {kind for _, kind, _ in cloud.shim.asked[-3:]} == {"image/png", "image/jpeg", "image/webp"}
+
+    listed = made(run("ps"))
+    assert [(e["endpoint"], e["usd_per_hour"], e["expired"]) for e in listed["endpoints"]] == [
+        ("catdog-story", 0.115, False)
+    ]
+    deleted = made(run("delete", "catdog-story", "--yes"))["deleted"][0]
+    assert [len(deleted[kind]) for kind in ("endpoints", "configs", "models")] == [1, 1, 1]
+    assert cloud.left() == []
+    assert made(run("delete", "catdog-story", "--yes"))["deleted"][0]["was_there"] is False  # a second time is fine
+
+
+def test_the_same_package_is_uploaded_once(cloud: Cloud, model: Path) -> None:
+    made(run("deploy", model, "--name", "catdog-one", "--no-wait", *FAST))
+    cloud.plane.seen.clear()
+    made(run("deploy", model, "--name", "catdog-two", "--no-wait", *FAST))
+    assert not [operation for operation in cloud.plane.seen if operation.startswith("PUT")]
+
+
+def test_a_training_job_s_archive_is_packed_anew(cloud: Cloud, model: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        for path in model.iterdir():
+            tar.add(path, path.name)
+        tar.add(ROOT / "README.md", "../../escape.md")
+    cloud.s3.upload_file(str(tmp_path / "model.tar.gz"), BUCKET, "jobs/x/output/model.tar.gz")
+    cloud.serve("catdog-job")
+    report = made(run("deploy", f"s3://{BUCKET}/jobs/x/output/model.tar.gz", "--name", "catdog-job", *FAST))
+    folder = fetch(cloud.s3, report["package"], tmp_path / "fetched")
+    assert (folder / "code" / "inference.py").is_file()
+    assert not list(folder.rglob("escape.md"))
+
+
+@pytest.mark.parametrize("content", [b"not a tar", b"", b"\x1f\x8b\x08\x00broken"])
+def test_a_corrupt_archive_is_one_sentence(content: bytes, cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "model.tar.gz").write_bytes(content)
+    result = run("deploy", tmp_path / "model.tar.gz", *FAST)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "not a model.tar.gz" in result.stderr
+
+
+@pytest.mark.parametrize("missing", ["contract.json", "model.onnx"])
+def test_a_model_without_contract_or_onnx_is_refused(missing: str, cloud: Cloud, model: Path, tmp_path: Path) -> None:
+    for path in model.iterdir():
+        if path.name != missing:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    result = run("deploy", tmp_path, *FAST)
+    assert (result.exit_code, cloud.plane.seen) == (2, ["DescribeEndpoint"])
+    assert missing.partition(".")[0] in result.stderr
+
+
+# --- half-finished deploys --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        ("CreateModel", "refuse"),
+        ("CreateEndpointConfig", "refuse"),
+        ("CreateEndpoint", "quota"),
+        ("DescribeEndpoint", "refuse"),
+        ("RegisterScalableTarget", "refuse"),
+        ("PutScalingPolicy", "refuse"),
+    ],
+)
+def test_a_half_finished_deploy_is_cleaned_up(operation: str, fault: str, cloud: Cloud, model: Path) -> None:
+    cloud.serve("catdog-half")
+    # DescribeEndpoint: the first is asked before anything is made, the second while waiting.
+    plan = ["", fault] if operation == "DescribeEndpoint" else [fault]
+    cloud.plane.faults[operation] = iter(plan)
+    result = run("deploy", model, "--name", "catdog-half", "--autoscale", "1..2", *FAST)
+    assert result.exit_code == 2
+    assert cloud.left() == []
+    assert "nothing of it is left" in result.stderr or operation == "CreateModel"
+    assert "Traceback" not in result.stderr
+
+
+def test_an_endpoint_that_fails_is_cleaned_up(cloud: Cloud, model: Path) -> None:
+    cloud.plane.states["catdog-fails"] = iter([{"EndpointStatus": "Failed", "FailureReason": "ping failed"}])
+    result = run("deploy", model, "--name", "catdog-fails", *FAST)
+    assert (result.exit_code, cloud.left()) == (1, [])
+    assert "ping failed" in result.stderr
+
+
+def test_somebody_else_was_faster_with_the_name(cloud: Cloud, model: Path) -> None:
+    cloud.plane.faults["DescribeEndpoint"] = iter(["missing"])
+    arn = cloud.place("catdog-race")
+    cloud.plane.taken.add(("Endpoint", "catdog-race"))
+    result = run("deploy", model, "--name", "catdog-race", *FAST)
+    assert result.exit_code == 2
+    assert "somebody has just made" in result.stderr
+    assert cloud.sagemaker.describe_endpoint(EndpointName="catdog-race")["EndpointArn"] == arn
+    assert len(cloud.left()) == 3  # theirs
+
+
+def test_throttling_and_lost_answers_are_met_with_patience(cloud: Cloud, model: Path) -> None:
+    cloud.serve("catdog-patient")
+    cloud.plane.faults["CreateModel"] = iter(["throttle", "lose answer"])
+    cloud.plane.faults["CreateEndpointConfig"] = iter(["error", "hang up"])
+    cloud.plane.faults["CreateEndpoint"] = iter(["lose answer"])
+    assert made(run("deploy", model, "--name", "catdog-patient", *FAST))["status"] == "InService"
+
+
+def test_what_cannot_be_taken_back_is_named_and_delete_finds_it(cloud: Cloud, model: Path) -> None:
+    cloud.plane.faults["CreateEndpoint"] = iter(["quota"])
+    cloud.plane.faults["DeleteModel"] = iter(["refuse"])
+    result = run("deploy", model, "--name", "catdog-stuck", *FAST)
+    assert result.exit_code == 2
+    (left,) = cloud.left()
+    assert f"left behind: {left}" in result.stderr
+    made(run("delete", "catdog-stuck", "--yes"))
+    assert cloud.left() == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_it_is_made_leaves_nothing(number: signal.Signals, code: int, cloud: Cloud, model: Path) -> None:
+    program = "import sys, catdog.aws.deploy, catdog.aws.manage, catdog.aws.app as a; a.app(sys.argv[1:])"
+    cloud.plane.states["catdog-stop"] = itertools.repeat({"EndpointStatus": "Creating"})
+    command = [sys.executable, "-c", program, "deploy", str(model), "--name", "catdog-stop", *FAST]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "Creating" in line:
+                break
+        cloud.plane.states.clear()
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert (process.returncode, cloud.left()) == (code, []), rest
+    assert "nothing of it is left" in rest
+
+
+# --- the smoke test, updates and rolling back -------------------------------------------------------------------------
+
+
+def test_wrong_answers_end_a_new_endpoint(cloud: Cloud, model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), (90, 60, 40)).save(tmp_path / "mine.png")
+    cloud.shim.targets["catdog-wrong"] = lambda body, kind, accept: (
+        200,
+        b'{"source": "image", "label": "cat", "confidence": 0.9, "probabilities": {"cat": 0.9, "dog": 0.1}}',
+        "application/json",
+    )
+    result = run("deploy", model, "--name", "catdog-wrong", "--test-photo", tmp_path / "mine.png", *FAST)
+    assert (result.exit_code, cloud.left()) == (1, [])
+    assert "instead of" in result.stderr
+
+
+@pytest.mark.parametrize(("fault", "message"), [("broken", "500 boom"), ("silent", "Invocation timed out")])
+def test_a_container_that_only_pings_ends_a_new_endpoint(fault: str, message: str, cloud: Cloud, model: Path) -> None:
+    cloud.serve("catdog-pings")
+    cloud.shim.faults = itertools.repeat(fault)
+    result = run("deploy", model, "--name", "catdog-pings", *FAST)
+    assert (result.exit_code, cloud.left()) == (1, [])
+    assert message in result.stderr
+
+
+def test_an_update_replaces_config_and_model(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-up")
+    first = made(run("deploy", model, "--name", "catdog-up", *FAST))
+    second = made(run("deploy", other_model, "--name", "catdog-up", "--ttl", "1h", *FAST))
+    assert second["replaced"] == first["version"]
+    assert cloud.left() == ["catdog-up", f"config {second['version']}", f"model {second['version']}"]
+    assert "ExpiresAt" in cloud.tags("catdog-up")
+    assert "UpdateEndpoint" in cloud.plane.seen
+
+
+@pytest.mark.parametrize("how", ["wrong answers", "failed update", "tags refused"])
+def test_an_update_that_fails_is_rolled_back(how: str, cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-back")
+    first = made(run("deploy", model, "--name", "catdog-back", "--autoscale", "1..2", *FAST))
+    before, tags = cloud.left(), cloud.tags("catdog-back")
+    if how == "wrong answers":
+        cloud.shim.faults = itertools.repeat("broken")
+    elif how == "failed update":
+        cloud.plane.states["catdog-back"] = iter([{}, {"EndpointStatus": "UpdateRollbackFailed"}])
+    else:
+        cloud.plane.faults["AddTags"] = iter(["refuse"])
+    result = run("deploy", other_model, "--name", "catdog-back", "--autoscale", "2..3", "--ttl", "1h", *FAST)
+    assert result.exit_code == (2 if how == "tags refused" else 1)
+    assert cloud.left() == before, result.stderr
+    assert cloud.tags("catdog-back") == tags
+    assert cloud.sagemaker.describe_endpoint(EndpointName="catdog-back")["EndpointConfigName"] == first["version"]
+    (target,) = cloud.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 2)
+
+
+def test_somebody_else_s_endpoint_is_left_alone(cloud: Cloud, model: Path) -> None:
+    cloud.place("catdog-theirs", Project="other")
+    for command in (("deploy", model, "--name", "catdog-theirs", *FAST), ("delete", "catdog-theirs", "--yes")):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "isn't catdog's" in result.stderr
+    assert made(run("ps"))["endpoints"] == []
+
+
+def test_an_endpoint_of_another_kind_is_not_updated(cloud: Cloud, model: Path) -> None:
+    cloud.place("catdog-kind")
+    result = run("deploy", model, "--name", "catdog-kind", "--serverless", *FAST)
+    assert result.exit_code == 2
+    assert "is realtime" in result.stderr
+
+
+# --- ps and delete ----------------------------------------------------------------------------------------------------
+
+
+def test_expired_endpoints_are_found_and_ended(cloud: Cloud) -> None:
+    for name, hours in (("catdog-old", -1), ("catdog-new", 1)):
+        cloud.place(name, ExpiresAt=f"{datetime.now(timezone.utc) + timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}")
+    assert [e["endpoint"] for e in made(run("ps", "--expired"))["endpoints"]] == ["catdog-old"]
+    assert made(run("delete", "--expired", "--owner", "somebody", "--yes"))["deleted"] == []
+    dry = made(run("delete", "--expired", "--dry-run"))["requests"]
+    assert [r["operation"] for r in dry] == ["DeleteEndpoint", "DeleteEndpointConfig", "DeleteModel"]
+    made(run("delete", "--expired", "--yes"))
+    assert [e["endpoint"] for e in made(run("ps"))["endpoints"]] == ["catdog-new"]
+
+
+def test_delete_asks_first(cloud: Cloud) -> None:
+    cloud.place("catdog-asks")
+    result = run("delete", "catdog-asks", stdin=b"y\n")
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert len(cloud.left()) == 3
+
+
+def test_delete_goes_on_after_a_failure(cloud: Cloud) -> None:
+    cloud.place("catdog-again")
+    for operation, parameters in hosting.scaling_requests("catdog-again", hosting.Hosting(autoscale=(1, 2)), []):
+        getattr(cloud.scaling, operation)(**parameters)
+    cloud.plane.faults["DeleteEndpointConfig"] = iter(["refuse"])
+    assert run("delete", "catdog-again", "--yes").exit_code == 2
+    made(run("delete", "catdog-again", "--yes"))
+    assert cloud.left() == []
+
+
+# --- invoke -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def handler(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Handler:
+    """The tiny model in the real handler."""
+    folder = tmp_path_factory.mktemp("package")
+    build_package(model, folder / "model.tar.gz")
+    with tarfile.open(folder / "model.tar.gz") as tar:
+        tar.extractall(folder, filter="data")
+    return Handler(folder)
+
+
+@pytest.fixture
+def served(cloud: Cloud, handler: Handler) -> str:
+    """The name of an endpoint that answers."""
+    cloud.shim.targets["catdog-served"] = handler
+    return "catdog-served"
+
+
+def test_answers_are_those_of_predict_in_every_format(
+    served: str, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    from catdog.predict import app as predict
+
+    (tmp_path / "red.png").write_bytes(photo("red"))
+    (tmp_path / "text.jpg").write_text("no photo")
+    paths = [str(tmp_path), str(tmp_path / "nowhere.jpg")]
+    for kind in ("jsonl", "json", "csv", "table"):
+        here = CliRunner().invoke(predict, [*paths, "--model", str(model / "model.onnx"), "--format", kind])
+        there = run("invoke", served, *paths, "--format", kind)
+        assert (there.exit_code, there.stdout) == (here.exit_code, here.stdout) == (1, here.stdout)
+
+
+def test_a_photo_on_stdin(served: str, photo: Callable[..., bytes]) -> None:
+    result = run("invoke", served, "-", stdin=photo("blue"))
+    assert (result.exit_code, json.loads(result.stdout)["label"]) == (0, "dog")
+
+
+def test_each_photo_has_its_own_error(served: str, photo: Callable[..., bytes], tmp_path: Path) -> None:
+    (tmp_path / "a-good.png").write_bytes(photo("red"))
+    (tmp_path / "b-cut.jpg").write_bytes(photo("red", "JPEG", size=(400, 300))[:700])
+    (tmp_path / "c-empty.jpg").write_bytes(b"")
+    (tmp_path / "d-huge.jpg").write_bytes(b"\xff\xd8\xff" + bytes(6 * 2**20))
+    result = run("invoke", served, tmp_path, "--parallel", "3")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 1
+    assert [row["label"] for row in rows] == ["cat", None, None, None]
+    assert [row["source"] for row in rows] == [str(path) for path in sorted(tmp_path.iterdir())]
+    assert "6 MB at most" in rows[3]["error"]
+    assert all("\n" not in row["error"] for row in rows[1:])
+
+
+def test_overload_is_met_with_patience(served: str, cloud: Cloud, photo: Callable[..., bytes]) -> None:
+    cloud.shim.faults = iter(["throttle", "busy", "unavailable", "not ready", "hang up"])
+    result = run("invoke", served, "-", stdin=photo("red"))
+    assert (result.exit_code, json.loads(result.stdout)["label"]) == (0, "cat"), result.stdout
+
+
+def test_a_server_error_that_stays_is_the_photo_s(
+    served: str, cloud: Cloud, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(photo("red"))
+    cloud.shim.faults = itertools.repeat("broken")
+    result = run("invoke", served, tmp_path / "a.png")
+    row = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert row["error"] == f"{tmp_path / 'a.png'}: the endpoint failed (500): boom"
+
+
+@pytest.mark.parametrize("fault", ["unknown", "forbidden"])
+def test_what_would_fail_every_photo_ends_it(
+    fault: str, served: str, cloud: Cloud, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(photo("red"))
+    if fault == "forbidden":
+        cloud.shim.faults = itertools.repeat("forbidden")
+    result = run("invoke", served if fault == "forbidden" else "catdog-nowhere", tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert {"unknown": "no endpoint catdog-nowhere", "forbidden": "sagemaker:InvokeEndpoint"}[fault] in result.stderr
+    assert len(cloud.shim.asked) < 20
+
+
+def test_an_endpoint_that_is_not_catdog_s(served: str, cloud: Cloud, photo: Callable[..., bytes]) -> None:
+    cloud.shim.targets[served] = lambda body, kind, accept: (200, b"[[0.1, 0.9]]", "application/json")
+    result = run("invoke", served, "-", stdin=photo("red"))
+    assert result.exit_code == 1
+    assert "something else than catdog's JSON" in result.stderr
+
+
+def test_bench_gives_percentiles(served: str, photo: Callable[..., bytes], tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(photo("red"))
+    found = made(run("invoke", served, tmp_path, "--bench", "40", "--parallel", "4"))
+    assert (found["requests"], found["failed"]) == (40, 0)
+    assert 0 < found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert found["requests_per_s"] > 0
+
+
+def test_an_asynchronous_endpoint_answers_through_s3(
+    cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    cloud.serve("catdog-async")
+    cloud.shim.answers_to["catdog-async"] = f"s3://{BUCKET}/catdog/async/catdog-async"
+    report = made(run("deploy", model, "--name", "catdog-async", "--async", *FAST))
+    assert report["tested"]["photos"] == 3
+    (tmp_path / "red.png").write_bytes(photo("red"))
+    (tmp_path / "text.jpg").write_text("no photo")
+    result = run("invoke", "catdog-async", tmp_path, "--async")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.exit_code, [row["label"] for row in rows]) == (1, ["cat", None])
+    inputs = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix="catdog/async/catdog-async/inputs/")
+    assert inputs["KeyCount"] == 0
+
+
+# --- transform --------------------------------------------------------------------------------------------------------
+
+
+def execute(cloud: Cloud, job: str, folder: Path) -> None:
+    """Do what SageMaker would: each object to the container, each good answer to <key>.out."""
+    found = cloud.sagemaker.describe_transform_job(TransformJobName=job)
+    model = cloud.sagemaker.describe_model(ModelName=found["ModelName"])["PrimaryContainer"]
+    handler = Handler(fetch(cloud.s3, model["ModelDataUrl"], folder))
+    uri = found["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    _, _, place = found["TransformOutput"]["S3OutputPath"].removeprefix("s3://").partition("/")
+    for entry in cloud.s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
+        body = cloud.s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+        status, answer, _ = handler(body, found["TransformInput"]["ContentType"], found["TransformOutput"]["Accept"])
+        if status == 200:
+            key = f"{place}/{entry['Key'].removeprefix(prefix)}.out"
+            cloud.s3.put_object(Bucket=bucket, Key=key, Body=answer)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_a_transform_gives_each_object_one_row(
+    ending: str, cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    from catdog.score import output
+    from catdog.score.store import open_store
+
+    folder = f"transform-{ending}"
+    photos = {"a.png": photo("red"), "b/c.jpg": photo("blue", "JPEG"), "notes.txt": b"no photo", "z.jpg": b"broken"}
+    for name, data in photos.items():
+        cloud.s3.put_object(Bucket=BUCKET, Key=f"{folder}/in/{name}", Body=data)
+    places = (f"s3://{BUCKET}/{folder}/in", f"s3://{BUCKET}/{folder}/out")
+    begun = made(run("transform", model, *places, "--no-wait", "--image", IMAGE))
+    execute(cloud, begun["job"], tmp_path / "container")
+    out = str(tmp_path / f"results.{ending}")
+    result = run("transform", "--job", begun["job"], "--out", out)
+    assert result.exit_code == 1, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["photos"], report["ok"], report["labels"]) == (4, 2, {"cat": 1, "dog": 1})
+    table = [
+        dict(zip(batch, values, strict=True))
+        for batch in output.batches(*open_store(out))
+        for values in zip(*batch.values(), strict=True)
+    ]
+    assert [row["source"] for row in table] == [f"{places[0]}/{name}" for name in photos]
+    assert [row["label"] or None for row in table] == ["cat", "dog", None, None]
+    assert all(row["error"] for row in table[2:])
+    assert cloud.left() == []  # the job's model goes with it
+
+
+def test_a_transform_that_fails_keeps_what_it_answered(cloud: Cloud, model: Path, tmp_path: Path) -> None:
+    cloud.s3.put_object(Bucket=BUCKET, Key="none/in/a.png", Body=b"x")
+    places = (f"s3://{BUCKET}/none/in", f"s3://{BUCKET}/none/out")
+    out = tmp_path / "results.jsonl"
+    result = run("transform", model, *places, "--out", out, "--image", IMAGE)
+    assert result.exit_code == 1
+    row = json.loads(out.read_text())
+    assert (row["status"], row["label"]) == ("missing", None)
+
+
+def test_a_transform_job_that_cannot_begin_leaves_no_model(cloud: Cloud, model: Path) -> None:
+    cloud.plane.faults["CreateTransformJob"] = iter(["quota"])
+    result = run("transform", model, f"s3://{BUCKET}/in", f"s3://{BUCKET}/out", "--image", IMAGE)
+    assert (result.exit_code, cloud.left()) == (2, [])
+
+
+def test_a_transform_into_its_own_input_is_refused(cloud: Cloud, model: Path) -> None:
+    result = run("transform", model, f"s3://{BUCKET}/in", f"s3://{BUCKET}/in/out")
+    assert (result.exit_code, cloud.plane.seen) == (2, [])

@@ -1,0 +1,99 @@
+"""catdog.aws: what an endpoint is made of, and what it costs; nothing is asked of AWS."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+pytest.importorskip("boto3", reason="needs boto3: pip install 'catdog[aws]'")
+
+from catdog.aws import prices
+from catdog.aws.account import CloudError
+from catdog.aws.hosting import Hosting, check_name, environment, is_gpu, parse_ttl, processors, version_name
+from catdog.aws.runtime import content_type, read_answer
+from catdog.errors import SettingsError
+
+STAMP = "20261121120000-1a2b"
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "count"),
+    [("ml.t2.medium", 2), ("ml.m5.large", 2), ("ml.c5.xlarge", 4), ("ml.m5.4xlarge", 16), ("ml.c6i.32xlarge", 128)],
+)
+def test_a_worker_a_processor(instance_type: str, count: int) -> None:
+    assert processors(instance_type) == count
+    assert environment(Hosting(instance_type=instance_type), "us-east-1")["SAGEMAKER_MODEL_SERVER_WORKERS"] == str(
+        count
+    )
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "gpu"),
+    [("ml.g4dn.xlarge", True), ("ml.g5.2xlarge", True), ("ml.p3.2xlarge", True), ("ml.m5.large", False)],
+)
+def test_a_gpu_has_one_worker(instance_type: str, gpu: bool) -> None:
+    hosting = Hosting(instance_type=instance_type)
+    assert is_gpu(instance_type) == hosting.on_gpu == gpu
+    assert (hosting.workers == 1) == gpu
+    assert ("OMP_NUM_THREADS" in environment(hosting, "us-east-1")) != gpu
+
+
+@pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])
+def test_a_version_s_name_is_one_that_sagemaker_takes(endpoint: str) -> None:
+    assert check_name(version_name(endpoint, STAMP)).endswith(STAMP)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a_b", "a" * 64, "a-", "ä"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(SettingsError):
+        check_name(name)
+
+
+def test_times_to_live() -> None:
+    assert [parse_ttl(text) for text in ("90m", "2h", "3d")] == [
+        timedelta(minutes=90),
+        timedelta(hours=2),
+        timedelta(days=3),
+    ]
+    for text in ("", "2", "0h", "-1h", "1.5h", "99999999999d"):
+        with pytest.raises(SettingsError):
+            parse_ttl(text)
+
+
+def test_prices_are_never_guessed() -> None:
+    assert prices.hourly("ml.m5.large", "hosting", "us-east-1") == 0.115
+    assert prices.hourly("ml.m5.large", "hosting", "eu-west-1") is None
+    assert prices.hourly("ml.new.large", "hosting", "us-east-1") is None
+    assert prices.cost("hosting", "ml.m5.large", "us-east-1", 3)["usd_per_hour"] == 0.345
+    unknown = prices.cost("hosting", "ml.m5.large", "eu-west-1")
+    assert unknown["usd_per_hour"] is None
+    assert "no price" in unknown["note"]
+    assert all(price > 0 for kind in ("training", "hosting", "transform") for price in prices.table()[kind].values())
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "application/x-image"),
+        (b"", "application/x-image"),
+    ],
+)
+def test_the_media_type_is_told_by_the_bytes(data: bytes, kind: str) -> None:
+    assert content_type(data) == kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"null", b"[]", b"7", b"{}", b"[[1,2]]", b"\xff", b"[" * 100_000),
+        b'{"label": "bird", "confidence": 1, "probabilities": {"cat": 1}}',
+        b'{"label": "cat", "confidence": "x", "probabilities": {"cat": 1}}',
+    ],
+)
+def test_an_answer_that_is_not_catdog_s_is_no_prediction(body: bytes) -> None:
+    with pytest.raises(CloudError, match="something else"):
+        read_answer("a.jpg", body, "catdog-x")
