@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"train.py: {stopped}\n")
         return 128 + stopped.signal  # as shells have it
     except CatdogError as error:
-        if "TRAINING_JOB_NAME" in os.environ:
-            raise  # SageMaker's toolkit puts the message of an exception into the job's failure reason
-        sys.stderr.write(f"train.py: error: {error}\n")
+        # SageMaker's toolkit takes a failure's reason from where stderr first names one of Python's own exceptions.
+        name = "Exception" if "TRAINING_JOB_NAME" in os.environ else "train.py: error"
+        sys.stderr.write(f"{name}: {error}\n")
         return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
         sys.stderr.write("train.py: interrupted; the same command goes on from the last checkpoint, if there is one\n")

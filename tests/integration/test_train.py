@@ -174,6 +174,14 @@ def test_unusable_input_is_one_line_and_exit_code_2(
     assert not output.exists()
 
 
+def test_in_a_sagemaker_job_the_reason_is_where_the_toolkit_looks_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINING_JOB_NAME", "job-1")
+    assert main(["--data", "no-such-folder", "--output", str(tmp_path / "run"), "--checkpoint-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("Exception: no-such-folder")
+
+
 def test_one_class_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = paint(tmp_path / "photos", {"cats": 40, "dogs": 0})
     assert main(["--data", str(photos), "--output", str(tmp_path / "run"), *SMALL]) == 2

@@ -253,6 +253,17 @@ def test_a_bad_photo_fails_its_item_only(ask: Ask, photo: Photo) -> None:
     assert rows[6]["source"] == "s3://b/k"
 
 
+def test_a_batch_transform_gets_an_answer_for_every_photo(
+    ask: Ask, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATDOG_ANSWER_ALL", "1")  # else one bad photo fails the whole job
+    status, _, body = ask(b"no photo", "image/jpeg")
+    answer = json.loads(body)
+    assert (status, answer["label"]) == (200, None)
+    assert "not an image" in answer["error"]
+    assert json.loads(ask(photo("red"), "image/png")[2])["label"] == "cat"
+
+
 def test_a_name_that_is_not_unicode_comes_back(ask: Ask) -> None:
     status, _, body = ask(listed("s3://bucket/\ud800.jpg"), "application/json")
     assert status == 200
