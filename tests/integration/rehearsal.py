@@ -25,7 +25,8 @@ from tests.integration.runtime_shim import RuntimeShim, Target
 from tests.integration.toolkits import Serve, environment, serving_python
 from tests.integration.training_container import HOST, JOB_S, Container, split, upload
 
-TRAINING: Final = ("sagemaker-training==5.1.4", "sagemaker-pytorch-training==3.0.0", "setuptools<81", "wheel")
+# setuptools: torch 2.15 and others want it, and the toolkit pip-installs requirements.txt beside what is there.
+TRAINING: Final = ("sagemaker-training==5.1.4", "sagemaker-pytorch-training==3.0.0", "setuptools>=77.0.3,<81", "wheel")
 """What the container has (PyTorch training 2.6.0, py312)."""
 GUARD: Final = ("PYTHONPATH", "CATDOG_TEST_LEFT_THE_MACHINE")
 """What loopback/sitecustomize.py needs."""
