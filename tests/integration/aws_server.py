@@ -5,18 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
+from tests.integration.aws_on_loopback import QuietHandler
 
-class _Forward(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+
+class _Forward(QuietHandler):
     server: Cloud
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -37,7 +34,7 @@ class _Forward(BaseHTTPRequestHandler):
             headers["Content-Length"] = got.headers.get("Content-Length", "0")
         self._answer(got.status, headers, data)
 
-    def do_CONNECT(self) -> None:
+    def do_CONNECT(self) -> None:  # noqa: N802  http.server's name
         """The environment names this proxy for all other hosts: what would go to AWS is noted, and all is refused.
 
         Only AWS, since ONNX Runtime calls home, too, where another test of the same process has loaded it.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,18 +10,16 @@ from typing import Any
 import pytest
 
 from catdog.score import s3
-from tests.integration.s3_server import MOTO, Proxy
+from tests.integration.aws_on_loopback import moto_server, use
+from tests.integration.s3_server import Proxy
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[int]:
     """The port of an S3 server of its own process."""
     pytest.importorskip("moto.server", reason="no S3 server to test against: pip install 'moto[server]'")
-    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL  # it logs every request
-    with subprocess.Popen([sys.executable, "-c", MOTO], stdin=pipe, stdout=pipe, stderr=quiet) as process:
-        assert process.stdout
-        yield int(process.stdout.readline())
-        process.kill()
+    with moto_server() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +28,7 @@ def running(moto: int) -> Iterator[Proxy]:
     with Proxy(moto) as server, pytest.MonkeyPatch.context() as environment:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            environment.delenv(name)
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-            "NO_PROXY": "127.0.0.1",
-        }.items():
-            environment.setenv(name, value)
+        use(environment, f"http://127.0.0.1:{server.server_port}")
         s3.close()
         yield server
         s3.close()

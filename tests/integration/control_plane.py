@@ -11,22 +11,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, Final
 
-MOTO: Final = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
+from tests.integration.aws_on_loopback import QuietHandler, moto_server
+
 FAULTS: Final = {
     "throttle": (400, "ThrottlingException", "Rate exceeded"),
     "error": (500, "InternalFailure", "An internal failure occurred."),
@@ -40,16 +32,6 @@ FAULTS: Final = {
 }
 KINDS: Final = ("Model", "EndpointConfig", "Endpoint", "TransformJob")
 Headers = dict[str, str]
-
-
-@contextmanager
-def moto() -> Iterator[int]:
-    """The port of a moto server."""
-    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL  # it logs every request
-    with subprocess.Popen([sys.executable, "-c", MOTO], stdin=pipe, stdout=pipe, stderr=quiet) as process:
-        assert process.stdout
-        yield int(process.stdout.readline())
-        process.kill()
 
 
 class ControlPlane(ThreadingHTTPServer):
@@ -99,19 +81,8 @@ class ControlPlane(ThreadingHTTPServer):
         self.server_close()
 
 
-class _Request(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms
+class _Request(QuietHandler):
     server: ControlPlane
-
-    def handle_one_request(self) -> None:
-        try:
-            super().handle_one_request()
-        except OSError:
-            self.close_connection = True  # the client hung up first
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_any(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -198,7 +169,7 @@ class _Request(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    with moto() as port, ControlPlane(port) as running:
+    with moto_server() as port, ControlPlane(port) as running:
         sys.stdout.write(f"{running.url}\n")
         sys.stdout.flush()
         threading.Event().wait()

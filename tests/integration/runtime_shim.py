@@ -23,10 +23,12 @@ import tarfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from tests.integration.aws_on_loopback import QuietHandler
 
 LIMIT_BYTES: Final = 6 * 2**20
 TIMEOUT_S: Final = 60.0
@@ -214,21 +216,10 @@ class RuntimeShim(ThreadingHTTPServer):
         self.server_close()
 
 
-class _Request(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms
+class _Request(QuietHandler):
     server: RuntimeShim
 
-    def handle_one_request(self) -> None:
-        try:
-            super().handle_one_request()
-        except OSError:
-            self.close_connection = True  # the client hung up first
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802  http.server's name
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         found = ROUTE.fullmatch(self.path)
         name = str(found[1]) if found else ""

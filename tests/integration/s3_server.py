@@ -5,18 +5,11 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 from catdog.image import MAX_BYTES
+from tests.integration.aws_on_loopback import QuietHandler
 
-MOTO = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
 ANSWERS = {
     "slow": (503, "SlowDown", "Please reduce your request rate."),
     "broken": (500, "InternalError", "We encountered an internal error."),
@@ -27,21 +20,10 @@ ANSWERS = {
 }
 
 
-class Forward(BaseHTTPRequestHandler):
+class Forward(QuietHandler):
     """Hands each request on to the server behind, or does to it what the plan says."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms
     server: Proxy
-
-    def handle_one_request(self) -> None:
-        try:
-            super().handle_one_request()
-        except OSError:
-            self.close_connection = True  # the client hung up first
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_any(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -26,7 +26,8 @@ from catdog.aws.package import build_package
 from catdog.classifier import Classifier
 from catdog.score import s3
 from tests.conftest import TINY_CONTRACT, build_tiny_model
-from tests.integration.control_plane import ControlPlane, moto
+from tests.integration.aws_on_loopback import moto_server, use
+from tests.integration.control_plane import ControlPlane
 from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install 'catdog[aws]'")
@@ -98,28 +99,20 @@ class Cloud:
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with (
-        moto() as behind,
+        moto_server() as behind,
         ControlPlane(behind) as plane,
         RuntimeShim() as shim,
         pytest.MonkeyPatch.context() as environment,
     ):
-        for name in [name for name in os.environ if name.startswith(("AWS_", "CATDOG_"))]:
-            environment.delenv(name)
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_ENDPOINT_URL": plane.url,
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": shim.url,
-            "NO_PROXY": "127.0.0.1",
-            "CATDOG_BUCKET": BUCKET,
-            "CATDOG_ROLE": ROLE,
-            "CATDOG_OWNER": "tester",
-        }.items():
-            environment.setenv(name, value)
+        use(
+            environment,
+            plane.url,
+            ("AWS_", "CATDOG_"),
+            AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=shim.url,
+            CATDOG_BUCKET=BUCKET,
+            CATDOG_ROLE=ROLE,
+            CATDOG_OWNER="tester",
+        )
         session = boto3.session.Session()
         url = f"http://127.0.0.1:{behind}"
         services = ("sagemaker", "s3", "application-autoscaling")

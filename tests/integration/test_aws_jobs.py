@@ -24,6 +24,7 @@ import yaml
 from typer.testing import CliRunner
 
 from catdog.errors import SettingsError
+from tests.integration.aws_on_loopback import use
 from tests.integration.aws_server import Cloud
 from tests.integration.test_train import SMALL, paint
 
@@ -72,23 +73,15 @@ def running_cloud(moto: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with Cloud(moto) as server, pytest.MonkeyPatch.context() as environment:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        for name in [name for name in os.environ if name.startswith(("AWS_", "CATDOG_", "SAGEMAKER_"))]:
-            if name != "CATDOG_UPDATE_GOLDEN":
-                environment.delenv(name)
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-            "NO_PROXY": "127.0.0.1",
-            "HTTPS_PROXY": f"http://127.0.0.1:{server.server_port}",
-            "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": nowhere,
-            "SAGEMAKER_USER_CONFIG_OVERRIDE": nowhere,
-        }.items():
-            environment.setenv(name, value)
+        use(
+            environment,
+            f"http://127.0.0.1:{server.server_port}",
+            ("AWS_", "CATDOG_", "SAGEMAKER_"),
+            kept="CATDOG_UPDATE_GOLDEN",
+            HTTPS_PROXY=f"http://127.0.0.1:{server.server_port}",
+            SAGEMAKER_ADMIN_CONFIG_OVERRIDE=nowhere,
+            SAGEMAKER_USER_CONFIG_OVERRIDE=nowhere,
+        )
         account().client("s3").create_bucket(Bucket=BUCKET)
         yield server
         server.shutdown()

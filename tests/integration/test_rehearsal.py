@@ -21,7 +21,8 @@ from typing import Any, Final
 import pytest
 
 from tests.conftest import SHARED_DATA
-from tests.integration.control_plane import ControlPlane, moto
+from tests.integration.aws_on_loopback import moto_server, use
+from tests.integration.control_plane import ControlPlane
 from tests.integration.rehearsal import SageMaker, toolkits
 from tests.integration.rehearsed import BUCKET, ROOT, Cloud, archive, command, tell, unpacked, without_contract
 from tests.integration.runtime_shim import RuntimeShim
@@ -47,32 +48,24 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     nowhere, notes = folder / "none.yaml", folder / "left-the-machine"
     nowhere.write_text("SchemaVersion: '1.0'\n")
     with (
-        moto() as behind,
+        moto_server() as behind,
         ControlPlane(behind) as plane,
         RuntimeShim() as shim,
         pytest.MonkeyPatch.context() as environment,
     ):
-        for name in [name for name in os.environ if name.startswith(("AWS_", "CATDOG_", "SAGEMAKER_", "SM_"))]:
-            environment.delenv(name)
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_ENDPOINT_URL": plane.url,
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": shim.url,
-            "NO_PROXY": "127.0.0.1",
-            "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(nowhere),
-            "SAGEMAKER_USER_CONFIG_OVERRIDE": str(nowhere),
-            "CATDOG_BUCKET": BUCKET,
-            "CATDOG_ROLE": ROLE,
-            "CATDOG_OWNER": "rehearsal",
-            "CATDOG_TEST_LEFT_THE_MACHINE": str(notes),
-            "PYTHONPATH": str(GUARD),
-        }.items():
-            environment.setenv(name, value)
+        use(
+            environment,
+            plane.url,
+            ("AWS_", "CATDOG_", "SAGEMAKER_", "SM_"),
+            AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=shim.url,
+            SAGEMAKER_ADMIN_CONFIG_OVERRIDE=str(nowhere),
+            SAGEMAKER_USER_CONFIG_OVERRIDE=str(nowhere),
+            CATDOG_BUCKET=BUCKET,
+            CATDOG_ROLE=ROLE,
+            CATDOG_OWNER="rehearsal",
+            CATDOG_TEST_LEFT_THE_MACHINE=str(notes),
+            PYTHONPATH=str(GUARD),
+        )
         clients: dict[str, Any] = {}
 
         def client(service: str) -> Any:
