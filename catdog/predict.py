@@ -3,7 +3,7 @@
     python -m catdog.predict photo.jpg photos/ "more/**/*.png" https://example.org/cat.jpg
     cat photo.jpg | python -m catdog.predict - --format json
 
-Arguments become photos in ``catdog.inputs``, photos become answers in ``catdog.classifier``, answers become text in
+Arguments become photos in ``catdog.sources``, photos become answers in ``catdog.classifier``, answers become text in
 ``catdog.answers``; this file adds the table for a terminal, and turns failures into exit codes:
 
     0 all answered, 1 some input failed, 2 a wrong option or model, 130 interrupted, 141 the reader went away
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,9 +29,10 @@ import typer
 from catdog.answers import as_csv, as_json, as_jsonl
 from catdog.classifier import Classifier, load
 from catdog.contract import UNSURE
-from catdog.errors import ContractError, ModelError
-from catdog.inputs import STDIN, expand
+from catdog.errors import ContractError, DataError, ModelError, SettingsError
 from catdog.prediction import Prediction
+from catdog.sources import Input, list_inputs
+from catdog.sources.listing import STDIN
 from catdog.text import printable
 
 EXIT_SOME_FAILED: Final = 1
@@ -69,7 +71,8 @@ def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...", help=f"Files, folders, quoted patterns, http(s) URLs, or {STDIN} for a photo on stdin."
+            metavar="PATH...",
+            help=f"Files, folders, archives, quoted patterns, http(s) URLs, s3://, gs://, az://, or {STDIN} for stdin.",
         ),
     ],
     model: Annotated[
@@ -87,7 +90,7 @@ def predict(
     try:
         failures = _answer(paths, chosen, load(model), threshold)
         raise typer.Exit(EXIT_SOME_FAILED if failures else 0)
-    except (ModelError, ContractError) as error:
+    except (ModelError, ContractError, DataError, SettingsError) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
         raise typer.Exit(EXIT_USAGE) from error
     except KeyboardInterrupt:
@@ -100,11 +103,12 @@ def predict(
 
 def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
     """All answers to stdout, flushed one by one; returns how many of them are failures."""
-    photos, names = itertools.tee(expand(paths))
-    answers = classifier.stream((p.content for p in photos), names=(p.source for p in names), threshold=threshold)
+    photos, named = itertools.tee(list_photos(paths))
+    reads = (partial(photo.content.read, photo.source) for photo in photos)
+    answers = classifier.stream(reads, names=(photo.source for photo in named), threshold=threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
-        answers = _with_bar(answers, lambda: sum(1 for _ in expand(paths)))
+        answers = _with_bar(answers, lambda: sum(1 for _ in list_photos(paths)))
     failures = 0
 
     def counted() -> Iterator[Prediction]:
@@ -122,6 +126,11 @@ def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold:
         sys.stdout.write(text)
         sys.stdout.flush()
     return failures
+
+
+def list_photos(paths: list[str]) -> Iterator[Input]:
+    """The photos that the arguments stand for, standard input among them."""
+    return list_inputs(paths, stdin=True)
 
 
 def as_table(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:

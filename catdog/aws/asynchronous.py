@@ -14,7 +14,7 @@ from typing import Any, Final
 from catdog.aws.account import CloudError, code_of
 from catdog.aws.runtime import content_type, read_answer
 from catdog.prediction import Prediction
-from catdog.score.s3 import split_uri
+from catdog.sources.objects import split_s3_uri as split_uri
 from catdog.text import printable
 
 PREFIX: Final = "catdog/async"

@@ -14,13 +14,13 @@ import numpy as np
 
 from catdog.aws.runtime import content, in_order
 from catdog.errors import DataError, ImageError
-from catdog.inputs import Photo
+from catdog.sources import Input
 
 WARM_UP: Final = 2  # requests for each that runs at once, not measured: connections, the container's first answers
 MOST_PHOTOS: Final = 200  # in memory
 
 
-def measure(endpoint: Any, photos: Iterable[Photo], requests: int, parallel: int) -> dict[str, Any]:
+def measure(endpoint: Any, photos: Iterable[Input], requests: int, parallel: int) -> dict[str, Any]:
     """Send ``requests`` photos, ``parallel`` at once, in turn; raises DataError when none can be read.
 
     Latency is that of ``endpoint.answer``: network, queue and pauses between attempts included.
@@ -59,7 +59,7 @@ def measure(endpoint: Any, photos: Iterable[Photo], requests: int, parallel: int
     }
 
 
-def _readable(photos: Iterable[Photo]) -> Iterable[tuple[str, bytes]]:
+def _readable(photos: Iterable[Input]) -> Iterable[tuple[str, bytes]]:
     for photo in photos:
         try:
             yield photo.source, content(photo)

@@ -27,9 +27,10 @@ from catdog.aws.runtime import Endpoint
 from catdog.aws.smoke import smoke_test
 from catdog.aws.undo import describe_endpoint
 from catdog.errors import SettingsError
-from catdog.score.s3 import SCHEME, split_uri
 from catdog.serving.golden import TOLERANCE
 from catdog.serving.loading import TORCH_TOLERANCE
+from catdog.sources.objects import S3_SCHEME as SCHEME
+from catdog.sources.objects import split_s3_uri as split_uri
 
 FRAMEWORK: Final = "2.6.0"  # PyTorch, of the newest inference container
 INSTANCE: Final = "ml.m5.large"

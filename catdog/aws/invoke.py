@@ -20,9 +20,10 @@ from catdog.aws.hosting import check_name
 from catdog.aws.runtime import MOST_PARALLEL, Endpoint, answers, content
 from catdog.contract import Contract
 from catdog.errors import CatdogError, ImageError
-from catdog.inputs import STDIN, Photo, expand
 from catdog.predict import EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_SOME_FAILED, FORMATS, Format
 from catdog.prediction import Prediction
+from catdog.sources import Input
+from catdog.sources.listing import STDIN, list_inputs
 
 PARALLEL: Final = 4
 """Requests at once; a worker answers one at a time, and an ml.m5.large has two."""
@@ -75,18 +76,20 @@ def invoke(
             place = f"s3://{me.default_bucket()}/{ASYNC_PREFIX}/{endpoint}"
             target = AsyncEndpoint(runtime, me.client("s3"), endpoint, place)
         if dry_run:
-            _dry_run(target, expand(paths))
+            _dry_run(target, list_inputs(paths, stdin=True))
             show_dry_run(
                 me.recorded, {"note": "an endpoint costs by the hour, whoever asks; a serverless one by the answer"}
             )
             return
         try:
             if bench:
-                result = measure(target, expand(paths), bench, parallel)
+                result = measure(target, list_inputs(paths, stdin=True), bench, parallel)
                 show(result)
                 code = EXIT_SOME_FAILED if result["failed"] else 0
             else:
-                code = EXIT_SOME_FAILED if _print(answers(target, expand(paths), parallel), format) else 0
+                code = (
+                    EXIT_SOME_FAILED if _print(answers(target, list_inputs(paths, stdin=True), parallel), format) else 0
+                )
         except KeyboardInterrupt:
             os._exit(EXIT_INTERRUPTED)  # at once: requests that are under way would be waited for
         except BrokenPipeError:  # | head -1
@@ -94,7 +97,7 @@ def invoke(
         raise typer.Exit(code)
 
 
-def _dry_run(target: Endpoint | AsyncEndpoint, photos: Iterable[Photo]) -> None:
+def _dry_run(target: Endpoint | AsyncEndpoint, photos: Iterable[Input]) -> None:
     """Have the requests recorded; photos that can't be read have none."""
     for photo in photos:
         try:

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from catdog.aws.account import PROJECT, Account
-from catdog.dataset.archives import is_archive_name
 from catdog.errors import SettingsError
-from catdog.score.s3 import split_uri
+from catdog.sources.names import is_archive_name
+from catdog.sources.objects import split_s3_uri as split_uri
 from catdog.training.settings import CHECKPOINTS, Settings, parse, resolve
 from catdog.training.space import Choices, Range
 

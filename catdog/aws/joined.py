@@ -22,9 +22,10 @@ from catdog.aws.runtime import in_order, read_answer
 from catdog.errors import DataError, ImageError
 from catdog.image import SUFFIXES
 from catdog.prediction import Prediction
-from catdog.score import output, s3
+from catdog.score import output
 from catdog.score.rows import MAX_ERROR_LENGTH, Row, Status, table
-from catdog.score.store import open_store
+from catdog.sources import objects
+from catdog.sources.stores import open_store
 
 ENDING: Final = ".out"
 PART_ROWS: Final = 10_000
@@ -40,13 +41,13 @@ class Place(NamedTuple):
     @classmethod
     def of(cls, uri: str) -> Place:
         """From ``s3://bucket/folder``; raises SettingsError."""
-        bucket, key = s3.split_uri(uri)
+        bucket, key = objects.split_s3_uri(uri)
         return cls(bucket, key if not key or key.endswith("/") else f"{key}/")
 
     @property
     def uri(self) -> str:
         """As an address."""
-        return f"{s3.SCHEME}{self.bucket}/{self.prefix}"
+        return f"{objects.S3_SCHEME}{self.bucket}/{self.prefix}"
 
 
 class Joined(NamedTuple):
@@ -76,17 +77,18 @@ def rows(inputs: Place, outputs: Place, most_bytes: int) -> Iterator[Joined]:
 
     Raises DataError when a bucket can't be read, CloudError for an output that isn't catdog's.
     """
-    there = {key[len(outputs.prefix) :] for key, _ in s3.list_objects(*outputs) if key.endswith(ENDING)}
-    listed = ((key, size) for key, size in s3.list_objects(*inputs))
+    answered = objects.list_objects(f"s3://{outputs.bucket}", outputs.prefix)
+    there = {item.key[len(outputs.prefix) :] for item in answered if item.key.endswith(ENDING)}
+    listed = ((item.key, item.size) for item in objects.list_objects(f"s3://{inputs.bucket}", inputs.prefix))
 
     def join(item: tuple[str, int]) -> Joined:
         key, size = item
-        source = f"{s3.SCHEME}{inputs.bucket}/{key}"
+        source = f"{objects.S3_SCHEME}{inputs.bucket}/{key}"
         found = next((name for name in _names(key, inputs) if name in there), None)
         if found is None:
             return Joined(source, _unanswered(source, size, most_bytes), ())
         try:
-            body = s3.read_object(outputs.bucket, outputs.prefix + found)
+            body = objects.read_object(f"{outputs.uri}{found}")
         except ImageError as error:
             return Joined(source, _failed("missing", str(error)), ())
         return _joined(source, read_answer(source, body, "the transform job"))
@@ -115,7 +117,7 @@ def write(out: str, joined: Iterable[Joined], class_names: tuple[str, ...], mode
                 totals.labels.update(item.row.label for item in chunk if item.row.label)
             if not parts:
                 raise DataError("there is no object under the job's input prefix")
-            output.write(store, parts, name)
+            output.write(store, parts, name, folder)
         finally:
             with suppress(DataError):
                 store.clear(folder)

@@ -31,8 +31,9 @@ ONNX_CHOICES: Final = (INT8_NAME, ONNX_NAME)
 """In a run folder, the first that is there is packed: int8 is two to three times as fast on a CPU."""
 REQUIREMENTS: Final = """\
 # Installed by the container before it serves. Small wheels only; torch and boto3 are the container's own.
-# pyyaml and safetensors are for the network on a GPU.
+# obstore reads photos that a request names on S3; pyyaml and safetensors are for the network on a GPU.
 numpy>=1.26,<3
+obstore>=0.12,<1
 onnxruntime>=1.20,<2
 pillow>=11.3,<14
 pyyaml>=6,<7

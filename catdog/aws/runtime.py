@@ -21,9 +21,8 @@ from typing import Any, Final, TypeVar
 from catdog.aws.account import CloudError, code_of, explain, is_aws_error
 from catdog.contract import UNSURE
 from catdog.errors import ImageError, SettingsError
-from catdog.image import read_file
-from catdog.inputs import Photo
 from catdog.prediction import Prediction
+from catdog.sources import Input
 from catdog.text import printable
 
 PAYLOAD_BYTES: Final = 6 * 2**20  # of one request; InvokeEndpoint's own limit (botocore: BodyBlob)
@@ -133,10 +132,10 @@ def read_answer(source: str, body: bytes, endpoint: str) -> Prediction:
         raise CloudError(f"{endpoint}: answers something else than catdog's JSON ({shown}); is it catdog's?") from error
 
 
-def answers(endpoint: Any, photos: Iterable[Photo], parallel: int) -> Iterator[Prediction]:
+def answers(endpoint: Any, photos: Iterable[Input], parallel: int) -> Iterator[Prediction]:
     """Answers in the order of the photos, ``parallel`` requests at once; memory holds a few photos at a time."""
 
-    def one(photo: Photo) -> Prediction:
+    def one(photo: Input) -> Prediction:
         try:
             data = content(photo)
         except ImageError as error:
@@ -147,11 +146,9 @@ def answers(endpoint: Any, photos: Iterable[Photo], parallel: int) -> Iterator[P
     return in_order(one, photos, parallel)
 
 
-def content(photo: Photo) -> bytes:
+def content(photo: Input) -> bytes:
     """The encoded photo; raises ImageError."""
-    if isinstance(photo.content, ImageError):
-        raise photo.content
-    return read_file(photo.content) if isinstance(photo.content, str) else photo.content()
+    return photo.content.read(photo.source)
 
 
 def in_order(function: Callable[[T], U], items: Iterable[T], parallel: int) -> Iterator[U]:

@@ -21,8 +21,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from catdog.aws.account import PROJECT, Account, account, code_of
 from catdog.aws.app import EXIT_CODES, Bucket, DryRun, Owner, Region, app, edge, say, show, show_dry_run
-from catdog.dataset.archives import is_junk
 from catdog.errors import SettingsError
+from catdog.sources.names import is_junk
 from catdog.text import printable
 
 DIGEST: Final = "sha256"  # S3 metadata: x-amz-meta-sha256

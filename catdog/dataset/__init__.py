@@ -2,8 +2,7 @@
 
 manifest.py    Manifest and Photo: the one file that training and evaluation read
 building.py    build(): the way from sources to a dataset folder
-inputs.py      the paths given -> opened sources with labels
-sources.py     folders, zip and tar archives as one thing
+inputs.py      the sources given -> trees of files with labels
 layouts.py     what the names in a source mean
 checks.py      one file's bytes -> a checked photo
 duplicates.py  which photos are the same picture

@@ -45,7 +45,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command(help=_HELP)
 def main(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders, zip or tar archives.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Folders, zip or tar archives; paths, s3://, gs:// or az://."),
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder: new, empty, or a dataset.")],
     split: Annotated[
         str, typer.Option(metavar="TRAIN,VAL,TEST", help="Shares of the photos whose source gives no split.")

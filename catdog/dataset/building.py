@@ -19,10 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from catdog.dataset.archives import Load
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
-from catdog.dataset.inputs import GivenSource, Input, open_inputs, safe_part, unique
+from catdog.dataset.inputs import GivenSource, LabelledTree, open_trees, safe_part, unique
 from catdog.dataset.layouts import Item
 from catdog.dataset.manifest import CLASS_NAMES, MANIFEST_NAME, Manifest, Photo, Split, is_dataset
 from catdog.dataset.report import (
@@ -37,11 +36,14 @@ from catdog.dataset.report import (
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, NothingUsableError, SettingsError
 from catdog.machine import usable_cores
+from catdog.sources.contents import Bytes, Content
+from catdog.sources.names import is_object_uri
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)
 PHOTOS_FOLDER: Final = "photos"
 _MAX_THREADS: Final = 16  # each may hold a decoded photo of catdog.image.MAX_PIXELS, 0.5 GB
-_WAITING: Final = 8  # photos a thread in memory, ahead of the checks
+_WAITING: Final = 8  # photos a thread, ahead of the checks
+_WAITING_BYTES: Final = 256 * 2**20  # of them that came out of a stream and wait in memory
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all) after each file."""
@@ -52,7 +54,7 @@ class _Kept:
     """A photo that was checked, and copied to ``path`` under the dataset's folder."""
 
     path: str
-    source: Input
+    source: LabelledTree
     item: Item
     label: str
     checked: Checked
@@ -78,12 +80,12 @@ def build(
     try:
         target = Path(out).resolve()
         before = _existing(target)
-        inputs = open_inputs(sources)
-        _check_apart(inputs, target)
+        trees = open_trees(sources)
+        _check_apart(trees, target)
         staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             staging.mkdir(parents=True)
-            kept, left_out = _check_all(inputs, staging, min_side, progress)
+            kept, left_out = _check_all(trees, staging, min_side, progress)
             pins = {photo.sha256: photo.split for photo in before.photos} if before else {}
             photos, warnings = _split(kept, left_out, pins, split)
             if not photos:
@@ -92,7 +94,7 @@ def build(
                 (staging / path).unlink()
             manifest = Manifest(staging, CLASS_NAMES, tuple(photos))
             manifest.write()
-            summaries = [SourceSummary(i.name, str(i.source.path), i.layout.kind) for i in inputs]
+            summaries = [SourceSummary(entry.name, entry.tree.place, entry.layout.kind) for entry in trees]
             settings = {"split": list(split), "min_side": min_side}
             warnings += missing_classes(manifest)
             write_report(staging, make_report(manifest, summaries, left_out, settings, warnings))
@@ -127,65 +129,69 @@ def _existing(target: Path) -> Manifest | None:
     return Manifest.read(target)
 
 
-def _check_apart(inputs: Sequence[Input], target: Path) -> None:
+def _check_apart(trees: Sequence[LabelledTree], target: Path) -> None:
     """Sources are never changed, so none may lie in the folder that is replaced; nor may it lie in one of them."""
-    for entry in inputs:
-        path = entry.source.path.resolve()
+    for entry in trees:
+        if is_object_uri(entry.tree.place):
+            continue
+        path = Path(entry.tree.place).resolve()
         if path.is_relative_to(target) or target.is_relative_to(path):
             raise DataError(f"{target}: --out and the source {path} lie inside each other; give --out another folder")
 
 
 def _check_all(
-    inputs: Sequence[Input], staging: Path, min_side: int, progress: Progress | None
+    trees: Sequence[LabelledTree], staging: Path, min_side: int, progress: Progress | None
 ) -> tuple[list[_Kept], list[LeftOut]]:
     """Check every file of the sources, and copy the good ones; in the sources' order whatever thread was first."""
     kept: list[_Kept] = []
     left_out: list[LeftOut] = []
-    total = sum(len(entry.layout.items) for entry in inputs)
-    for done, (entry, item, result) in enumerate(_checked(inputs, staging, min_side), 1):
+    total = sum(len(entry.layout.items) for entry in trees)
+    for done, (entry, item, result) in enumerate(_check_each(trees, staging, min_side), 1):
         if isinstance(result, _Kept):
             kept.append(result)
         else:
             left_out.append(LeftOut(entry.name, item.name, *result))
         if progress:
             progress(done, total)
-    for entry in inputs:
-        left_out += [LeftOut(entry.name, name, "unreadable", f"{name}: {why}") for name, why in entry.source.refused]
+    for entry in trees:
+        left_out += [LeftOut(entry.name, name, "unreadable", f"{name}: {why}") for name, why in entry.tree.refused]
     return kept, left_out
 
 
-def _checked(
-    inputs: Sequence[Input], staging: Path, min_side: int
-) -> Iterator[tuple[Input, Item, _Kept | tuple[Reason, str]]]:
+def _check_each(
+    trees: Sequence[LabelledTree], staging: Path, min_side: int
+) -> Iterator[tuple[LabelledTree, Item, _Kept | tuple[Reason, str]]]:
     """Each file with its copy, or with the reason and message why there is none.
 
-    Threads decode (Pillow lets go of the interpreter lock) while this one reads; archives are read front to back.
+    Threads read and decode (Pillow lets go of the interpreter lock); what a stream brings along is read by this one,
+    front to back, and no more than _WAITING_BYTES of it wait.
     """
     taken: set[str] = set()
     threads = min(usable_cores(), _MAX_THREADS)
-    waiting: deque[tuple[Input, Item, Future[_Kept | tuple[Reason, str]]]] = deque()
+    waiting: deque[tuple[LabelledTree, Item, int, Future[_Kept | tuple[Reason, str]]]] = deque()
     with ThreadPoolExecutor(threads, "catdog-dataset") as pool:
-        for entry in inputs:
+        for entry in trees:
             items = {item.name: item for item in entry.layout.items if item.label is not None}
             for item in entry.layout.items:
                 if item.label is None:
                     yield entry, item, ("wrong_class", f"{item.name}: neither its folder nor its name says cat or dog")
-            for name, load in entry.source.read(items.keys()):
+            for name, content in entry.tree.contents(items.keys()):
                 path = "/".join([PHOTOS_FOLDER, entry.name, *map(safe_part, name.split("/"))])
-                job = pool.submit(_check_one, entry, items[name], load, staging, unique(path, taken), min_side)
-                waiting.append((entry, items[name], job))
-                if len(waiting) >= threads * _WAITING:
+                job = pool.submit(_check_one, entry, items[name], content, staging, unique(path, taken), min_side)
+                carried = content.size() or 0 if isinstance(content, Bytes) else 0
+                waiting.append((entry, items[name], carried, job))
+                while len(waiting) >= threads * _WAITING or sum(size for _, _, size, _ in waiting) > _WAITING_BYTES:
                     oldest = waiting.popleft()
-                    yield *oldest[:2], oldest[2].result()
-        for entry, item, job in waiting:
+                    yield *oldest[:2], oldest[3].result()
+        for entry, item, _, job in waiting:
             yield entry, item, job.result()
 
 
 def _check_one(
-    entry: Input, item: Item, load: Load, staging: Path, path: str, min_side: int
+    entry: LabelledTree, item: Item, content: Content, staging: Path, path: str, min_side: int
 ) -> _Kept | tuple[Reason, str]:
     try:
-        data = load()
+        data = content.read(item.name)
         checked = check(data, item.name, min_side)
     except ImageError as error:
         return ("unreadable" if error.reason == "missing" else error.reason), str(error)
@@ -207,7 +213,7 @@ def _split(
             name=f"{k.source.name}/{k.item.name}",
             sha256=k.checked.sha256,
             label=k.label,
-            given=k.source.given(k.item),
+            given=k.source.split_of(k.item),
             pinned=pins.get(k.checked.sha256),
         )
         for k in kept

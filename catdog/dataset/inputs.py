@@ -1,4 +1,4 @@
-"""The paths that a user gives -> opened sources with labels for their files. Reads names, and no photo."""
+"""The sources that a user gives -> trees of files with labels. Reads names, and no photo."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from catdog.dataset.archives import Load, is_archive_name
-from catdog.dataset.layouts import SPECIES_FILE, Item, Layout, is_photo_name, parse_species, understand
+from catdog.dataset.layouts import SPECIES_FILE, Item, Layout, parse_species, understand
 from catdog.dataset.manifest import SPLITS, Split
-from catdog.dataset.sources import Source, open_source
 from catdog.errors import DataError, ImageError, SettingsError
-from catdog.image import read_file
+from catdog.sources.contents import Content, File
+from catdog.sources.names import is_archive_name, is_object_uri, is_photo_name
+from catdog.sources.trees import Tree, open_tree
 
 GivenSource = str | Path | tuple[str | Path, Split]
 """A path, or a path and the split that all its photos go into."""
@@ -25,33 +25,39 @@ _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNOREC
 
 
 @dataclass(frozen=True)
-class Input:
+class LabelledTree:
     """A source that is ready to be read."""
 
-    source: Source
+    tree: Tree
     name: str
-    """Unique among the inputs, and safe as a folder's name."""
+    """Unique among the sources, and safe as a folder's name."""
     layout: Layout
     forced: Split | None
 
-    def given(self, item: Item) -> Split | None:
-        """The split that a file's photo was given, by the caller or by its source."""
+    def split_of(self, item: Item) -> Split | None:
+        """The split that a file's photo was given, by the caller or by its source; None where it was given none."""
         return self.forced or item.split
 
 
-def open_inputs(given: Sequence[GivenSource]) -> list[Input]:
-    """All sources, opened and understood; raises DataError for the first that can't be used."""
+def open_trees(given: Sequence[GivenSource]) -> list[LabelledTree]:
+    """Open all sources and find out what their names mean; raises DataError for the first that can't be used."""
     if not given:
         raise DataError("no source was given; give folders or archives of photos")
-    inputs: list[Input] = []
+    trees: list[LabelledTree] = []
     names: set[str] = set()
+    seen: set[str] = set()
     for entry in given:
-        path, forced = entry if isinstance(entry, tuple) else (entry, None)
+        place, forced = entry if isinstance(entry, tuple) else (entry, None)
         if forced is not None and forced not in SPLITS:
-            raise SettingsError(f"{path}: unknown split {forced!r}; it is one of {', '.join(SPLITS)}")
-        for source, layout in _understood(Path(path)):
-            inputs.append(Input(source, unique(safe_part(source.name), names), layout, forced))
-    return inputs
+            raise SettingsError(f"{place}: unknown split {forced!r}; it is one of {', '.join(SPLITS)}")
+        found = _open_with_layout(str(place))
+        real = str(place) if is_object_uri(str(place)) else str(Path(place).resolve())
+        if real in seen:
+            raise SettingsError(f"{place}: was given twice; give each source once")
+        seen.add(real)
+        for tree, layout in found:
+            trees.append(LabelledTree(tree, unique(safe_part(tree.name).lstrip(".") or "_", names), layout, forced))
+    return trees
 
 
 def safe_part(part: str) -> str:
@@ -74,73 +80,81 @@ def unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
-def _understood(path: Path) -> list[tuple[Source, Layout]]:
-    """The sources at a path: itself, or the archives that lie in it if it is a folder of archives."""
-    source = open_source(path)
-    inside = [name for name in source.names if is_archive_name(name) and "/" not in name]
-    if path.is_dir() and inside and not any(map(is_photo_name, source.names)):
-        return _archives_in(path, source.name, inside)
-    return [(source, _layout(source))]
+def _open_with_layout(place: str) -> list[tuple[Tree, Layout]]:
+    """The trees at a place: the source itself, or the archives that lie in it if it is a folder of archives."""
+    tree = open_tree(place)
+    inside = [name for name in tree.names if is_archive_name(name) and "/" not in name]
+    is_folder = is_object_uri(place) or Path(place).is_dir()
+    if is_folder and inside and not any(map(is_photo_name, tree.names)):
+        return _open_archives_in(tree, inside)
+    return [(tree, _find_layout(tree))]
 
 
-def _archives_in(folder: Path, folder_name: str, names: Sequence[str]) -> list[tuple[Source, Layout]]:
+def _open_archives_in(folder: Tree, names: Sequence[str]) -> list[tuple[Tree, Layout]]:
     found, problems = [], []
     for name in names:
-        source = open_source(folder / name)
+        tree = open_tree(f"{folder.place.rstrip('/')}/{name}")
         try:
-            layout = _layout(source)
+            layout = _find_layout(tree)
         except DataError as error:  # beside a set of photos: one without labels, or other things altogether
             problems.append((name, error))
             continue
         if layout.items:
-            source.name = f"{folder_name}-{source.name}"
-            found.append((source, layout))
+            tree.name = f"{folder.name}-{tree.name}"
+            found.append((tree, layout))
     if not found:
-        raise problems[0][1] if problems else DataError(f"{folder}: its archives hold no photos")
+        raise problems[0][1] if problems else DataError(f"{folder.place}: its archives hold no photos")
     found[0][0].refused += [(name, str(error)) for name, error in problems]
     return found
 
 
-def _layout(source: Source) -> Layout:
-    if SPECIES_FILE in _tails(source.names) and not any(map(is_photo_name, source.names)):
+def _find_layout(tree: Tree) -> Layout:
+    if SPECIES_FILE in _last_two_parts(tree.names) and not any(map(is_photo_name, tree.names)):
         return Layout("Oxford-IIIT Pet", ())  # its annotations alone: they are read beside the photos
+    if not tree.names and tree.refused:
+        name, why = tree.refused[0]
+        raise DataError(
+            f"{tree.place}: none of its {len(tree.refused)} files can be used; the first one, {name}: {why}"
+        )
     try:
-        return understand(source.names, source.name, _species(source))
+        return understand(tree.names, tree.name, _find_species(tree))
     except DataError as error:
-        if any(map(is_archive_name, source.names)):
+        if any(map(is_archive_name, tree.names)):
             raise DataError(f"{error}; it holds archives: unpack it and give the folder or those archives") from error
         raise
 
 
-def _species(source: Source) -> Mapping[str, str] | None:
+def _find_species(tree: Tree) -> Mapping[str, str] | None:
     """Oxford's table of species from the source itself, or from what lies beside it; None where there is none."""
-    if (text := _species_text(source)) is not None:
-        return parse_species(text, str(source.path))
-    folder = source.path.resolve().parent
+    if (text := _read_species(tree)) is not None:
+        return parse_species(text, tree.place)
+    if is_object_uri(tree.place):
+        return None
+    folder = Path(tree.place).resolve().parent
     if (folder / SPECIES_FILE).is_file():
-        return parse_species(_text(lambda: read_file(folder / SPECIES_FILE)), str(folder))
+        return parse_species(_decode(File(str(folder / SPECIES_FILE)), SPECIES_FILE), str(folder))
     for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
         beside = folder / f"annotations{ending}"
-        if beside.is_file() and beside != source.path.resolve():
-            text = _species_text(open_source(beside))
+        if beside.is_file() and beside != Path(tree.place).resolve():
+            text = _read_species(open_tree(beside))
             return None if text is None else parse_species(text, str(beside))
     return None
 
 
-def _species_text(source: Source) -> str | None:
-    name = _tails(source.names).get(SPECIES_FILE)
+def _read_species(tree: Tree) -> str | None:
+    name = _last_two_parts(tree.names).get(SPECIES_FILE)
     if name is None:
         return None
-    return next((_text(load) for _, load in source.read({name})), None)
+    return next((_decode(content, name) for _, content in tree.contents({name})), None)
 
 
-def _tails(names: Iterable[str]) -> dict[str, str]:
+def _last_two_parts(names: Iterable[str]) -> dict[str, str]:
     """{the last two parts of a path: the path} of the text files called ``list.txt``."""
     return {"/".join(name.split("/")[-2:]): name for name in names if name.endswith("/list.txt")}
 
 
-def _text(load: Load) -> str:
+def _decode(content: Content, name: str) -> str:
     try:
-        return load().decode("utf-8", "replace")
+        return content.read(name).decode("utf-8", "replace")
     except ImageError as error:
         raise DataError(str(error)) from error

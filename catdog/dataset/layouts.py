@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from catdog.dataset.manifest import Split
 from catdog.errors import DataError
-from catdog.image import SUFFIXES
+from catdog.sources.names import is_photo_name
 
 LayoutKind = Literal["class folders", "Kaggle names", "Oxford-IIIT Pet"]
 SPECIES_FILE: Final = "annotations/list.txt"
@@ -93,11 +93,6 @@ def parse_species(text: str, source: str) -> dict[str, str]:
             raise DataError(f"{source}: line {number} of {SPECIES_FILE} is not 'name breed species number'")
         species[columns[0]] = _OXFORD_SPECIES[columns[2]]
     return species
-
-
-def is_photo_name(name: str) -> bool:
-    """Whether a file's ending says that it is a photo."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def _with_splits(labelled: Iterable[tuple[str, str | None]]) -> tuple[Item, ...]:

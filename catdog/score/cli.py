@@ -39,7 +39,8 @@ SOURCE is a photo, a folder (with all below it), a quoted pattern, a .zip or .ta
 address of these. --out gets one row an input, also for one that can't be read: source, status (ok, corrupt,
 unsupported, missing, too_large), label, confidence, a probability a class, width, height, sha256, error, model.
 
-Killed at any moment and started again with the same command, it goes on where it was.
+Killed at any moment and started again with the same command, it goes on where it was. Given again later, the command
+brings the result up to date: only photos that are new or were replaced are scored.
 
 \b
 Examples:
@@ -70,7 +71,7 @@ def main(
     out: Annotated[str, typer.Option(metavar="FILE", help="The result: .parquet, .csv or .jsonl; a path or s3://.")],
     sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False)] = None,
     lists: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("--list", metavar="FILE", help="Paths to score: a line each, or a CSV or Parquet column."),
     ] = None,
     model: Annotated[
@@ -94,6 +95,9 @@ def main(
         Path | None, typer.Option(metavar="PNG", help="Draw a sample of the answers, to look at.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, also over another run's result.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Score rows without an answer once more, though nothing changed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, try a few, estimate; write nothing.")] = False,
     engine: Annotated[
         EngineName, typer.Option(help="ray: on a Ray cluster, with pip install 'catdog[ray]'.")
@@ -130,7 +134,7 @@ def main(
         with stopped.watch(), _progress(console, sources or [], lists or []) as progress:
             outcome = run.score(
                 sources or [], lists or [], out, job, class_names, chosen, count,
-                max_errors=limit, restart=restart, part_rows=part_rows or run.PART_ROWS,
+                max_errors=limit, restart=restart, retry_failed=retry_failed, part_rows=part_rows or run.PART_ROWS,
                 stop=stopped.event, progress=progress,
             )  # fmt: skip
         report = _report(out, outcome, job.model_sha256, count)
@@ -187,7 +191,7 @@ class _Stopped:
 
 
 def _check(
-    sources: list[str] | None, lists: list[Path] | None, threshold: float | None, copy: bool, sort_into: Path | None
+    sources: list[str] | None, lists: list[str] | None, threshold: float | None, copy: bool, sort_into: Path | None
 ) -> None:
     if not sources and not lists:
         raise SettingsError("nothing to score; name a SOURCE or a --list")
@@ -216,9 +220,9 @@ def _engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[
     return lambda tasks, make: run_workers(tasks, make, count), count
 
 
-def _progress(console: Console, sources: list[str], lists: list[Path]) -> Any:
+def _progress(console: Console, sources: list[str], lists: list[str]) -> Any:
     from catdog.score.progress import show_progress
-    from catdog.score.sources import can_count, list_inputs
+    from catdog.sources.listing import can_count, list_inputs
 
     def count() -> int:
         return sum(1 for _ in list_inputs(sources, lists))
@@ -236,6 +240,7 @@ def _report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
         "failed": totals.failed,
         "labels": dict(sorted(totals.labels.items())),
         "scored_before": outcome.before,
+        "changes": outcome.changes and outcome.changes._asdict(),
         "seconds": round(outcome.seconds, 2),
         "photos_per_second": round(outcome.photos_per_second, 1),
         "share": {name: round(value / worked, 3) for name, value in spent._asdict().items()},
@@ -252,6 +257,8 @@ def _show(console: Console, report: dict[str, Any]) -> None:
     lines = [f"{report['ok']:,} of {report['photos']:,} photos answered: {labels}"]
     if report["failed"]:
         lines.append("failed: " + ", ".join(f"{n:,} {status}" for status, n in report["failed"].items()))
+    if report["changes"]:
+        lines.append(", ".join(f"{n:,} {kind}" for kind, n in report["changes"].items() if n or kind != "retried"))
     if report["scored_before"] < report["photos"]:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in report["share"].items())
         lines.append(
@@ -270,14 +277,14 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         console.print(escape(printable(line)), soft_wrap=True)
 
 
-def _dry_run(sources: list[str], lists: list[Path], job: Any, engine: Any, workers: int) -> dict[str, Any]:
+def _dry_run(sources: list[str], lists: list[str], job: Any, engine: Any, workers: int) -> dict[str, Any]:
     """All inputs counted; a few of them scored, to know how long the rest would take."""
     from functools import partial
 
     from catdog.score import run
     from catdog.score.ledger import Totals
     from catdog.score.scorer import Scorer
-    from catdog.score.sources import list_inputs
+    from catdog.sources import list_inputs
 
     begin = time.monotonic()
     inputs = list_inputs(sources, lists)
@@ -285,7 +292,7 @@ def _dry_run(sources: list[str], lists: list[Path], job: Any, engine: Any, worke
     count = len(first) + sum(1 for _ in inputs)
     listed = time.monotonic()
     trial, clock, tried = replace(job, sorter=None), run.Clock(workers), Totals()
-    for answer in engine(run.batched(iter(first), run.TASK_PHOTOS, run.TASK_BYTES), partial(Scorer, trial)):
+    for answer in engine(run.batch_inputs(iter(first)), partial(Scorer, trial)):
         tried.add(answer.rows)
         clock.tick(tried.rows)
     return {
@@ -305,12 +312,12 @@ def _draw(out: str, path: Path) -> None:
     from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
     from catdog.errors import ImageError
     from catdog.score import output
-    from catdog.score.contents import named
-    from catdog.score.store import open_store
+    from catdog.sources import content_for
+    from catdog.sources.stores import open_store
 
     store, name = open_store(out)
     samples: dict[str, list[tuple[str, str, float]]] = {}
-    for batch in output.batches(store, name):
+    for batch in output.read_columns(store, name):
         for source, label, confidence in zip(batch["source"], batch["label"], batch["confidence"], strict=True):
             if label:
                 chosen = samples.setdefault(label, [])
@@ -323,7 +330,7 @@ def _draw(out: str, path: Path) -> None:
     for label, chosen in sorted(samples.items()):
         for _, source, confidence in chosen[:share]:
             try:
-                photo: bytes | ImageError = named(source).read(source)
+                photo: bytes | ImageError = content_for(source).read(source)
             except ImageError as error:
                 photo = error
             colour = ORANGE if label == UNSURE else BLUE

@@ -1,7 +1,9 @@
 """What a run has finished, so that it can go on after any end: kill -9, a power cut, a full disk.
 
+    results.parquet                             the result; while it is brought up to date, the former one
     results.parquet.run.json                    what the run was asked for; when it is finished, its totals
     results.parquet.parts/part-00000000.parquet rows, with the cursor behind them and the totals up to them as metadata
+    results.parquet.parts/former.parquet        rows of parts whose listing could not go on, since a source was replaced
 
 A part appears whole or not at all, and it alone says where to go on, so there is no second record that could
 contradict it. When all rows are there the parts become the result, and go.
@@ -17,13 +19,16 @@ from typing import Any, Final
 
 from catdog.errors import DataError, SettingsError
 from catdog.score import output
+from catdog.score.former import FormerRows, Place
 from catdog.score.rows import STATUSES, Row, table
-from catdog.score.sources import Cursor
-from catdog.score.store import Store
+from catdog.sources import Cursor
+from catdog.sources.stores import Store
 
 VERSION: Final = 1
 _SHOWN: Final = 100  # characters of a value in a message
 _KEY: Final = b"catdog.score"  # of a part's metadata
+_FORMER: Final = "former.parquet"
+_NO_LONGER_ASKED: Final = "files"  # by earlier versions, which refused a list or an archive that had changed
 
 
 @dataclass
@@ -60,8 +65,18 @@ class Totals:
 class Ledger:
     """The record of one run beside its result; one process at a time writes it (``Store.lock``)."""
 
-    def __init__(self, store: Store, name: str, asked: dict[str, Any], class_names: Sequence[str], model: str) -> None:
-        """``name``: of the result in ``store``. ``asked``: what the rows depend on, as JSON."""
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        asked: dict[str, Any],
+        class_names: Sequence[str],
+        model: str,
+        restart: bool = False,
+    ) -> None:
+        """``name``: of the result in ``store``. ``asked``: what the rows depend on, as JSON. ``restart``: forget what
+        there is; the former result stays until the new one is whole.
+        """
         self._store, self._name, self._asked = store, name, asked
         self._class_names, self._model = class_names, model
         self._parts = 0
@@ -71,7 +86,10 @@ class Ledger:
         self.listed = False
         """Whether the rows of all inputs are in the parts."""
         self.finished = False
-        """Whether the result is written."""
+        """Whether the result is written, and no update of it was begun."""
+        self.changes: Counter[str] = Counter()
+        """Of an update so far: inputs that were ``kept``, ``new``, ``changed`` or ``retried``."""
+        self._restarted = restart
 
     @property
     def record_name(self) -> str:
@@ -81,56 +99,95 @@ class Ledger:
     def parts_folder(self) -> str:
         return f"{self._name}.parts"
 
-    def open(self, restart: bool = False) -> None:
-        """Find out where to go on. ``restart``: forget what there is.
+    def open(self) -> None:
+        """Find out where to go on.
 
         Raises SettingsError when the result is another run's: of another model, other settings or other sources.
         """
-        record = None if restart else self._store.get(self.record_name)
-        if record is None and not restart and self._store.exists(self._name):
+        record = None if self._restarted else self._store.get(self.record_name)
+        if record is None and not self._restarted and self._store.exists(self._name):
             raise SettingsError(
                 f"{self._name} is there already, and not from this command; name another --out, or give --restart"
             )
-        found = None if record is None else self._read(record)
-        if found and not (self._store.exists(self._name) or self._unfinished(found)):
+        found = None if record is None else self._read_record(record)
+        if found and not (self._store.exists(self._name) or self._has_parts(found)):
             found = None  # its result was taken away, or it ended before its first part
         if found is None:
             self._store.clear(self.parts_folder)  # first: beside a record they would be taken for this run's
-            self._store.put(self.record_name, self._record(finished=False))
+            self._store.put(self.record_name, self._make_record(finished=False))
             return
-        if difference := _difference(found["asked"], self._asked):
+        if difference := _find_difference(found["asked"], self._asked):
             raise SettingsError(
                 f"{self._name} was begun with {difference}; give the same again to go on with it, --restart to begin "
                 "anew, or another --out"
             )
+        self._restarted = bool(found.get("restarted"))
         self.finished = bool(found["finished"])
         if self.finished:
             self.totals, self.listed = Totals.from_json(found["totals"]), True
         else:
             self._find_parts()
 
+    def find_former(self, retry_failed: bool = False) -> FormerRows | None:
+        """The rows of the former result and of a listing that could not go on; None in a first run."""
+        aside = f"{self.parts_folder}/{_FORMER}"
+        names = [aside] if self._restarted and not self.finished else [aside, self._name]
+        places: list[Place] = [(self._store, name) for name in names if self._store.exists(name)]
+        if not places:
+            return None
+        whole = len(places) == 1 and places[0][1] == self._name  # what was put aside may end inside an archive
+        former = FormerRows(places, self._class_names, retry_failed, whole_archives=whole)
+        for number in reversed(range(self._parts)):  # what is behind the cursor is all that will be asked for
+            if any(map(former.pass_over, reversed(self._read_sources(number)))):
+                break
+        return former
+
+    def _read_sources(self, part: int) -> list[str]:
+        return [source for batch in output.read_columns(self._store, self._part(part)) for source in batch["source"]]
+
+    def begin_update(self) -> None:
+        """Note that the result is to be brought up to date; it stays until all rows of the new one are there."""
+        self._store.clear(self.parts_folder)
+        self.finished = self.listed = self._restarted = False
+        self._begin_listing()
+        self._store.put(self.record_name, self._make_record(finished=False))
+
+    def _begin_listing(self) -> None:
+        self.totals, self.cursor, self._parts, self.changes = Totals(), None, 0, Counter()
+
+    def put_parts_aside(self) -> None:
+        """List from the start once more, since a source was replaced; the rows that are done can be taken over."""
+        aside = f"{self.parts_folder}/{_FORMER}"
+        names = [self._part(number) for number in range(self._parts)]
+        before = [aside] if self._store.exists(aside) else []
+        output.write(self._store, [*before, *names], aside, self.parts_folder)
+        for name in reversed(names):  # the first to the last: after a kill, the rest is taken for what it is once more
+            self._store.delete(name)
+        self._begin_listing()
+
     def commit(self, sources: Sequence[str], rows: Sequence[Row], cursor: Cursor | None) -> None:
         """Put a part with these rows; ``cursor``: behind the last of them, None behind the very last input."""
         self.totals.add(rows)
         self.cursor, self.listed = cursor, cursor is None
-        about = {"cursor": cursor, "totals": self.totals.to_json()}
+        about = {"cursor": cursor, "totals": self.totals.to_json(), "changes": self.changes}
         part = table(sources, rows, self._class_names, self._model).replace_schema_metadata({_KEY: json.dumps(about)})
         self._store.put(self._part(self._parts), output.encode(part), new=True)
         self._parts += 1
 
     def finish(self) -> None:
-        """Make the parts the result, note the end, and remove them. Done again, it gives the same."""
+        """Make the parts the result, note the end, and remove them; done again, it gives the same."""
         if not self.finished:
-            output.write(self._store, [self._part(n) for n in range(self._parts)], self._name)
-            self._store.put(self.record_name, self._record(finished=True))
+            output.write(self._store, [self._part(n) for n in range(self._parts)], self._name, self.parts_folder)
+            self._store.put(self.record_name, self._make_record(finished=True))
             self.finished = True
         self._store.clear(self.parts_folder)
+        self._parts = 0
 
-    def _unfinished(self, found: dict[str, Any]) -> bool:
+    def _has_parts(self, found: dict[str, Any]) -> bool:
         return not found["finished"] and bool(self._store.names(self.parts_folder))
 
     def _find_parts(self) -> None:
-        names = self._store.names(self.parts_folder)
+        names = [name for name in self._store.names(self.parts_folder) if name != _FORMER]
         self._parts = len(names)
         if [f"{self.parts_folder}/{name}" for name in names] != [self._part(n) for n in range(len(names))]:
             raise DataError(f"{self.parts_folder}: a part is missing or doesn't belong there; give --restart")
@@ -144,6 +201,7 @@ class Ledger:
             with self._store.open(last) as file:
                 about = json.loads(pq.read_schema(file).metadata[_KEY])
             self.totals = Totals.from_json(about["totals"])
+            self.changes = Counter(about.get("changes", {}))
             self.cursor = None if about["cursor"] is None else Cursor(*about["cursor"])
         except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{last}: is not a part of this run ({error}); give --restart") from error
@@ -152,28 +210,31 @@ class Ledger:
     def _part(self, number: int) -> str:
         return f"{self.parts_folder}/part-{number:08d}.parquet"
 
-    def _record(self, finished: bool) -> bytes:
+    def _make_record(self, finished: bool) -> bytes:
         record = {"version": VERSION, "asked": self._asked, "finished": finished, "totals": self.totals.to_json()}
+        if self._restarted and not finished:
+            record["restarted"] = True
         return json.dumps(record, indent=1).encode()
 
-    def _read(self, data: bytes) -> dict[str, Any]:
+    def _read_record(self, data: bytes) -> dict[str, Any]:
         try:
             record = json.loads(data)
             if record["version"] == VERSION and isinstance(record["asked"], dict):
+                record["asked"].pop(_NO_LONGER_ASKED, None)
                 return dict(record)
         except (KeyError, TypeError, ValueError):
             pass
         raise SettingsError(f"{self.record_name}: is no record of this catdog's; give --restart, or another --out")
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _find_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
-            was, now_is = (_shown(values.get(name)) for values in (before, now))
+            was, now_is = (_shorten(values.get(name)) for values in (before, now))
             return f"another {name} ({was}, now {now_is})"
     return ""
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -6,18 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from catdog.errors import SettingsError
-from catdog.score.store import Store
+from catdog.errors import DataError, SettingsError
+from catdog.sources.stores import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ENDINGS: Final = (".parquet", ".csv", ".jsonl")
 ROW_GROUP: Final = 50_000  # rows, of a Parquet result; what is in memory at once while it is written
+READ_ROWS: Final = 10_000  # at once
 _COMPRESSION: Final = "zstd"
 
 
@@ -38,27 +39,33 @@ def encode(part: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def write(store: Store, parts: Sequence[str], name: str) -> None:
-    """All rows of the parts, in order, as the file ``name``, which appears whole or not at all."""
-    with store.scratch(f"{name}.parts") as path:
+def write(store: Store, parts: Sequence[str], name: str, scratch: str) -> None:
+    """All rows of the parts, in order, as the file ``name``, which appears whole or not at all.
+
+    ``scratch``: the folder of the store that a half-written file may be in.
+    """
+    with store.scratch(scratch) as path:
         _WRITERS[ending(name)](_groups(store, parts), path)
         store.put_file(name, path)
 
 
-def batches(store: Store, name: str) -> Iterator[dict[str, list[Any]]]:
-    """A result's rows by column, some thousand at once."""
+def read_columns(store: Store, name: str) -> Iterator[dict[str, list[Any]]]:
+    """A table's rows by column, some thousand at once; a CSV's values are text. Raises DataError for a damaged file."""
     with store.open(name) as file:
-        if ending(name) == ".parquet":
-            import pyarrow.parquet as pq
+        try:
+            if name.endswith(".parquet"):
+                import pyarrow.parquet as pq
 
-            with pq.ParquetFile(file) as parquet:
-                for batch in parquet.iter_batches(batch_size=10_000):
-                    yield batch.to_pydict()
-            return
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        rows = csv.DictReader(text) if ending(name) == ".csv" else map(json.loads, text)
-        for row in rows:
-            yield {key: [value] for key, value in row.items()}
+                with pq.ParquetFile(file) as parquet:
+                    for batch in parquet.iter_batches(batch_size=READ_ROWS):
+                        yield batch.to_pydict()
+                return
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            rows = csv.DictReader(text) if ending(name) == ".csv" else map(json.loads, text)
+            while some := list(islice(rows, READ_ROWS)):
+                yield {column: [row[column] for row in some] for column in some[0]}
+        except (ValueError, KeyError, TypeError, csv.Error) as error:  # pyarrow's ArrowInvalid is a ValueError
+            raise DataError(f"{name}: is no result of catdog.score, or damaged; give --restart") from error
 
 
 def _groups(store: Store, parts: Sequence[str]) -> Iterator[pa.Table]:

@@ -26,14 +26,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from catdog.errors import CatdogError, DataError, SettingsError
 from catdog.score.scorer import Answer, Scorer
-from catdog.score.sources import Input
 from catdog.score.workers import Pool
+from catdog.sources import Input
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
@@ -118,6 +118,8 @@ def _in_order(tasks: Iterator[Task], queue: Any, batches: Iterator[pa.Table], sc
     while True:
         while not listed and len(open_bytes) < _AHEAD * scorers and sum(open_bytes.values()) < _AHEAD_BYTES:
             block = next(blocks, None)
+            if block and not block.content:  # none before one that is out was answered
+                break
             if block:
                 packed = pickle.dumps(block)
                 open_bytes[block.number] = len(packed)
@@ -149,12 +151,12 @@ class _Block(NamedTuple):
 
 
 def _blocks(tasks: Iterator[Task], scorers: int) -> Iterator[_Block]:
-    """Small ones at first, so that there is one for each scorer."""
-    for number in count():
-        content = list(islice(tasks, 1 if number < scorers else BLOCK_TASKS))
-        if not content:
-            return
+    """Small ones at first, so that there is one for each scorer; an empty one where there is no task for now."""
+    number = 0
+    while some := list(islice(tasks, 1 if number < scorers else BLOCK_TASKS)):
+        content = [task for task in some if task]
         yield _Block(number, content)
+        number += bool(content)
 
 
 class _Feed(Datasource):

@@ -1,13 +1,13 @@
 """The answer for one input, and the table that many of them make.
 
-    source  status  label  confidence  <a column a class>  width  height  sha256  error  model
+    source  status  label  confidence  <a column a class>  width  height  sha256  error  model  version
 
 One input gives one row, whatever happens to it. The columns are the same in Parquet, CSV and JSON lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 from catdog.errors import ContractError, ImageError, ImageReason
@@ -43,32 +43,55 @@ class Row(NamedTuple):
     sha256: str | None = None
     """Of the encoded bytes, hex; None where there are none."""
     error: str | None = None
+    version: str | None = None
+    """Of the input when it was listed, by which a later run knows whether it was replaced; None: unknown."""
 
     @classmethod
     def failed(cls, error: ImageError, sha256: str | None = None) -> Row:
         """The row of an input that can't be answered."""
         return cls(STATUS_OF[error.reason], sha256=sha256, error=printable(str(error))[:MAX_ERROR_LENGTH])
 
+    @classmethod
+    def from_columns(cls, values: Mapping[str, Any], class_names: Sequence[str]) -> Row:
+        """The row that a table's values by column name were made of; a CSV's are all text."""
+
+        def convert(name: str, kind: Callable[[Any], Any]) -> Any:
+            return None if values.get(name) in (None, "") else kind(values[name])
+
+        probabilities = tuple(convert(name, float) for name in class_names)
+        return cls(
+            values["status"],
+            convert("label", str),
+            convert("confidence", float),
+            () if None in probabilities else probabilities,
+            *(convert(name, int) for name in ("width", "height")),
+            *(convert(name, str) for name in ("sha256", "error", "version")),
+        )
+
 
 def columns(class_names: Sequence[str]) -> list[str]:
     """The names of all columns in order; raises ContractError for a class that has another column's name."""
-    fixed = ["source", "status", "label", "confidence"], ["width", "height", "sha256", "error", "model"]
+    fixed = ["source", "status", "label", "confidence"], ["width", "height", "sha256", "error", "model", "version"]
     if clash := set(class_names) & {*fixed[0], *fixed[1]}:
         raise ContractError(f"a class named {min(clash)!r} would be mistaken for the column; rename the class")
     return [*fixed[0], *class_names, *fixed[1]]
 
 
+def encode_source(source: str) -> str:
+    """The name as it stands in a table: one that isn't UTF-8 has its odd bytes as ``\\udcXX``, as in other commands."""
+    return source.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str], model: str) -> pa.Table:
     """Rows as an Arrow table: text, doubles for confidence and probabilities, int32 for sizes.
 
-    A name that isn't UTF-8 has its odd bytes as ``\\udcXX``, as in the other commands. ``model``: its SHA-256.
+    ``model``: its SHA-256.
     """
     import pyarrow as pa
 
     missing = (None,) * len(class_names)
-    text = [source.encode("utf-8", "backslashreplace").decode("utf-8") for source in sources]
     data: list[tuple[Any, Any]] = [
-        (text, pa.string()),
+        ([encode_source(source) for source in sources], pa.string()),
         ([row.status for row in rows], pa.string()),
         ([row.label for row in rows], pa.string()),
         ([row.confidence for row in rows], pa.float64()),
@@ -78,5 +101,6 @@ def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str
         ([row.sha256 for row in rows], pa.string()),
         ([row.error for row in rows], pa.string()),
         ([model] * len(rows), pa.string()),
+        ([row.version for row in rows], pa.string()),
     ]
     return pa.table([pa.array(values, kind) for values, kind in data], names=columns(class_names))

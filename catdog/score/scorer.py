@@ -22,10 +22,10 @@ from catdog.classifier import Classifier, load
 from catdog.errors import ImageError, ModelError
 from catdog.image import JPEG_MARGIN, Pixels, Size, decode_sized, resize
 from catdog.prediction import decide
-from catdog.score.contents import File
 from catdog.score.rows import Row
 from catdog.score.sorting import Sorter
-from catdog.score.sources import Input
+from catdog.sources import Input
+from catdog.sources.contents import File
 
 BATCH: Final = 8  # photos a model call: past it no faster, but with more memory (benchmarks/execution.py)
 READ_AHEAD_BYTES: Final = 8 * 2**20  # larger photos are read when their turn comes, so that few wait in memory
@@ -153,10 +153,10 @@ def open_model(job: Job) -> Classifier:
 
 
 def read_ahead(item: Input) -> bytes | ImageError | None:
-    """The bytes of an input, or why there are none, on another thread; None when it is too large to wait in memory."""
-    if item.content.size() > READ_AHEAD_BYTES:
+    """Read an input on another thread; return an error, or None when its bytes are too many to wait in memory."""
+    if (item.content.size() or 0) > READ_AHEAD_BYTES:
         return None
     try:
-        return item.content.read(item.source)
+        return item.content.read(item.source, READ_AHEAD_BYTES)
     except ImageError as error:
-        return error
+        return None if error.reason == "too_large" else error

@@ -27,7 +27,7 @@ from catdog.errors import CatdogError, DataError, ImageError
 from catdog.machine import free_memory, usable_cores
 from catdog.score.rows import Row
 from catdog.score.scorer import Answer, Seconds, read_ahead
-from catdog.score.sources import Input
+from catdog.sources import Input
 
 WORKER_BYTES: Final = 300 * 2**20  # that a worker takes with photos of 12 megapixels
 HANGS_AFTER_S: Final = 600.0  # without an answer to one task; S3's own timeouts and retries end before
@@ -103,7 +103,7 @@ class _Worker:
 def run_workers(
     tasks: Iterator[Task], make_scorer: MakeScorer, count: int, hangs_after_s: float = HANGS_AFTER_S
 ) -> Iterator[Answer]:
-    """Answers to ``tasks`` in their order. ``tasks`` is read a few tasks a worker ahead.
+    """Answers to ``tasks`` in their order. ``tasks`` is read a few tasks a worker ahead; an empty one is passed over.
 
     Raises CatdogError for what is wrong with the model or with all photos, RuntimeError with the worker's traceback for
     a bug.
@@ -120,7 +120,7 @@ class Pool:
 
     def __init__(self, make_scorer: MakeScorer, count: int, hangs_after_s: float = HANGS_AFTER_S) -> None:
         self._make, self._count, self._hangs_after_s = make_scorer, count, hangs_after_s
-        self._tasks: Iterator[tuple[int, Task]] = iter(())
+        self._tasks: Iterator[Task] = iter(())
         self._workers: list[_Worker] = []
         self._again: deque[_Open] = deque()
         self._parts: dict[int, dict[int, Answer]] = {}
@@ -132,7 +132,7 @@ class Pool:
 
     def answers(self, tasks: Iterator[Task]) -> Iterator[Answer]:
         """As ``run_workers``, but what these tasks started stays for the next ones."""
-        self._tasks, self._given, self._listed = enumerate(tasks), 0, False
+        self._tasks, self._given, self._listed = tasks, 0, False
         oldest = 0
         while True:
             self._fill(oldest)
@@ -167,12 +167,14 @@ class Pool:
             return None if at_hand and self._again[0].alone else self._again.popleft()
         if self._listed or self._given >= oldest + _AHEAD * self._count:
             return None
-        for index, inputs in self._tasks:
-            self._given = index + 1
-            self._sizes[index], self._parts[index] = len(inputs), {}
-            return _Open(index, 0, inputs, alone=False)
-        self._listed = True
-        return None
+        inputs = next(self._tasks, None)
+        if inputs is None:
+            self._listed = True
+        if not inputs:  # an empty task: none before one that is out was answered
+            return None
+        index, self._given = self._given, self._given + 1
+        self._sizes[index], self._parts[index] = len(inputs), {}
+        return _Open(index, 0, inputs, alone=False)
 
     def _receive(self) -> None:
         connections = {worker.connection: worker for worker in self._workers}

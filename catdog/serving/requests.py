@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.errors import CatdogError, ImageError, SettingsError
-from catdog.score.s3 import SCHEME, read_object, split_uri
+from catdog.sources.objects import S3_SCHEME as SCHEME
+from catdog.sources.objects import read_object
+from catdog.sources.objects import split_s3_uri as split_uri
 
 IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")
 """One photo's bytes, which decide by themselves what they are."""
@@ -133,7 +135,7 @@ def _object(uri: str, allowed: Prefixes) -> Photo:
     sound = not {".", ".."} & set(key.split("/")) and key.isprintable()
     if not sound or not any(bucket == b and key.startswith(start) and key != start for b, start in allowed):
         return ImageError(f"{uri}: this endpoint may not read it ({ALLOWED_S3} doesn't allow it)", "unreadable")
-    return partial(read_object, bucket, key)
+    return partial(read_object, f"{SCHEME}{bucket}/{key}")
 
 
 def _from_npy(data: bytes) -> npt.NDArray[np.uint8]:

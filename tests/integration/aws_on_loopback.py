@@ -32,10 +32,12 @@ DUMMY: Final = {
 
 
 @contextmanager
-def moto_server() -> Iterator[int]:
-    """The port of a moto server of its own process."""
+def moto_server(**settings: str) -> Iterator[int]:
+    """The port of a moto server of its own process, with these environment variables."""
     pipe, quiet = subprocess.PIPE, subprocess.DEVNULL  # it logs every request
-    with subprocess.Popen([sys.executable, "-c", MOTO], stdin=pipe, stdout=pipe, stderr=quiet) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", MOTO], stdin=pipe, stdout=pipe, stderr=quiet, env=os.environ | settings
+    ) as process:
         assert process.stdout
         yield int(process.stdout.readline())
         process.kill()

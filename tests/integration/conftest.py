@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from catdog.score import s3
+from catdog.sources import objects
 from tests.integration.aws_on_loopback import moto_server, use
 from tests.integration.s3_server import Proxy
+
+PAGE_KEYS = 10  # that the server lists at once, so that few keys are several pages
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[int]:
     """The port of an S3 server of its own process."""
     pytest.importorskip("moto.server", reason="no S3 server to test against: pip install 'moto[server]'")
-    with moto_server() as port:
+    with moto_server(MOTO_S3_DEFAULT_MAX_KEYS=str(PAGE_KEYS)) as port:
         yield port
 
 
@@ -29,9 +31,9 @@ def running(moto: int) -> Iterator[Proxy]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         use(environment, f"http://127.0.0.1:{server.server_port}")
-        s3.close()
+        objects.close()
         yield server
-        s3.close()
+        objects.close()
         server.shutdown()
         thread.join()
 

@@ -1,6 +1,6 @@
 """Stops a scoring before each single thing that it does to a folder, and lets it go on: a line of JSON for each.
 
-    python -m tests.integration.kill_everywhere kill|full-disk fresh|stale .csv FOLDER
+    python -m tests.integration.kill_everywhere kill|full-disk fresh|stale|update .csv FOLDER
     {"at": 1, "first": "killed", "left": ["r.csv", "r.csv.run.json"], "same": true}
 
 A program of its own because it forks. Answers come from names alone, so that hundreds of runs take seconds.
@@ -84,6 +84,16 @@ def stale_parts(photos: Path, out: Path) -> None:
             path.unlink()
 
 
+def change(photos: Path) -> None:
+    """Some come, some go, some are replaced."""
+    for name in ("00.jpg", "07.jpg", "19.jpg"):
+        (photos / name).unlink()
+    for name in ("05.jpg", "18.jpg"):
+        (photos / name).write_bytes(b"replaced")
+    for name in (*(f"new-{i:02}.jpg" for i in range(20)), "055.jpg"):
+        (photos / name).touch()
+
+
 def main(how: str, before: str, ending: str, folder: Path) -> None:
     photos, others, out = folder / "photos", folder / "others", folder / "out" / f"r{ending}"
     for each in (photos, others):
@@ -92,9 +102,16 @@ def main(how: str, before: str, ending: str, folder: Path) -> None:
             (each / f"{i:02}.jpg").touch()
     out.parent.mkdir()
     run(photos, out)  # here, so that what it imports is imported once
+    if before == "update":
+        former = out.parent.rename(folder / "former")
+        change(photos)
+        run(photos, out)
     expected = out.read_bytes()
     shutil.rmtree(out.parent)
-    out.parent.mkdir()
+    if before == "update":
+        former.rename(out.parent)
+    else:
+        out.parent.mkdir()
     if before == "stale":
         stale_parts(others, out)
     at_start = out.parent.rename(folder / "at-start")

@@ -17,7 +17,7 @@ from pathlib import Path
 from catdog.errors import DataError, ModelError
 from catdog.score.rows import Row
 from catdog.score.scorer import Answer, Seconds
-from catdog.score.sources import Input
+from catdog.sources.listing import Input
 
 BAD = "bad"
 """The name of the input that the trouble is with."""

@@ -24,7 +24,7 @@ from catdog.aws import deploy, hosting, invoke, manage, transform  # noqa: F401 
 from catdog.aws.app import app
 from catdog.aws.package import build_package
 from catdog.classifier import Classifier
-from catdog.score import s3
+from catdog.sources import objects
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 from tests.integration.aws_on_loopback import moto_server, use
 from tests.integration.control_plane import ControlPlane
@@ -119,10 +119,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         clients = [session.client(service, endpoint_url=url) for service in services]
         clients[1].create_bucket(Bucket=BUCKET)
         shim.s3 = clients[1]
-        s3.close()
+        objects.close()
         sagemaker, storage, scaling = clients
         yield Cloud(plane, shim, sagemaker, storage, scaling, tmp_path_factory.mktemp("containers"))
-        s3.close()
+        objects.close()
         for client in clients:
             client.close()
 
@@ -660,7 +660,7 @@ def test_a_transform_gives_each_object_one_row(
     ending: str, cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
     from catdog.score import output
-    from catdog.score.store import open_store
+    from catdog.sources.stores import open_store
 
     folder = f"transform-{ending}"
     photos = {"a.png": photo("red"), "b/c.jpg": photo("blue", "JPEG"), "notes.txt": b"no photo", "z.jpg": b"broken"}
@@ -676,7 +676,7 @@ def test_a_transform_gives_each_object_one_row(
     assert (report["photos"], report["ok"], report["labels"]) == (4, 2, {"cat": 1, "dog": 1})
     table = [
         dict(zip(batch, values, strict=True))
-        for batch in output.batches(*open_store(out))
+        for batch in output.read_columns(*open_store(out))
         for values in zip(*batch.values(), strict=True)
     ]
     assert [row["source"] for row in table] == [f"{places[0]}/{name}" for name in photos]

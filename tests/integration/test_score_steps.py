@@ -48,6 +48,14 @@ def test_parts_without_their_run_s_record_are_not_taken_for_this_run_s_whenever_
     assert [step for step in steps if not step["same"]] == []
 
 
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_killed_before_each_single_step_of_an_update_it_ends_as_a_fresh_run(tmp_path: Path, ending: str) -> None:
+    steps = stopped_before_each_step(tmp_path, "kill", "update", ending)
+    assert {step["first"] for step in steps[:-1]} == {"killed"}
+    assert [step for step in steps if not step["same"]] == []
+    assert {name for step in steps for name in step["left"]} == {f"r{ending}", f"r{ending}.run.json"}
+
+
 def test_a_disk_that_is_full_at_any_single_step_is_said_in_a_line_and_costs_nothing(tmp_path: Path) -> None:
     steps = stopped_before_each_step(tmp_path, "full-disk", "fresh", ".jsonl")
     assert {step["first"] for step in steps} == {"refused", "done"}

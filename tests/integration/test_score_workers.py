@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from catdog.errors import DataError, ModelError
-from catdog.score.contents import Bytes, Failed
-from catdog.score.run import batched
+from catdog.score.run import batch_inputs
 from catdog.score.scorer import Answer
-from catdog.score.sources import Cursor, Input
 from catdog.score.workers import WORKER_BYTES, Task, auto_workers, run_workers
+from catdog.sources.contents import Bytes, Failed
+from catdog.sources.listing import Cursor, Input
 from tests.integration.odd_scorers import BAD, Odd, dies_at_start, dies_twice_at_start, no_model
 
 HANGS_AFTER_S = 3.0  # more than a process takes to start on a busy machine
@@ -34,7 +34,7 @@ def inputs_named(names: list[str], data: bytes = b"12345") -> list[Input]:
 
 
 def in_tasks(inputs: list[Input], size: int = 4) -> Iterator[Task]:
-    return batched(iter(inputs), size, 2**40)
+    return batch_inputs(iter(inputs), size, 2**40)
 
 
 def with_bad_one(count: int = 40, at: int = 17) -> list[Input]:
@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_number_of_inputs() -> None:
     def measure(count: int) -> int:
         inputs = (Input(f"photos/some/folder/{i}.jpg", Bytes(b"1"), Cursor(0, i)) for i in range(count))
         tracemalloc.start()
-        assert sum(len(answer.rows) for answer in run_workers(batched(inputs, 16, MiB), Odd, 2)) == count
+        assert sum(len(answer.rows) for answer in run_workers(batch_inputs(inputs, 16, MiB), Odd, 2)) == count
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak

@@ -244,11 +244,9 @@ def test_a_failure_leaves_the_old_dataset_and_nothing_else(tmp_path: Path) -> No
     out = tmp_path / "out"
     first = build([make(tmp_path / "photos", class_folders())], out)
     damaged = make(tmp_path / "damaged.zip", class_folders(seed=50))
-    data = bytearray(damaged.read_bytes())
-    data[200] ^= 255  # inside the first stored photo, which no longer fits its checksum
-    damaged.write_bytes(data)
+    damaged.write_bytes(damaged.read_bytes()[:-100])  # without the end of its directory
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(DataError, match=r"damaged\.zip: the archive is damaged"):
+    with pytest.raises(DataError, match=r"damaged\.zip: the archive can't be read to its end"):
         build([damaged], out)
     assert sorted(tmp_path.iterdir()) == before
     assert Manifest.read(out).photos == first.photos

@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 
 from catdog.dataset import build
-from catdog.dataset.archives import safe_name
 from catdog.dataset.inputs import safe_part, unique
-from catdog.dataset.sources import open_source
-from catdog.errors import CatdogError, DataError
+from catdog.errors import CatdogError, DataError, SettingsError
+from catdog.sources.names import safe_member_name
+from catdog.sources.trees import open_tree
 from tests.unit.test_dataset_build import class_folders, make, picture, reasons
 
 
 def read_all(path: Path, max_bytes: int = 10**9) -> None:
-    source = open_source(path, max_bytes)
-    for _, load in source.read(set(source.names)):
-        load()
+    tree = open_tree(path, max_bytes)
+    for name, content in tree.contents(set(tree.names)):
+        content.read(name)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def read_all(path: Path, max_bytes: int = 10**9) -> None:
     ],
 )
 def test_names_that_lead_out_are_refused(raw: str, safe: str | None) -> None:
-    assert safe_name(raw) == safe
+    assert safe_member_name(raw) == safe
 
 
 @pytest.mark.parametrize("container", ["evil.zip", "evil.tar"])
@@ -112,8 +112,8 @@ def test_a_tar_header_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     member.type, member.size = tarfile.XHDTYPE, 8 * 2**30 - 1
     path = tmp_path / "a.tar"
     path.write_bytes(member.tobuf(tarfile.USTAR_FORMAT) + bytes(10_240))
-    with pytest.raises(DataError, match=r"a\.tar: the archive is damaged \(a header of"):
-        open_source(path)
+    with pytest.raises(DataError, match=r"a\.tar: the archive can't be read to its end \(a header of"):
+        open_tree(path)
 
 
 def test_an_encrypted_zip_says_so(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_an_encrypted_zip_says_so(tmp_path: Path) -> None:
         flagged = [p[: at - 4] + struct.pack("<H", 1) + p[at - 2 :] for p in pieces[1:]]
         data = signature.join([pieces[0], *flagged])
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"a\.zip: the archive is encrypted .* unpack it with its password"):
+    with pytest.raises(DataError, match=r"a\.zip: 'Cats/0\.png' is encrypted; unpack it with its password and give"):
         build([path], tmp_path / "out")
 
 
@@ -136,7 +136,7 @@ def test_a_truncated_archive_is_one_clear_error(tmp_path: Path, container: str, 
     # The end of a tar is padding of up to 10,240 zero bytes, of which the first 512 are needed.
     size = len(data.rstrip(b"\0")) if container == "a.tar" else len(data)
     path.write_bytes(data[: int(size * kept)])
-    with pytest.raises(DataError, match=r"the archive is damaged .*; download or make it again"):
+    with pytest.raises(DataError, match=r"the archive can't be read to its end .*; download or make it again"):
         build([path], tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == [container]
 
@@ -188,8 +188,46 @@ def test_missing_and_odd_paths(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         build(["a\0b"], tmp_path / "out")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="neither a folder nor an archive"):
+    with pytest.raises(DataError, match="is not a regular file"):
         build([tmp_path / "pipe"], tmp_path / "out")
+
+
+def test_a_bad_checksum_costs_one_photo_and_not_the_archive(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.zip", class_folders())
+    with zipfile.ZipFile(path) as archive:
+        first = archive.infolist()[0]
+        begin = first.header_offset + 30 + len(first.filename) + first.compress_size // 2
+    data = bytearray(path.read_bytes())
+    data[begin] ^= 1
+    path.write_bytes(data)
+    manifest = build([path], tmp_path / "out")
+    assert len(manifest.photos) == 7
+    assert reasons(tmp_path / "out") == {first.filename: "corrupt"}
+
+
+def test_an_archive_of_which_nothing_can_be_used_says_why(tmp_path: Path) -> None:
+    path = make(tmp_path / "abs.zip", {f"/cats/{i}.png": picture(i) for i in range(4)})
+    with pytest.raises(DataError, match=r"none of its 4 files can be used; the first one, /cats/0\.png: its path"):
+        build([path], tmp_path / "out")
+
+
+def test_a_source_that_is_given_twice_is_a_mistake(tmp_path: Path) -> None:
+    source = make(tmp_path / "photos", class_folders())
+    with pytest.raises(SettingsError, match="was given twice"):
+        build([source, source / "../photos"], tmp_path / "out")
+
+
+def test_junk_of_any_system_is_no_photo(tmp_path: Path) -> None:
+    junk = {name: picture(70 + i) for i, name in enumerate(("Cats/@eaDir/1.png", "__MACOSX/Cats/2.png", "Cats/.3.png"))}
+    for name in ("photos", "a.zip", "a.tar"):
+        source = make(tmp_path / name, class_folders() | junk)
+        assert len(build([source], tmp_path / f"{name}.out").photos) == 8
+
+
+def test_a_source_with_a_hidden_name_makes_no_hidden_folder(tmp_path: Path) -> None:
+    """An upload passes over hidden folders."""
+    manifest = build([make(tmp_path / ".photos", class_folders())], tmp_path / "out")
+    assert {photo.source for photo in manifest.photos} == {"photos"}
 
 
 def test_archives_inside_an_archive_are_pointed_out(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def loaded_by(module: str) -> set[str]:
         "catdog.image",
         "catdog.classifier",
         "catdog.predict",
-        "catdog.fetch",
+        "catdog.sources",
         "catdog.contact_sheet",
         "catdog.score.sorting",
     ],

@@ -11,13 +11,14 @@ import pytest
 
 from catdog.errors import ImageError
 from catdog.image import MAX_BYTES
-from catdog.inputs import expand
+from catdog.predict import list_photos
+from catdog.sources.contents import Failed, Stdin, Web
 
 
 def listed(*paths: object) -> list[str]:
     """The sources that the arguments give, or for an error its message."""
-    photos = expand(str(path) for path in paths)
-    return [str(p.content) if isinstance(p.content, ImageError) else p.source for p in photos]
+    photos = list_photos([str(path) for path in paths])
+    return [p.content.message if isinstance(p.content, Failed) else p.source for p in photos]
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_folder_that_can_not_be_listed_is_one_error(tree: Path) -> None:
 
 
 def test_a_folder_is_not_read_before_its_turn(tree: Path) -> None:
-    photos = expand(["b.jpg", "sub", "later"])
+    photos = list_photos(["b.jpg", "sub", "later"])
     assert next(photos).source == "b.jpg"
     assert next(photos).source == "sub/c.gif"
     (tree / "later").mkdir()
@@ -123,11 +124,11 @@ def test_a_folder_is_not_read_before_its_turn(tree: Path) -> None:
 
 
 def test_urls_and_stdin_give_functions_and_hide_passwords() -> None:
-    url, stdin = expand(["HTTPS://tom:pw@example.org/a*.jpg", "-"])
+    url, stdin = list_photos(["HTTPS://tom:pw@example.org/a*.jpg", "-"])
     assert url.source == "HTTPS://***@example.org/a*.jpg"
     assert stdin.source == "-"
-    assert callable(url.content)
-    assert callable(stdin.content)
+    assert url.content == Web("HTTPS://tom:pw@example.org/a*.jpg")
+    assert stdin.content == Stdin()
 
 
 def test_stdin_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,6 @@ def test_stdin_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             return bytes(size)
 
     monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Endless()}))
-    (photo,) = expand(["-"])
-    assert callable(photo.content)
+    (photo,) = list_photos(["-"])
     with pytest.raises(ImageError, match=f"-: over the limit of {MAX_BYTES} bytes"):
-        photo.content()
+        photo.content.read(photo.source)

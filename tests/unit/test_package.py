@@ -35,8 +35,6 @@ CODE = [
             "image",
             "machine",
             "prediction",
-            "score/__init__",
-            "score/s3",
             "serving/__init__",
             "serving/endpoint",
             "serving/golden",
@@ -44,6 +42,17 @@ CODE = [
             "serving/requests",
             "serving/toolkit",
             "serving/torch_classifier",
+            "sources/__init__",
+            "sources/archives",
+            "sources/contents",
+            "sources/folders",
+            "sources/lists",
+            "sources/listing",
+            "sources/members",
+            "sources/names",
+            "sources/objects",
+            "sources/stores",
+            "sources/web",
             "training/__init__",
             "training/cnn",
             "training/model",
@@ -138,7 +147,8 @@ def test_the_code_runs_on_its_own(run: Path, tmp_path: Path) -> None:
     with tarfile.open(build_package(run, tmp_path / "model.tar.gz").path) as archive:
         archive.extractall(tmp_path / "model", filter="data")
     script = (
-        "import sys; sys.path.insert(0, 'code'); import inference, catdog.training.model, catdog.score.s3, catdog\n"
+        "import sys; sys.path.insert(0, 'code'); import inference, catdog.training.model, catdog.sources.objects\n"
+        "import catdog\n"
         "from catdog.serving import loading\n"
         "print(catdog.__file__, loading.load_model(__import__('pathlib').Path('.')).contract.class_names)"
     )

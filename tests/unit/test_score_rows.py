@@ -14,18 +14,18 @@ import pytest
 
 from catdog.errors import ContractError, DataError, ImageError, ImageReason, SettingsError
 from catdog.score import output
-from catdog.score.contents import Bytes, File
 from catdog.score.ledger import Ledger, Totals
 from catdog.score.progress import describe, duration
 from catdog.score.rows import MAX_ERROR_LENGTH, STATUS_OF, STATUSES, Row, Status, columns, table
-from catdog.score.run import MIN_JUDGED, MaxErrors, batched
-from catdog.score.sources import Cursor, Input
-from catdog.score.store import FolderStore
+from catdog.score.run import MIN_JUDGED, MaxErrors, batch_inputs
+from catdog.sources.contents import Bytes, File
+from catdog.sources.listing import Cursor, Input
+from catdog.sources.stores import FolderStore
 
 pa = pytest.importorskip("pyarrow")
 CLASSES = ("cat", "dog")
 MODEL = "0" * 64
-CAT = Row("ok", "cat", 0.1 + 0.2, (0.1 + 0.2, 1e-300), 32, 24, "a" * 64)
+CAT = Row("ok", "cat", 0.1 + 0.2, (0.1 + 0.2, 1e-300), 32, 24, "a" * 64, version="17d2f-3a0c")
 UNSURE = Row("ok", "unsure", 0.5, (0.5, 0.5), 1, 100_000, "b" * 64)
 BAD = Row("corrupt", sha256="c" * 64, error='x.jpg: damaged, "truly"')
 MISSING = Row("missing", error="y.jpg: no such file")
@@ -37,6 +37,7 @@ EXPECTED: list[dict[str, Any]] = [
         "cat": row.probabilities[0] if row.probabilities else None,
         "dog": row.probabilities[1] if row.probabilities else None,
         "width": row.width, "height": row.height, "sha256": row.sha256, "error": row.error, "model": MODEL,
+        "version": row.version,
     }
     for source, row in zip([*SOURCES[:3], "caf\\udce9.jpg"], ROWS, strict=True)
 ]  # fmt: skip
@@ -48,8 +49,8 @@ def ledger(tmp_path: Path) -> OpenLedger:
     """ledger(asked, restart=...) -> that of results.jsonl, opened."""
 
     def go(asked: dict[str, Any] | None = None, restart: bool = False, name: str = "results.jsonl") -> Ledger:
-        made = Ledger(FolderStore(tmp_path), name, asked or {"threshold": None}, CLASSES, MODEL)
-        made.open(restart)
+        made = Ledger(FolderStore(tmp_path), name, asked or {"threshold": None}, CLASSES, MODEL, restart)
+        made.open()
         return made
 
     return go
@@ -85,6 +86,7 @@ def test_a_failed_row_has_a_status_and_an_error_and_no_answer(reason: ImageReaso
 def test_columns_are_those_promised_and_no_class_hides_one() -> None:
     assert columns(CLASSES) == [
         "source", "status", "label", "confidence", "cat", "dog", "width", "height", "sha256", "error", "model",
+        "version",
     ]  # fmt: skip
     with pytest.raises(ContractError, match="a class named 'error' would be mistaken for the column"):
         columns(["cat", "error"])
@@ -94,7 +96,7 @@ def test_a_table_has_one_row_an_input_and_typed_columns() -> None:
     made = table(SOURCES, ROWS, CLASSES, MODEL)
     assert made.to_pylist() == EXPECTED
     assert [str(kind) for kind in made.schema.types] == [
-        *["string"] * 3, *["double"] * 3, *["int32"] * 2, *["string"] * 3
+        *["string"] * 3, *["double"] * 3, *["int32"] * 2, *["string"] * 4
     ]  # fmt: skip
     empty = table([], [], CLASSES, MODEL)
     assert (empty.num_rows, empty.schema) == (0, made.schema)
@@ -106,7 +108,7 @@ def test_every_format_holds_the_same_rows(tmp_path: Path, ending: str) -> None:
     for n in range(2):
         part = table(SOURCES[2 * n : 2 * n + 2], ROWS[2 * n : 2 * n + 2], CLASSES, MODEL)
         store.put(f"p/{n}", output.encode(part))
-    output.write(store, ["p/0", "p/1"], f"r.{ending}")
+    output.write(store, ["p/0", "p/1"], f"r.{ending}", "p")
     path = tmp_path / f"r.{ending}"
     if ending == "parquet":
         import pyarrow.parquet as pq
@@ -120,8 +122,10 @@ def test_every_format_holds_the_same_rows(tmp_path: Path, ending: str) -> None:
         assert list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))) == [
             {name: "" if value is None else str(value) for name, value in row.items()} for row in EXPECTED
         ]
-        assert path.read_bytes().startswith(b"source,status,label,confidence,cat,dog,width,height,sha256,error,model\n")
-    read = [row for batch in output.batches(store, path.name) for row in zip(*batch.values(), strict=True)]
+        assert path.read_bytes().startswith(
+            b"source,status,label,confidence,cat,dog,width,height,sha256,error,model,version\n"
+        )
+    read = [row for batch in output.read_columns(store, path.name) for row in zip(*batch.values(), strict=True)]
     assert [row[0] for row in read] == [row["source"] for row in EXPECTED]
     assert [row[2] or None for row in read] == [row["label"] for row in EXPECTED]
     assert [float(row[3]) for row in read[:2]] == [0.1 + 0.2, 0.5]
@@ -132,7 +136,7 @@ def test_every_format_holds_the_same_rows(tmp_path: Path, ending: str) -> None:
 def test_a_result_without_rows_still_has_its_columns(tmp_path: Path, ending: str) -> None:
     store = FolderStore(tmp_path)
     store.put("p/0", output.encode(table([], [], CLASSES, MODEL)))
-    output.write(store, ["p/0"], f"r.{ending}")
+    output.write(store, ["p/0"], f"r.{ending}", "p")
     if ending == "parquet":
         import pyarrow.parquet as pq
 
@@ -304,21 +308,21 @@ def test_another_bound_is_refused(text: str) -> None:
 
 
 def test_a_number_of_errors_is_exceeded_by_one_more_at_once() -> None:
-    assert not MaxErrors(number=2).exceeded(counted(0, 2))
-    assert MaxErrors(number=2).exceeded(counted(0, 3))
-    assert MaxErrors(number=0).exceeded(counted(10**6, 1))
-    assert not MaxErrors().exceeded(counted(0, 10**6), at_end=True)
+    assert not MaxErrors(number=2).are_exceeded(counted(0, 2))
+    assert MaxErrors(number=2).are_exceeded(counted(0, 3))
+    assert MaxErrors(number=0).are_exceeded(counted(10**6, 1))
+    assert not MaxErrors().are_exceeded(counted(0, 10**6), at_end=True)
 
 
 def test_a_share_of_errors_is_judged_when_there_are_enough_rows_or_at_the_end() -> None:
     tenth = MaxErrors(share=0.1)
-    assert not tenth.exceeded(counted(0, MIN_JUDGED - 1))
-    assert tenth.exceeded(counted(0, MIN_JUDGED))
-    assert not tenth.exceeded(counted(900, 100))
-    assert tenth.exceeded(counted(899, 101))
-    assert not tenth.exceeded(counted(9, 1), at_end=True)
-    assert tenth.exceeded(counted(8, 2), at_end=True)
-    assert not tenth.exceeded(counted(0, 0), at_end=True)
+    assert not tenth.are_exceeded(counted(0, MIN_JUDGED - 1))
+    assert tenth.are_exceeded(counted(0, MIN_JUDGED))
+    assert not tenth.are_exceeded(counted(900, 100))
+    assert tenth.are_exceeded(counted(899, 101))
+    assert not tenth.are_exceeded(counted(9, 1), at_end=True)
+    assert tenth.are_exceeded(counted(8, 2), at_end=True)
+    assert not tenth.are_exceeded(counted(0, 0), at_end=True)
 
 
 @pytest.mark.parametrize(
@@ -358,8 +362,8 @@ def test_durations_have_days_where_they_are_that_long() -> None:
 
 def test_tasks_are_full_unless_they_carry_too_much() -> None:
     files = [Input(str(n), File(str(n)), Cursor(0, n)) for n in range(7)]
-    assert [len(task) for task in batched(iter(files), 3, 10)] == [3, 3, 1]
+    assert [len(task) for task in batch_inputs(iter(files), 3, 10)] == [3, 3, 1]
     heavy = [item._replace(content=Bytes(bytes(6))) for item in files]
-    assert [len(task) for task in batched(iter(heavy), 3, 10)] == [2, 2, 2, 1]
-    assert [item for task in batched(iter(heavy), 3, 10) for item in task] == heavy
-    assert list(batched(iter([]), 3, 10)) == []
+    assert [len(task) for task in batch_inputs(iter(heavy), 3, 10)] == [2, 2, 2, 1]
+    assert [item for task in batch_inputs(iter(heavy), 3, 10) for item in task] == heavy
+    assert list(batch_inputs(iter([]), 3, 10)) == []

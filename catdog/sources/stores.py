@@ -1,10 +1,10 @@
-"""Where a run keeps its parts and its result: a folder on disk, or a prefix in S3.
+"""Where results go: a folder on disk or a prefix in an object store, in which files appear whole or not at all.
 
-    open_store("out/results.parquet")     -> (FolderStore(out), "results.parquet")
-    open_store("s3://bucket/out/r.parquet") -> (BucketStore(bucket, "out"), "r.parquet")
+    open_store("out/results.parquet")       -> (FolderStore(out), "results.parquet")
+    open_store("s3://bucket/out/r.parquet") -> (BucketStore("s3://bucket", "out"), "r.parquet")
 
-What is put appears whole or not at all, and once put it survives a power cut: a run that was stopped anywhere finds
-parts that are there and complete, and goes on from them.
+What is put survives a power cut: a run that was stopped anywhere finds parts that are there and complete, and goes on
+from them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from filelock import FileLock, Timeout
+
 from catdog.errors import DataError, SettingsError
 from catdog.files import replace_file
-from catdog.score import s3
+from catdog.sources import objects
+from catdog.sources.names import is_object_uri
 
 _OWN: Final = re.compile(r"\..+\.(tmp|lock)")  # replace_file's temporary files and the locks
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_LOCK_PATIENCE_S: Final = 1.0  # a holder that ends just now takes its lock file along
 _GO_ON: Final = "start the same command again: it goes on"
 
 
@@ -64,13 +68,13 @@ class Store(Protocol):
 
 
 def open_store(place: str) -> tuple[Store, str]:
-    """The store that holds ``place``, a path or an S3 address, and the name in it; raises SettingsError."""
-    if place.lower().startswith(s3.SCHEME):
-        bucket, key = s3.split_uri(place)
+    """The store that holds ``place``, a path or an object's address, and the name in it; raises SettingsError."""
+    if is_object_uri(place):
+        root, key = objects.split_uri(place)
         prefix, _, name = key.rpartition("/")
         if not name:
-            raise SettingsError(f"{place}: names no file; give s3://bucket/folder/results.parquet")
-        return BucketStore(bucket, prefix), name
+            raise SettingsError(f"{place}: names no file; give {root}/folder/results.parquet")
+        return BucketStore(root, prefix), name
     path = Path(place)
     if not path.name or place.endswith(("/", os.sep)) or path.is_dir():
         raise SettingsError(f"{place or repr(place)}: is a folder; name a file in it, like results.parquet")
@@ -85,7 +89,7 @@ class FolderStore:
 
     def names(self, folder: str) -> list[str]:
         path = self.folder / folder
-        with _explained(path, "listed"):
+        with explain_os_errors(path, "listed"):
             try:
                 with os.scandir(path) as found:
                     return sorted(e.name for e in found if e.is_file() and not _OWN.fullmatch(e.name))
@@ -94,7 +98,7 @@ class FolderStore:
 
     def get(self, name: str) -> bytes | None:
         path = self.folder / name
-        with _explained(path, "read"):
+        with explain_os_errors(path, "read"):
             try:
                 return path.read_bytes()
             except FileNotFoundError:
@@ -105,7 +109,7 @@ class FolderStore:
 
     def put(self, name: str, data: bytes, *, new: bool = False) -> None:
         path = self.folder / name
-        with _explained(path, "written"):
+        with explain_os_errors(path, "written"):
             if new and path.exists():  # nobody else writes here meanwhile: that is what lock() is for
                 raise _already_there(str(path))
             _make_folder(path.parent)
@@ -117,7 +121,7 @@ class FolderStore:
 
     def put_file(self, name: str, path: Path) -> None:
         target = self.folder / name
-        with _explained(target, "written"):
+        with explain_os_errors(target, "written"):
             _make_folder(target.parent)
             with replace_file(target) as temporary:
                 _move(path, temporary)
@@ -126,12 +130,12 @@ class FolderStore:
 
     def open(self, name: str) -> BinaryIO:
         path = self.folder / name
-        with _explained(path, "read"):
+        with explain_os_errors(path, "read"):
             return path.open("rb")
 
     def delete(self, name: str) -> None:
         path = self.folder / name
-        with _explained(path, "removed"):
+        with explain_os_errors(path, "removed"):
             path.unlink(missing_ok=True)
         if path.parent != self.folder:
             with suppress(OSError):  # not empty yet, or gone already
@@ -139,7 +143,7 @@ class FolderStore:
 
     def clear(self, folder: str) -> None:
         path = self.folder / folder
-        with _explained(path, "removed"), suppress(FileNotFoundError):
+        with explain_os_errors(path, "removed"), suppress(FileNotFoundError):
             for entry in list(path.iterdir()):
                 entry.unlink()
             path.rmdir()
@@ -147,7 +151,7 @@ class FolderStore:
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
         path = self.folder / folder / ".result.tmp"  # a fixed name: what a kill leaves, the next run overwrites
-        with _explained(path, "written"):
+        with explain_os_errors(path, "written"):
             _make_folder(path.parent)
             try:
                 yield path
@@ -158,10 +162,13 @@ class FolderStore:
     def lock(self, name: str) -> Iterator[None]:
         """See Store.lock. The lock is the operating system's: it ends with the process, however that ends."""
         path = self.folder / name
-        lock_file = path.with_name(f".{path.name}.lock")
-        with _explained(path, "locked"):
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_PATIENCE_S)
+        with explain_os_errors(path, "locked"):
             _make_folder(path.parent)
-            handle = _locked(lock_file, path)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise DataError(f"{path}: another run is writing it; wait for that one, or stop it") from error
             for entry in list(path.parent.iterdir()):  # what a kill left a moment before it got its name
                 if re.fullmatch(rf"\.{re.escape(path.name)}(\.run\.json)?\.[^.]+\.tmp", entry.name):
                     entry.unlink(missing_ok=True)
@@ -169,61 +176,44 @@ class FolderStore:
             yield
         finally:
             with suppress(OSError):  # a folder that can't be written any more; an unlocked file harms nobody
-                lock_file.unlink()
-            os.close(handle)
+                Path(lock.lock_file).unlink()
+            lock.release()
 
 
 @dataclass(frozen=True)
 class BucketStore:
-    """The objects under a prefix of a bucket (which is without its last ``/``, or "" for the whole bucket)."""
+    """The objects under a prefix of a bucket (``prefix`` is without its last ``/``, or "" for the whole bucket)."""
 
-    bucket: str
+    root: str
+    """Like ``s3://bucket``."""
     prefix: str
 
     def names(self, folder: str) -> list[str]:
-        start = self._key(f"{folder}/" if folder else "")
-        return [key[len(start) :] for key, _ in s3.list_objects(self.bucket, start, delimiter="/")]
+        return objects.list_folder(self.root, "/".join(part for part in (self.prefix, folder) if part))
 
     def get(self, name: str) -> bytes | None:
-        if not s3.exists(self.bucket, self._key(name)):
+        try:
+            with objects.open_object(self._uri(name)) as stream:
+                return stream.read()
+        except objects.MissingObjectError:
             return None
-        with s3.open_object(self.bucket, self._key(name)) as stream:
-            return stream.read()
 
     def exists(self, name: str) -> bool:
-        return s3.exists(self.bucket, self._key(name))
+        return objects.object_version(self._uri(name)) is not None
 
     def put(self, name: str, data: bytes, *, new: bool = False) -> None:
-        condition = {"IfNoneMatch": "*"} if new else {}
-        with s3.explained(self._uri(name)):
-            try:
-                s3.persist(
-                    lambda: s3.client().put_object(Bucket=self.bucket, Key=self._key(name), Body=data, **condition)
-                )
-            except Exception as error:
-                if not (new and s3.is_conflict(error)):
-                    raise
-                if self.get(name) != data:  # else it was we, and the answer to our first attempt got lost
-                    raise _already_there(self._uri(name)) from error
+        # An object that is there already may be ours: the answer to a first attempt can get lost.
+        if not objects.put_object(self._uri(name), data, new=new) and self.get(name) != data:
+            raise _already_there(self._uri(name))
 
     def put_file(self, name: str, path: Path) -> None:
-        client = s3.client()  # first, since it says what to install
-        from boto3.exceptions import S3UploadFailedError
-
-        with s3.explained(self._uri(name)):
-            try:
-                client.upload_file(str(path), self.bucket, self._key(name))
-            except S3UploadFailedError as error:  # boto3 wraps what S3 answered
-                raise error.__context__ or error from error
+        objects.put_object(self._uri(name), path)
 
     def open(self, name: str) -> BinaryIO:
         file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
         try:
-            with (
-                _explained(Path(tempfile.gettempdir()), "written"),
-                s3.open_object(self.bucket, self._key(name)) as stream,
-            ):
-                shutil.copyfileobj(stream, file)
+            with explain_os_errors(Path(tempfile.gettempdir()), "written"), objects.open_object(self._uri(name)) as got:
+                shutil.copyfileobj(got, file)
             file.seek(0)
         except BaseException:
             file.close()
@@ -231,8 +221,7 @@ class BucketStore:
         return file
 
     def delete(self, name: str) -> None:
-        with s3.explained(self._uri(name)):
-            s3.persist(lambda: s3.client().delete_object(Bucket=self.bucket, Key=self._key(name)))
+        objects.delete_object(self._uri(name))
 
     def clear(self, folder: str) -> None:
         for name in self.names(folder):
@@ -240,23 +229,21 @@ class BucketStore:
 
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
-        with _explained(Path(tempfile.gettempdir()), "written"), tempfile.TemporaryDirectory(prefix="catdog-") as own:
+        temporary = Path(tempfile.gettempdir())
+        with explain_os_errors(temporary, "written"), tempfile.TemporaryDirectory(prefix="catdog-") as own:
             yield Path(own) / "result"
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """Nothing: S3 has no locks. ``put`` with ``new`` is what keeps two runs from writing one part."""
+        """Nothing: object stores have no locks. ``put`` with ``new`` is what keeps two runs from writing one part."""
         return nullcontext()
 
-    def _key(self, name: str) -> str:
-        return f"{self.prefix}/{name}" if self.prefix else name
-
     def _uri(self, name: str) -> str:
-        return f"{s3.SCHEME}{self.bucket}/{self._key(name)}"
+        return "/".join(part for part in (self.root, self.prefix, name) if part)
 
 
 @contextmanager
-def _explained(path: Path, what: str) -> Iterator[None]:
-    """Turn an OSError of the block into a DataError: ``path`` can't be ``what``, why, and what to do."""
+def explain_os_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn an OSError of the block into a DataError: ``path`` can't be ``what`` (read, written), why, what to do."""
     try:
         yield
     except OSError as error:
@@ -279,27 +266,6 @@ def _cure(error: OSError) -> str:
 
 def _already_there(place: str) -> DataError:
     return DataError(f"{place}: another run has written it meanwhile; let only one run write there")
-
-
-def _locked(lock_file: Path, path: Path) -> int:
-    """A descriptor that holds the lock as long as it is open; raises DataError where another process has it."""
-    import fcntl  # not on Windows, where the rest of this module should still load
-
-    while True:
-        handle = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), lock_file.stat()):
-                return handle
-        except FileNotFoundError:
-            pass  # between open and flock its last holder removed it: a lock on nothing, so once more
-        except BlockingIOError as error:
-            os.close(handle)
-            raise DataError(f"{path}: another run is writing it; wait for that one, or stop it") from error
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
 
 
 def _make_folder(folder: Path) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from catdog.errors import DataError, ImageError, SettingsError
-from catdog.inputs import SORTED_AT_ONCE, scan
-from catdog.score.contents import Failed, File, Web
-from catdog.score.sources import Cursor, Input, can_count, expand_braces, list_inputs
+from catdog.errors import ImageError, SettingsError
+from catdog.sources.contents import Failed, File, Web, file_version
+from catdog.sources.folders import SORTED_AT_ONCE, walk
+from catdog.sources.listing import Cursor, Input, SourceChangedError, can_count, list_inputs
+from catdog.sources.names import expand_braces
 
 ODD = os.fsdecode(b"caf\xe9.jpg")  # a name that is not UTF-8
 TREE = (
@@ -95,9 +96,10 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_folder_is_listed_in_scans_order_and_from_every_cursor(tree: Path) -> None:
     full = check_every_cursor([tree])
-    assert [item.source for item in full] == [photo.source for photo in scan(tree)]
+    assert [item.source for item in full] == [found.path for found in walk(tree)]
     assert len(full) == len(TREE)  # notes.txt is none, the link to a file is one
-    assert full[0] == Input(str(tree / "a.PNG"), File(str(tree / "a.PNG")), Cursor(0, {"path": ["a.PNG"]}))
+    first = str(tree / "a.PNG")
+    assert full[0] == Input(first, File(first), Cursor(0, {"path": ["a.PNG"]}), file_version(first))
     assert all(item.content.read(item.source) for item in full)
 
 
@@ -144,7 +146,7 @@ def test_a_pattern_is_those_of_the_folders_that_match_from_every_cursor(
 ) -> None:
     (tree / "a b/1.jpg").touch()
     full = [Path(item.source) for item in check_every_cursor([tree / pattern])]
-    everything = [Path(photo.source) for photo in scan(tree)]
+    everything = [Path(found.path) for found in walk(tree)]
     ending = pattern.removeprefix("**/").removeprefix("*")
     wanted = [tree / name for name in found] if found else [path for path in everything if path.name.endswith(ending)]
     if not found and pattern == "**/1.jpg":
@@ -166,7 +168,8 @@ def test_braces_are_ranges_and_alternatives(tmp_path: Path) -> None:
 def test_a_file_named_like_a_pattern_or_with_braces_wins(tree: Path) -> None:
     for name in ("{1,2}.jpg", "f[1].jpg"):
         (item,) = check_every_cursor([tree / name])
-        assert item == Input(str(tree / name), File(str(tree / name)), Cursor(0, None))
+        path = str(tree / name)
+        assert item == Input(path, File(path), Cursor(0, None), file_version(path))
 
 
 @pytest.mark.parametrize("files", [1, 3])
@@ -218,7 +221,7 @@ def test_a_folder_of_more_names_than_are_sorted_at_once_is_sorted(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "text", "entries"),
     [
-        ("l.txt", "a.jpg\nb c.jpg\n\n d.jpg\n", ["a.jpg", "b c.jpg", " d.jpg"]),
+        ("l.txt", "a.jpg\nb c.jpg\n\n d.jpg\t\n  \n", ["a.jpg", "b c.jpg", "d.jpg"]),
         ("l", "\ufeffa.jpg\r\nb.jpg\r\n", ["a.jpg", "b.jpg"]),
         ("l.txt", "a,b.jpg\n'q'.jpg\nlast.jpg", ["a,b.jpg", "'q'.jpg", "last.jpg"]),
         ("l.csv", 'id,path\n1,a.jpg\n2,"b,c.jpg"\n3,"new\nline.jpg"\n', ["a.jpg", "b,c.jpg", "new\nline.jpg"]),
@@ -236,7 +239,8 @@ def test_a_list_is_its_entries_in_order_from_every_cursor(
     (tmp_path / name).write_bytes(text.encode())
     full = check_every_cursor([], [tmp_path / name])
     assert [item.source for item in full] == entries
-    assert [item.cursor for item in full] == [Cursor(0, n) for n in range(1, len(entries) + 1)]
+    state = file_version(tmp_path / name)
+    assert [item.cursor for item in full] == [Cursor(0, {"at": n, "state": state}) for n in range(1, len(entries) + 1)]
     assert [item.content for item in full if item.source] == [File(entry) for entry in entries if entry]
     assert [message(item) for item in full if not item.source] == ["'': an empty path"] * entries.count("")
 
@@ -298,6 +302,7 @@ def test_long_lists_stay_out_of_memory(tmp_path: Path) -> None:
     path = tmp_path / "l.txt"
     path.write_text("".join(f"photos/{n:0100}.jpg\n" for n in range(count)))
     assert path.stat().st_size > 20e6
+    next(list_inputs([], [path]))  # which imports what it needs
     tracemalloc.start()
     try:
         assert sum(1 for _ in list_inputs([], [path])) == count
@@ -384,7 +389,7 @@ def test_an_archive_that_was_replaced_is_not_gone_on_with(tmp_path: Path, name: 
     for source in (tmp_path / name, f"{tmp_path}/{{s,t}}{name[1:]}", f"{tmp_path}/s*{name[1:]}"):
         first = next(list_inputs([str(source)]))
         write("other.jpg", "2.jpg", "a longer one.jpg")
-        with pytest.raises(DataError, match="has changed since the run began"):
+        with pytest.raises(SourceChangedError, match="has changed since the run began"):
             list(list_inputs([str(source)], after=first.cursor))
 
 
@@ -417,7 +422,7 @@ def test_sources_of_all_kinds_mixed_come_one_after_the_other_from_every_cursor(t
         "r.zip!/2.jpg", "https://***@example.org/a.jpg?b=*",
     ]  # fmt: skip
     assert full[-2].content.read(full[-2].source) == b"2.jpg"
-    assert full[-1].content == Web("https://tom:pw@example.org/a.jpg?b=*")
+    assert full[-1].content == Web("https://tom:pw@example.org/a.jpg?b=*", typed=False)
     assert [item.cursor.source for item in full] == sorted(item.cursor.source for item in full)
 
 
@@ -464,5 +469,64 @@ def test_what_has_to_be_unpacked_to_be_counted_is_not_counted(tmp_path: Path) ->
         name: can_count([str(tmp_path / name)]) for name in ("a.tar", "b.tar.gz", "c.zip", "none.tgz", "*.tar", ".")
     }
     assert counted == {"a.tar": True, "b.tar.gz": False, "c.zip": True, "none.tgz": True, "*.tar": False, ".": True}
-    assert not can_count([str(tmp_path), "s3://bucket/a.tar"])
+    for pattern in ("[ab].tar", "?.tar.gz", "{a.tar,b.tar.gz}"):
+        assert not can_count([str(tmp_path / pattern)]), pattern
+    assert can_count([str(tmp_path / "{a.tar,c.zip}")])
     assert can_count(["s3://bucket/photos/"])
+
+
+def test_a_version_is_another_one_when_what_is_listed_was_replaced(tmp_path: Path) -> None:
+    """A file's by its time of change and size, a zip's member's by its checksum, a tar's by the whole archive."""
+
+    def versions() -> dict[str, str | None]:
+        found = list_inputs([str(tmp_path / name) for name in ("a.jpg", "gone.jpg", "s.zip", "s.tar", "s.tgz")])
+        return {item.source.removeprefix(f"{tmp_path}/"): item.version for item in found}
+
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    write_zip(tmp_path / "s.zip", ["1.jpg", "2.jpg"])
+    write_tar(tmp_path / "s.tar", ["1.jpg"])
+    write_tar(tmp_path / "s.tgz", ["1.jpg"], "w:gz")
+    before = versions()
+    assert [name for name, version in before.items() if version is None] == ["gone.jpg"]
+    assert versions() == before
+    (tmp_path / "a.jpg").write_bytes(b"other")
+    write_zip(tmp_path / "s.zip", ["0.jpg", "1.jpg", "2.jpg"])
+    write_tar(tmp_path / "s.tar", ["1.jpg", "2.jpg"])
+    write_tar(tmp_path / "s.tgz", ["1.jpg", "2.jpg"], "w:gz")
+    now = versions()
+    same = {name for name in before if now[name] == before[name]}
+    assert same == {"gone.jpg", "s.zip!/1.jpg", "s.zip!/2.jpg"}
+
+
+def test_an_archive_whose_members_are_known_is_not_read_again(tmp_path: Path) -> None:
+    archive = str(write_tar(tmp_path / "s.tgz", ["1.jpg", "2.jpg", "3.jpg"], "w:gz"))
+    first = list(list_inputs([archive]))
+    version = first[0].version
+    sources = [item.source for item in first]
+
+    def known(place: str, at: str) -> list[str] | None:
+        return sources if (place, at) == (archive, version) else None
+
+    with Path(archive).open("r+b") as file:
+        file.write(bytes(10))  # so that reading it would fail
+    os.utime(archive, ns=(0, int((version or "").partition("-")[0], 16)))
+    full = list(list_inputs([archive], known=known))
+    assert [(item.source, item.version) for item in full] == [(source, version) for source in sources]
+    for k, item in enumerate(full):
+        assert list(list_inputs([archive], after=item.cursor, known=known)) == full[k + 1 :]
+        with pytest.raises(SourceChangedError, match="is not known any more"):
+            list(list_inputs([archive], after=item.cursor))
+
+
+def test_what_systems_leave_behind_is_a_photo_nowhere(tmp_path: Path) -> None:
+    """macOS, Synology and Windows; in folders, patterns, zip and tar files alike."""
+    junk = ("__MACOSX/a.jpg", "@eaDir/b.jpg", ".hidden/c.jpg", "x/.d.jpg", "x/@EADIR/e.jpg", ".git/f.jpg")
+    for name in (*junk, "good/1.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    write_zip(tmp_path / "s.zip", [*junk, "good/1.jpg"])
+    write_tar(tmp_path / "s.tar", [*junk, "good/1.jpg"])
+    assert names([tmp_path / "in"]) == names([tmp_path / "in/**/*.jpg"]) == [f"{tmp_path}/in/good/1.jpg"]
+    assert names([tmp_path / "s.zip", tmp_path / "s.tar"]) == [
+        f"{tmp_path}/s.{kind}!/good/1.jpg" for kind in ("zip", "tar")
+    ]

@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import struct
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -19,9 +20,9 @@ import pytest
 
 from catdog.errors import ImageError
 from catdog.image import MAX_BYTES
-from catdog.score.archives import members
-from catdog.score.contents import Failed, named
-from catdog.score.sources import Input, list_inputs
+from catdog.sources import Input, content_for, list_inputs
+from catdog.sources.archives import list_members
+from catdog.sources.contents import Failed
 
 RNG = random.Random(0)
 PHOTOS = {f"cats/{n}.jpg": RNG.randbytes(n * 400) + bytes(n * 300) for n in range(8)}
@@ -46,7 +47,7 @@ def read_again(path: Path) -> None:
     """Each listed source, by its name alone, is what it was when it was listed."""
     for item in list_inputs([str(path)]):
         if not isinstance(item.content, Failed):
-            assert named(item.source).read(item.source) == item.content.read(item.source)
+            assert content_for(item.source).read(item.source) == item.content.read(item.source)
 
 
 def tar(path: Path, files: dict[str, bytes], mode: str = "w", kind: int = tarfile.PAX_FORMAT) -> Path:
@@ -359,7 +360,7 @@ def test_headers_are_not_kept(tmp_path: Path) -> None:
     path = tar(tmp_path / "p.tar", {f"{n:05}.jpg": b"" for n in range(5000)}, kind=tarfile.USTAR_FORMAT)
     tracemalloc.start()
     try:
-        assert sum(1 for _ in members(str(path))) == 5000
+        assert sum(1 for _ in list_members(str(path), lambda name: True)) == 5000
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
@@ -396,10 +397,40 @@ def test_what_is_no_archive_is_one_failure(tmp_path: Path, name: str) -> None:
 
 def test_a_name_that_no_archive_holds_is_missing(tmp_path: Path) -> None:
     source = f"{tar(tmp_path / 'p.tar', PHOTOS)}!/cats/9.jpg"
-    with pytest.raises(ImageError, match="no such member in the archive") as error:
-        named(source).read(source)
+    with pytest.raises(ImageError, match="the archive holds no member of this name") as error:
+        content_for(source).read(source)
     assert error.value.reason == "missing"
     gone = f"{tmp_path}/none.zip!/1.jpg"
-    with pytest.raises(ImageError, match="no such") as error:
-        named(gone).read(gone)
+    with pytest.raises(ImageError, match=f"there is no archive {tmp_path}/none.zip") as error:
+        content_for(gone).read(gone)
     assert error.value.reason == "missing"
+    (tmp_path / "bad.zip").write_bytes(b"no archive")
+    bad = f"{tmp_path}/bad.zip!/1.jpg"
+    with pytest.raises(ImageError, match=r"bad\.zip: the archive can't be read to its end") as error:
+        content_for(bad).read(bad)
+    assert error.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tar.gz"])
+def test_members_that_are_named_one_by_one_cost_one_reading_of_the_archive(tmp_path: Path, name: str) -> None:
+    files = {f"{n}.jpg": b"%d" % n for n in range(300)}
+    make = zipped if name.endswith("zip") else tar
+    path = (
+        make(tmp_path / name, files)
+        if make is zipped
+        else tar(path=tmp_path / name, files=files, mode="w:gz" if "gz" in name else "w")
+    )
+    opened: list[str] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and arguments[0] == str(path):
+            opened.append(event)
+
+    sys.addaudithook(note)
+    read = [content_for(f"{path}!/{member}").read(member) for member in files]
+    assert read == list(files.values())
+    if name == "p.tar.gz":
+        assert len(opened) <= 2 * len(files)  # its first bytes are looked at each time, and it is unpacked once
+        before = len(opened)
+        assert content_for(f"{path}!/0.jpg").read("0.jpg") == b"0"  # behind the stream's place: from the start
+        assert len(opened) <= before + 4

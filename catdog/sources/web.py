@@ -4,8 +4,9 @@
 
 What a stranger's server can do is bounded: the size, the time, the number of redirects, and where they lead. A
 redirect never reaches a private network: the address that is checked is the very one that is connected to, so that
-a name which resolves to something else a moment later gains nothing. The first URL may be private, as the user typed
-it: their own server, their own NAS. Proxy variables are ignored, since a proxy would hide which address is reached.
+a name which resolves to something else a moment later gains nothing. A URL that the user typed may be private: their
+own server, their own NAS; one that came in a list may not (``public_only``). Proxy variables are ignored, since a proxy
+would hide which address is reached.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ CHUNK_BYTES: Final = 64 * 2**10
 PORTS: Final = {"http": 80, "https": 443}
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
+
+# What a presigned URL of S3 (SigV4 and SigV2), Google Cloud Storage, Azure (SAS) or CloudFront is signed with.
+_SECRET_QUERY: Final = re.compile(
+    r"([?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|GoogleAccessId|Signature|sig|"
+    r"Policy|Key-Pair-Id|token|access_token|api_?key)=)[^&#]*",
+    re.IGNORECASE,
+)
 
 Resolve = Callable[[str, int], list[str]]
 """Host and port -> IP addresses as text, the one to try first at the front; may raise OSError."""
@@ -62,15 +70,17 @@ def fetch(
     *,
     max_bytes: int = MAX_BYTES,
     timeout_s: float = TIMEOUT_S,
+    public_only: bool = False,
     resolve: Resolve = resolve,
     allowed: Callable[[str], bool] = is_public,
     context: ssl.SSLContext | None = None,
 ) -> bytes:
-    """The body behind an http(s) URL.
+    """Return the body behind an http(s) URL.
 
-    ``resolve`` finds the addresses of a host, ``allowed`` says which of them a redirect may lead to, ``context`` holds
-    the certificates to trust (default: the system's). Raises ImageError: ``missing`` for 404 and 410, ``too_large``
-    over ``max_bytes``, ``unsupported`` for another scheme, else ``unreadable``. No message shows a URL's password.
+    ``resolve`` finds the addresses of a host, ``allowed`` says which of them a redirect (and with ``public_only`` the
+    URL itself) may lead to, ``context`` holds the certificates to trust (default: the system's). Raises ImageError:
+    ``missing`` for 404 and 410, ``too_large`` over ``max_bytes``, ``unsupported`` for another scheme, else
+    ``unreadable``. No message shows a password or a signature.
     """
     deadline = time.monotonic() + timeout_s
     shown, here = redact(url), url
@@ -78,8 +88,9 @@ def fetch(
         for hop in range(MAX_REDIRECTS + 1):
             target = _target(here, shown)
             addresses = resolve(target.host, target.port)
-            if hop and not all(allowed(address) for address in addresses):
-                raise _error(shown, f"redirects into a private network ({target.host}), which is not followed")
+            if (hop or public_only) and not all(allowed(address) for address in addresses):
+                leads = "redirects" if hop else "leads"
+                raise _error(shown, f"{leads} into a private network ({target.host}), which is not followed")
             with _connect(target, addresses, deadline, context) as stream, _request(target, stream) as answer:
                 location = answer.getheader("Location")
                 if answer.status not in REDIRECTS or not location:
@@ -105,9 +116,10 @@ def fetch(
 
 
 def redact(url: str) -> str:
-    """The URL as it may be shown: with ``***`` for a user and password."""
+    """Return the URL as it may be shown: with ``***`` for a user and password, and for what signs it in its query."""
     # The second branch is for a password with a bare slash, which makes the URL wrong but no less secret.
-    return re.sub(r"^([^/?#]*://)(?:[^/?#]*|[^/?#:\[]*:(?!\d*[/?#]).*)@", r"\1***@", url)
+    url = re.sub(r"^([^/?#]*://)(?:[^/?#]*|[^/?#:\[]*:(?!\d*[/?#]).*)@", r"\1***@", url)
+    return _SECRET_QUERY.sub(r"\1***", url)
 
 
 class _Target(NamedTuple):

@@ -14,7 +14,7 @@ from shutil import which
 import pytest
 
 from catdog.errors import ImageError
-from catdog.fetch import fetch, is_public, redact
+from catdog.sources.web import fetch, is_public, redact
 
 PHOTO = b"\xff\xd8 pretend photo" * 100
 RELEASE = threading.Event()  # lets the slow handlers go at the end
@@ -281,6 +281,15 @@ def test_urls_that_can_not_be_fetched(url: str, reason: str) -> None:
     assert "hunter2" not in str(error)
 
 
+def test_a_url_that_nobody_typed_reaches_no_private_network(port: int) -> None:
+    """One in a list, say, which may come from a stranger; the same URL is fetched for a user who typed it."""
+    url = f"http://a.test:{port}/photo"
+    assert "leads into a private network (a.test)" in str(
+        refused(url, public_only=True, resolve=lambda *_: ["127.0.0.1"])
+    )
+    assert fetch(url, resolve=lambda *_: ["127.0.0.1"]) == PHOTO
+
+
 def test_an_unknown_host_is_named() -> None:
     def resolve(host: str, port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -301,6 +310,15 @@ def test_an_unknown_host_is_named() -> None:
         ("https://example.org/a@b:c", "https://example.org/a@b:c"),
         ("https://example.org:80/a@b", "https://example.org:80/a@b"),
         ("https://[::1]:80/a@b", "https://[::1]:80/a@b"),
+        (
+            "https://b.s3.amazonaws.com/a.jpg?X-Amz-Expires=60&X-Amz-Credential=AKIA%2F1&x-amz-signature=5e&v=1#top",
+            "https://b.s3.amazonaws.com/a.jpg?X-Amz-Expires=60&X-Amz-Credential=***&x-amz-signature=***&v=1#top",
+        ),
+        (
+            "https://x.blob.core.windows.net/c/a.jpg?sv=2024&sig=abc%3D",
+            "https://x.blob.core.windows.net/c/a.jpg?sv=2024&sig=***",
+        ),
+        ("https://example.org/a.jpg?design=1", "https://example.org/a.jpg?design=1"),
     ],
 )
 def test_redact(url: str, shown: str) -> None:

@@ -1,0 +1,246 @@
+"""Zip and tar archives, read in place and from any point on: files on this machine, and objects in a store.
+
+    list_members("shard.tar") -> Member(name, content, position, version), ...
+
+A zip, and a plain tar on this machine, give slices, which workers read side by side. A compressed tar, or one in an
+object store, can only be read from its start, so the bytes of what is wanted come along. Nothing is unpacked to disk
+under a member's own name, so that names can do no harm.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple, cast
+
+from catdog.errors import ImageError, ImageReason
+from catdog.image import MAX_BYTES
+from catdog.sources.contents import Bytes, Content, Failed, Slice, file_version
+from catdog.sources.names import is_archive_name, is_object_uri
+
+_ENCRYPTED: Final = 0x1  # APPNOTE 4.4.4
+_PLAIN_TAR: Final = (b"ustar", 257)  # magic and its offset (POSIX.1-2017, pax)
+_SKIPPED_BYTES: Final = 2**20  # at once
+_ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE 4.3.7 and 4.3.16: a member, or the end of an empty one
+_FOREIGN_MAGIC: Final = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive"}
+# Magic numbers: RFC 1952, section 2.3.1; bzip2's "BZh"; the .xz file format, section 2.1.1.1.
+_PACKED: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+# What the parsers raise on damaged bytes, beyond what they document; tests/unit/test_dataset_hostile.py damages some.
+_ERRORS: Final = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    NotImplementedError,
+)
+
+
+class Member(NamedTuple):
+    """One file of an archive."""
+
+    name: str
+    """As the archive has it; ``safe_member_name`` says whether it stays inside."""
+    content: Content
+    size: int
+    """Bytes, as the archive claims."""
+    position: int
+    """What ``list_members`` takes as ``after`` to go on behind it."""
+    version: str | None
+    """Another one when the member may have changed."""
+    is_plain: bool = True
+    """False for a link or a device."""
+
+
+def list_members(archive: str, wanted: Callable[[str], bool], after: int = 0) -> Iterator[Member]:
+    """The members of an archive but its folders, in its own order, those behind the position ``after``.
+
+    ``wanted`` says for which names the bytes are needed; of another one in a stream the content is empty. Raises
+    ImageError, whose message names the archive: ``missing``, ``unreadable``, ``unsupported`` or ``corrupt``, also when
+    what came before was good.
+    """
+    try:
+        kind = _kind_of(archive)
+        if kind == "zip":
+            yield from _list_zip(archive, after)
+        elif kind == "tar" and not is_object_uri(archive):
+            yield from _list_tar(archive, after)
+        else:
+            yield from _list_stream(archive, wanted, after)
+    except _ERRORS as error:
+        reason: ImageReason = "corrupt"
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, OSError) and error.strerror:
+            reason, why = ("missing" if isinstance(error, FileNotFoundError) else "unreadable"), error.strerror
+        message = f"{archive}: the archive can't be read to its end ({why}); download or make it again"
+        if reason == "missing":
+            message = f"{archive}: no such archive"
+        raise ImageError(message, reason) from error
+
+
+def archive_version(archive: str) -> str | None:
+    """By which an archive that was replaced is known; None where there is none."""
+    if is_object_uri(archive):
+        from catdog.sources import objects
+
+        return objects.object_version(archive)
+    return file_version(archive)
+
+
+def must_be_streamed(archive: str) -> bool:
+    """Whether listing the members means to read all of the archive."""
+    if is_object_uri(archive):
+        return not archive.lower().endswith(".zip")  # to look inside would be a request
+    try:
+        return _kind_of(archive) == "stream"
+    except (OSError, ImageError):
+        return False  # its listing will say what is wrong with it
+
+
+def _kind_of(archive: str) -> str:
+    """``zip``, ``tar`` (not compressed) or ``stream``, by the first bytes; raises ImageError for what is no archive."""
+    with _open_archive(archive) as file:
+        head = file.read(_PLAIN_TAR[1] + len(_PLAIN_TAR[0]))
+    for magic, kind in _FOREIGN_MAGIC.items():
+        if head.startswith(magic):
+            raise ImageError(f"{archive}: is {kind}, which is not read; unpack it and give the folder", "unsupported")
+    if head[_PLAIN_TAR[1] :] == _PLAIN_TAR[0]:
+        return "tar"
+    if head.startswith(tuple(_PACKED)):
+        return "stream"
+    if head.startswith(_ZIP_MAGIC) or archive.lower().endswith(".zip"):  # also one behind other bytes
+        return "zip"
+    if not is_archive_name(archive):
+        raise ImageError(f"{archive}: is not a zip or tar archive", "unsupported")
+    return "stream"
+
+
+@contextmanager
+def _open_archive(archive: str, seekable: bool = False) -> Iterator[IO[bytes]]:
+    if is_object_uri(archive):
+        from catdog.sources import objects
+
+        with objects.open_seekable(archive) if seekable else objects.open_object(archive) as stream:
+            yield stream
+        return
+    if not stat.S_ISREG(Path(archive).stat().st_mode):  # before opening: opening a named pipe would wait for ever
+        raise ImageError(f"{archive}: is not a regular file", "unreadable")
+    with Path(archive).open("rb") as file:
+        yield file
+
+
+def _list_zip(archive: str, after: int) -> Iterator[Member]:
+    with _open_archive(archive, seekable=True) as file, zipfile.ZipFile(file) as directory:
+        entries = directory.infolist()
+    entries.reverse()  # the list shrinks while it is gone through
+    for position in range(1, len(entries) + 1):
+        entry = entries.pop()
+        if position <= after or entry.is_dir() or entry.filename.endswith("\\"):
+            continue
+        kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was made on Windows
+        content: Content = Slice(
+            archive, entry.header_offset, entry.compress_size, entry.file_size, (entry.compress_type, entry.CRC)
+        )
+        if entry.flag_bits & _ENCRYPTED:
+            content = Failed(f"{archive}: {entry.filename!r} is encrypted; unpack it with its password", "unsupported")
+        version = f"{entry.CRC:08x}-{entry.file_size:x}"
+        yield Member(entry.filename, content, entry.file_size, position, version, kind in (0, stat.S_IFREG))
+
+
+def _list_tar(archive: str, after: int) -> Iterator[Member]:
+    version = file_version(archive)
+    with _open_archive(archive) as file:
+        file.seek(after)
+        for member, tar in _walk_tar(file):
+            content = Slice(archive, member.offset_data, member.size, member.size)
+            if not member.isdir():
+                is_plain = member.isreg() and not member.issparse()
+                yield Member(member.name, content, member.size, tar.offset, version, is_plain)
+
+
+def _list_stream(archive: str, wanted: Callable[[str], bool], after: int) -> Iterator[Member]:
+    version = archive_version(archive)
+    with _open_archive(archive) as raw, _unpack(cast(io.BufferedReader, raw)) as stream:
+        for position, (member, tar) in enumerate(_walk_tar(stream), start=1):
+            if position <= after or member.isdir():
+                continue
+            is_plain = member.isreg() and not member.issparse()
+            content: Content = Bytes(b"")
+            if member.size > MAX_BYTES:
+                message = f"{archive}: {member.name!r} has {member.size} bytes, over the limit of {MAX_BYTES}"
+                content = Failed(message, "too_large")
+            elif is_plain and wanted(member.name):
+                content = Bytes(cast(IO[bytes], tar.extractfile(member)).read())
+            yield Member(member.name, content, member.size, position, version, is_plain)
+
+
+def _walk_tar(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """Every header once, with the archive that its bytes can be read from before the next is asked for."""
+    reader = _BoundedReader(stream)
+    tar = tarfile.open(fileobj=reader, mode="r:")  # noqa: SIM115 - holds nothing but the stream
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # or it would keep every header it saw
+        yield member, tar
+    # tarfile takes any block that is no header for the end; a block of zeros is (POSIX.1-2017, pax, "ustar").
+    if len(reader.last_read) < tarfile.BLOCKSIZE or reader.last_read.strip(b"\0"):
+        raise tarfile.ReadError("its end is missing")
+
+
+@contextmanager
+def _unpack(stream: io.BufferedReader) -> Iterator[IO[bytes]]:
+    """What a file holds, decompressed when its first bytes say that it is compressed."""
+    head = stream.peek(8)
+    opener = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
+    if opener is None:
+        yield stream
+        return
+    with opener(stream, "rb") as unpacked:
+        yield unpacked
+
+
+class _BoundedReader(io.RawIOBase):
+    """A stream that reads no more than a photo's bytes at once: tarfile reads a header's claim of any size.
+
+    One that can't seek is read forwards and passed over.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._seekable = stream.seekable()
+        self._at = 0
+        self.last_read = b""
+        """What the last ``read`` gave."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= MAX_BYTES + 1:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last_read = self._stream.read(size)
+        self._at += len(self.last_read)
+        return self.last_read
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        if self._seekable:
+            return self._stream.seek(offset, whence)
+        if whence != io.SEEK_SET or offset < self._at:
+            raise io.UnsupportedOperation("this stream goes forwards only")
+        while self._at < offset and self.read(min(offset - self._at, _SKIPPED_BYTES)):
+            pass
+        return self._at
+
+    def tell(self) -> int:
+        return self._stream.tell() if self._seekable else self._at

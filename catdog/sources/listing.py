@@ -1,0 +1,343 @@
+"""SOURCE arguments to inputs, one after the other, from any point on.
+
+    ["photos/", "shards/{000..099}.tar", "s3://bucket/prefix/"], ["more.csv"] -> Input(source, content, ...), ...
+
+Nothing but names is read here, and a million of them never sit in memory. The order is always the same, and every
+input carries the cursor at which a later listing goes on behind it: by name, not by count, so that photos which come
+or go meanwhile move no other photo's place. Every input also carries a version, which is another one when the photo
+was replaced.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from catdog.errors import DataError, ImageError
+from catdog.image import SUFFIXES
+from catdog.sources.contents import Content, Failed, File, Object, Stdin, Web, file_version
+from catdog.sources.folders import walk
+from catdog.sources.names import (
+    INSIDE,
+    MAGIC,
+    Parts,
+    expand_braces,
+    is_archive_name,
+    is_junk,
+    is_object_uri,
+    is_photo_name,
+    is_url,
+    matches,
+    split_pattern,
+)
+
+STDIN: Final = "-"
+Position = Any
+"""Where in one source a listing goes on, as JSON; None: the source is done."""
+
+
+class Cursor(NamedTuple):
+    """Where a listing goes on."""
+
+    source: int
+    """The number of the source among the arguments."""
+    position: Position
+
+
+class Input(NamedTuple):
+    """One photo, still unread."""
+
+    source: str
+    """Its name in the results: the path, ``photos.zip!/cats/1.jpg`` or ``s3://bucket/key``."""
+    content: Content
+    cursor: Cursor
+    """Goes on behind this one."""
+    version: str | None = None
+    """Another one when the photo was replaced: time of change and size, an ETag, a checksum; None: unknown."""
+
+
+class SourceChangedError(DataError):
+    """An archive or a list in which a listing was to go on is another one by now."""
+
+
+class _Listed(NamedTuple):
+    source: str
+    content: Content
+    position: Position
+    """Behind it."""
+    version: str | None = None
+
+
+_Lister = Callable[[Position], Iterator[_Listed]]
+"""From a position (None: the start) on."""
+Known = Callable[[str, str], Sequence[str] | None]
+"""An archive and its version -> the sources in it, where they are known already; None where they aren't."""
+
+
+def list_inputs(
+    sources: Iterable[str],
+    lists: Sequence[str | Path] = (),
+    after: Cursor | None = None,
+    *,
+    stdin: bool = False,
+    known: Known = lambda archive, version: None,
+) -> Iterator[Input]:
+    """All inputs in order, or those behind ``after``; a source that stands for no photo gives one that fails.
+
+    A source is a file, a folder, a pattern (``*``, ``?``, ``**``, ``{000..099}``, ``{a,b}``), an archive, a member of
+    one (``photos.zip!/1.jpg``), a URL, or an ``s3://``, ``gs://`` or ``az://`` address of these; with ``stdin``, ``-``
+    is standard input. Lists name one input a line or row. ``known`` spares reading an archive that can only be read
+    from its start. Raises DataError for a bucket that can't be listed, SettingsError for a list that can't be read, and
+    SourceChangedError when the archive or list at ``after`` was replaced.
+    """
+    start = after or Cursor(0, None)
+    for number, lister in enumerate(_make_listers(sources, lists, stdin, known)):
+        if number < start.source or (after is not None and number == start.source and start.position is None):
+            continue
+        position = start.position if number == start.source else None
+        for source, content, behind, version in lister(position):
+            yield Input(source, content, Cursor(number, behind), version)
+
+
+def can_count(sources: Sequence[str]) -> bool:
+    """Whether counting the inputs is much less work than reading them: no archive has to be read from its start."""
+    from catdog.sources.archives import must_be_streamed
+
+    for source in itertools.chain.from_iterable(map(expand_braces, sources)):
+        if not is_archive_name(source):
+            continue
+        if MAGIC.search(source) and not os.path.lexists(source):
+            return False  # which archives these are, only a listing says
+        if (is_object_uri(source) or os.path.lexists(source)) and must_be_streamed(source):
+            return False
+    return True
+
+
+def content_for(source: str, *, typed: bool = True) -> Content:
+    """What a single source stands for by its name alone: to read a photo again, or one that a list names.
+
+    ``typed``: whether the user named it themselves, so that a URL may lead into their own network.
+    """
+    archive, inside, member = source.partition(INSIDE)
+    if inside and is_archive_name(archive):
+        from catdog.sources.members import NamedMember
+
+        return NamedMember(archive, member)
+    if is_object_uri(source):
+        from catdog.sources import objects
+
+        try:
+            objects.split_uri(source)
+        except Exception as error:
+            return Failed(str(error), "unsupported")
+        return Object(source)
+    if is_url(source):
+        return Web(source, typed)
+    return File(source) if source else Failed("'': an empty path", "missing")
+
+
+def _make_listers(sources: Iterable[str], lists: Sequence[str | Path], stdin: bool, known: Known) -> Iterator[_Lister]:
+    for source in itertools.chain.from_iterable(map(expand_braces, sources)):
+        yield _choose_lister(source, stdin, known)
+    for path in lists:
+        yield partial(_list_entries, str(path))
+
+
+def _choose_lister(source: str, stdin: bool, known: Known) -> _Lister:
+    if stdin and source == STDIN:
+        return lambda position: _list_one(source, Stdin())
+    if is_object_uri(source) and INSIDE not in source:
+        return _choose_object_lister(source, known)
+    content = content_for(source)
+    if isinstance(content, Web):  # before patterns: its "?" is none
+        from catdog.sources.web import redact
+
+        return lambda position: _list_one(redact(source), content)
+    if source and Path(source).is_dir():
+        return lambda position: _list_folder(Path(source), position)
+    if MAGIC.search(source) and not os.path.lexists(source):
+        return lambda position: _list_pattern(source, position, known)
+    if is_archive_name(source) and os.path.lexists(source):
+        return lambda position: _list_archive(source, position, known)
+    return lambda position: _list_one(source, content)
+
+
+def _choose_object_lister(source: str, known: Known) -> _Lister:
+    from catdog.sources import objects
+
+    root, key = objects.split_uri(source)
+    if MAGIC.search(key):
+        return lambda position: _list_object_pattern(source, root, key, position, known)
+    if is_archive_name(key):
+        return lambda position: _list_archive(source, position, known)
+    if is_photo_name(key):
+        return lambda position: _list_one(source, Object(source), _object_version_or_none(source))
+    prefix = key if not key or key.endswith("/") else f"{key}/"
+    return lambda position: _list_prefix(source, root, prefix, position)
+
+
+def _list_one(source: str, content: Content, version: str | None = None) -> Iterator[_Listed]:
+    yield _Listed(source, content, None, version or _version_of(content))
+
+
+def _version_of(content: Content) -> str | None:
+    """The version of what is named by itself; objects are not asked for theirs, as each would cost a request."""
+    path = content.path if isinstance(content, File) else getattr(content, "archive", None)
+    return None if path is None or is_object_uri(path) else file_version(path)
+
+
+def _object_version_or_none(uri: str) -> str | None:
+    from catdog.sources import objects
+
+    try:
+        return objects.object_version(uri)
+    except objects.ObjectError:  # its reading will say what is wrong
+        return None
+
+
+def _list_folder(folder: Path, after: Position) -> Iterator[_Listed]:
+    yield from _or_failure(_list_tree(folder, after), after, str(folder), "no photo in this folder")
+
+
+def _list_pattern(pattern: str, after: Position, known: Known) -> Iterator[_Listed]:
+    folder, patterns = split_pattern(pattern)
+    found = _list_tree(folder, after, patterns, known) if folder.is_dir() else iter(())
+    yield from _or_failure(found, after, pattern, "no photo matches this pattern")
+
+
+def _list_tree(
+    folder: Path, after: Position, patterns: Parts = (), known: Known = lambda archive, version: None
+) -> Iterator[_Listed]:
+    """A position is the parts of a path below ``folder``; in an archive that a pattern names, with a place in it."""
+    last, inside = (after["path"], after.get("inside")) if after else (None, None)
+    archives = bool(patterns) and is_archive_name(patterns[-1])
+
+    def may_enter(parts: Parts, is_folder: bool) -> bool:
+        if last and is_folder and _order((*parts, ""))[: len(parts)] < _order(last)[: len(parts)]:
+            return False
+        return not patterns or matches(parts, patterns, start=is_folder)
+
+    for path, problem in walk(folder, is_archive_name if archives else is_photo_name, may_enter):
+        below = Path(path).relative_to(folder).parts
+        parts = [*below, ""] if problem else [*below]  # a folder that can't be listed comes where its files would
+        if last and _order(parts) < _order(last):
+            continue
+        if problem:
+            if parts != last:
+                yield _Listed(path, Failed(f"{path}: can't be listed ({problem})", "unreadable"), {"path": parts})
+        elif archives:
+            if parts == last and inside is None:
+                continue
+            for listed in _list_archive(path, inside if parts == last else None, known):
+                place = {"path": parts} | ({} if listed.position is None else {"inside": listed.position})
+                yield listed._replace(position=place)
+        elif parts != last:
+            yield _Listed(path, File(path), {"path": parts}, file_version(path))
+
+
+def _order(parts: Sequence[str]) -> list[tuple[bool, str]]:
+    """A key that sorts paths as ``walk`` does: a folder's files before its subfolders."""
+    return [(i < len(parts) - 1, part) for i, part in enumerate(parts)]
+
+
+def _list_archive(archive: str, after: Position, known: Known) -> Iterator[_Listed]:
+    """A position is a place in the archive, with the archive's version."""
+    from catdog.sources.archives import archive_version
+
+    version = archive_version(archive)
+    if after is not None and after["state"] != version:
+        raise SourceChangedError(f"{archive}: has changed since the run began; give --restart to begin anew")
+    if version and (after is None or "known" in after):
+        sources = known(archive, version)
+        if sources is not None:
+            for number, source in enumerate(sources, start=1):
+                if after is None or number > after["known"]:
+                    yield _Listed(source, content_for(source), {"known": number, "state": version}, version)
+            return
+        if after is not None:
+            raise SourceChangedError(f"{archive}: what it held is not known any more; give --restart to begin anew")
+    found = _list_members(archive, after["at"] if after else 0, version)
+    yield from _or_failure(found, after, archive, "no photo in this archive")
+
+
+def _list_members(archive: str, after: int, version: str | None) -> Iterator[_Listed]:
+    from catdog.sources.archives import list_members
+
+    try:
+        for member in list_members(archive, is_wanted_member, after):
+            if is_wanted_member(member.name) and member.is_plain:
+                place = {"at": member.position, "state": version}
+                yield _Listed(f"{archive}{INSIDE}{member.name}", member.content, place, member.version)
+    except ImageError as error:
+        yield _Listed(archive, Failed(str(error), error.reason), None, version)
+
+
+def is_wanted_member(name: str) -> bool:
+    """Whether a member of an archive is a photo by its name, and no junk."""
+    return is_photo_name(name) and not is_junk(name)
+
+
+def _list_prefix(source: str, root: str, prefix: str, after: Position) -> Iterator[_Listed]:
+    from catdog.sources import objects
+
+    found = (
+        _Listed(f"{root}/{item.key}", Object(f"{root}/{item.key}", item.size), item.key, item.version)
+        for item in objects.list_objects(root, prefix, after or "")
+        if is_photo_name(item.key) and not is_junk(item.key[len(prefix) :])
+    )
+    yield from _or_failure(found, after, source, "no photo under this prefix")
+
+
+def _list_object_pattern(source: str, root: str, pattern: str, after: Position, known: Known) -> Iterator[_Listed]:
+    from catdog.sources import objects
+
+    fixed = pattern[: MAGIC.search(pattern).start()]  # type: ignore[union-attr]  # the caller has looked
+    archives, parts = is_archive_name(pattern), tuple(pattern.split("/"))
+    last, inside = (after["key"], after.get("inside")) if after else ("", None)
+
+    def list_found() -> Iterator[_Listed]:
+        keys: Iterator[objects.Listed] = objects.list_objects(root, fixed, last)
+        if inside is not None:
+            keys = itertools.chain([objects.Listed(last, 0, None)], keys)
+        for key, size, version in keys:
+            if not matches(tuple(key.split("/")), parts):
+                continue
+            uri = f"{root}/{key}"
+            if archives:
+                for listed in _list_archive(uri, inside if key == last else None, known):
+                    place = {"key": key} | ({} if listed.position is None else {"inside": listed.position})
+                    yield listed._replace(position=place)
+            elif is_photo_name(key):
+                yield _Listed(uri, Object(uri, size), {"key": key}, version)
+
+    yield from _or_failure(list_found(), after, source, "no photo matches this pattern")
+
+
+def _list_entries(path: str, after: Position) -> Iterator[_Listed]:
+    """A position is the number of entries before it, with the list's version."""
+    from catdog.sources.archives import archive_version
+    from catdog.sources.lists import read_entries
+    from catdog.sources.web import redact
+
+    state = archive_version(path)
+    if after is not None and after["state"] != state:
+        raise SourceChangedError(f"--list {path}: has changed since the run began; give --restart to begin anew")
+    for number, entry in enumerate(read_entries(path), start=1):
+        if number > (after["at"] if after else 0):
+            content = content_for(entry, typed=False)
+            source = redact(entry) if isinstance(content, Web) else entry
+            yield _Listed(source, content, {"at": number, "state": state}, _version_of(content))
+
+
+def _or_failure(found: Iterator[_Listed], after: Position, source: str, problem: str) -> Iterator[_Listed]:
+    first = next(found, None)
+    if first is not None:
+        yield first
+        yield from found
+    elif after is None:
+        looked = " ".join(sorted(SUFFIXES))
+        yield _Listed(source, Failed(f"{source}: {problem} (looked for {looked})", "missing"), None)

@@ -1,0 +1,106 @@
+"""What names say, before anything is opened: photo, archive, junk, pattern. One rule for every room."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from catdog.errors import SettingsError
+from catdog.image import SUFFIXES
+
+INSIDE: Final = "!/"  # between an archive and a member of it, as in "photos.zip!/cats/1.jpg" (after Java's jar: URLs)
+OBJECT_SCHEMES: Final = ("s3://", "gs://", "az://")
+MAGIC: Final = re.compile(r"[*?[]")
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_ARCHIVE_ENDING: Final = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+# macOS and Synology keep copies and thumbnails in folders of these names, Windows its own files beside photos.
+_JUNK: Final = frozenset(("__macosx", "@eadir", "thumbs.db", "desktop.ini"))
+_BRACES: Final = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
+_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+
+Parts = tuple[str, ...]
+
+
+def is_photo_name(name: str) -> bool:
+    """Whether a file's ending says that it is a photo."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a Path for each of a million names takes seconds
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a file's ending says that it is an archive."""
+    return bool(_ARCHIVE_ENDING.search(name))
+
+
+def strip_archive_ending(name: str) -> str:
+    """The name of an archive without ``.zip``, ``.tar.gz`` and the like."""
+    return _ARCHIVE_ENDING.sub("", name) or name
+
+
+def is_junk_part(part: str) -> bool:
+    """Whether a file or folder of this name is one that systems leave behind, or hidden."""
+    return part.startswith(".") or part.lower() in _JUNK
+
+
+def is_junk(name: str) -> bool:
+    """Whether any part of a path below a source is junk; ``.`` and ``..`` are none (``tar c .`` makes "./1.jpg")."""
+    return any(is_junk_part(part) for part in name.replace("\\", "/").split("/") if part not in (".", ".."))
+
+
+def is_object_uri(place: str) -> bool:
+    """Whether this is the address of an object, or a prefix of some, in an object store."""
+    return place[:5].lower() in OBJECT_SCHEMES
+
+
+def is_url(place: str) -> bool:
+    """Whether this is a URL of any scheme that is no object store's."""
+    return bool(_URL.match(place)) and not is_object_uri(place)
+
+
+def safe_member_name(name: str) -> str | None:
+    """An archive member's path with ``/`` and no empty parts; None when it leads out of the archive."""
+    name = name.replace("\\", "/")  # archives made on Windows; a drive or .. behind a backslash shows up below
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts or name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in name:
+        return None
+    return "/".join(parts)
+
+
+def matches(parts: Parts, patterns: Parts, start: bool = False) -> bool:
+    """Whether the parts of a path fit the patterns; with ``start``, whether they could once they go on."""
+    if not patterns:
+        return not parts
+    if not parts:
+        return start or all(pattern == "**" for pattern in patterns)
+    if patterns[0] == "**":
+        return matches(parts, patterns[1:], start) or matches(parts[1:], patterns, start)
+    return fnmatch.fnmatch(parts[0], patterns[0]) and matches(parts[1:], patterns[1:], start)
+
+
+def expand_braces(source: str) -> Iterator[str]:
+    """``a{1,2}/{08..10}.tar`` -> a1/08.tar, a1/09.tar, a1/10.tar, a2/08.tar, ...; a file that is so named wins."""
+    found = None if os.path.lexists(source) else _BRACES.search(source)
+    if found is None:
+        yield source
+        return
+    numbers = _RANGE.fullmatch(found[1])
+    words: Iterable[str] = found[1].split(",")
+    if numbers:
+        first, last = int(numbers[1]), int(numbers[2])
+        width = max(map(len, numbers.groups())) if any(text.startswith("0") for text in numbers.groups()) else 0
+        step = 1 if first <= last else -1  # as bash does
+        words = (f"{n:0{width}}" for n in range(first, last + step, step))
+    elif "," not in found[1]:
+        raise SettingsError(f"{source}: {found[0]} is no range of numbers; write {{000..099}} or {{a,b}}")
+    for word in words:
+        yield from expand_braces(source[: found.start()] + word + source[found.end() :])
+
+
+def split_pattern(pattern: str) -> tuple[Path, Parts]:
+    """A local pattern as the folder before its first special character and the patterns below it."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if MAGIC.search(part))
+    return Path(*parts[:fixed]), parts[fixed:]

@@ -1,0 +1,509 @@
+"""Object stores (S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage) through obstore.
+
+    list_objects("s3://bucket", "photos/", after) -> Listed(key, size, version), ... in key order
+    read_object("s3://bucket/photos/1.jpg") -> the bytes of one photo
+    open_object("gs://bucket/shard.tar") -> a stream of one large object
+
+Credentials, region and endpoint are found as each store's own tools find them (AWS_PROFILE and AWS_ENDPOINT_URL,
+GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, a role, ...); with boto3 installed also through profiles and
+SSO. What is about one photo is an ImageError and becomes a row; what is about the bucket, the network or the
+credentials is a DataError and stops the run, which can go on later: a million rows "unreadable" since a token ran out
+help nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
+
+from catdog.errors import CatdogError, DataError, ImageError, SettingsError
+from catdog.image import MAX_BYTES
+from catdog.sources.names import OBJECT_SCHEMES
+
+S3_SCHEME: Final = "s3://"
+ATTEMPTS: Final = 8  # of one request; AWS_MAX_ATTEMPTS overrides it
+CONNECT_TIMEOUT: Final = timedelta(seconds=10)
+READ_TIMEOUT: Final = timedelta(seconds=60)  # without a single byte
+LONGEST_REQUEST: Final = timedelta(days=1)  # a stream lives as long as its reader works on it
+RETRY_TIMEOUT: Final = timedelta(seconds=180)
+BACKOFF: Final = {"init_backoff": timedelta(seconds=0.25), "max_backoff": timedelta(seconds=4), "base": 2}
+PAUSES_S: Final = (0.5, 1.0, 2.0)
+"""Between whole attempts at a page of a listing, whose body obstore does not ask for again when it breaks off."""
+CREDENTIALS_LAST: Final = timedelta(minutes=5)  # before they are asked for again
+PAGE_KEYS: Final = 1000  # the most that S3 lists at once
+BUFFER_BYTES: Final = 256 * 2**10
+PART_BYTES: Final = 8 * 2**20  # of a multipart upload
+
+# AWS's rule for new buckets, widened to what older ones and other makes have.
+_BUCKET: Final = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{1,254}")
+_ERROR_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
+_STATUS: Final = re.compile(r"status code: (\d{3})")
+_HOST: Final = re.compile(r"https?://([^/\s?]+)")
+_NO_CREDENTIALS: Final = re.compile(r"External AWS credential provider: \w+: (.*)")
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
+_UNREACHABLE: Final = ("tcp connect error", "dns error", "Connect,")  # in the debug text of obstore's exceptions
+_UNTRUSTED: Final = ("invalid peer certificate", "certificate verify failed")
+_BROKE_OFF: Final = ("body error", "error sending request", "error decoding response")
+_NOT_THERE: Final = frozenset({"NoSuchKey", "404", "NotFound", "BlobNotFound"})
+_NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_FORBIDDEN: Final = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AuthorizationFailure"})
+_REFUSED: Final = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired", "401"}
+    | {"SignatureDoesNotMatch", "RequestTimeTooSkewed", "AuthenticationFailed"}
+)
+_ELSEWHERE: Final = frozenset(
+    {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
+_ARCHIVED: Final = frozenset({"InvalidObjectState", "BlobArchived"})
+_CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "ConditionNotMet"})
+_GO_ON: Final = "start the same command again: it goes on"
+
+_lock = threading.Lock()
+_stores: dict[tuple[int, str], Any] = {}  # by process id: connections must not be shared with a forked child
+_md5_is_no_etag: set[str] = set()  # buckets whose ETags are something else (SSE-KMS)
+
+
+class Listed(NamedTuple):
+    """An object as a listing has it."""
+
+    key: str
+    size: int
+    """Bytes."""
+    version: str | None
+    """Its ETag: another one when the object was replaced."""
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """``s3://bucket/some/key`` -> ``("s3://bucket", "some/key")``; the key may be empty. Raises SettingsError."""
+    scheme, rest = uri[:5].lower(), uri[5:]
+    bucket, _, key = rest.partition("/")
+    if scheme not in OBJECT_SCHEMES or not _BUCKET.fullmatch(bucket):
+        name = "an S3" if scheme not in OBJECT_SCHEMES[1:] else "an object's"
+        raise SettingsError(
+            f"{uri}: not {name} address; give {scheme if scheme in OBJECT_SCHEMES else 's3://'}bucket/key"
+        )
+    return f"{scheme}{bucket}", key
+
+
+def split_s3_uri(uri: str) -> tuple[str, str]:
+    """``s3://bucket/some/key`` -> ``("bucket", "some/key")``, for requests to AWS; raises SettingsError."""
+    root, key = split_uri(uri)
+    if not root.startswith(S3_SCHEME):
+        raise SettingsError(f"{uri}: not an S3 address; give s3://bucket/key")
+    return root[len(S3_SCHEME) :], key
+
+
+def close() -> None:
+    """Forget this process's connections; the next use makes new ones, from the environment as it is then."""
+    with _lock:
+        _stores.clear()
+
+
+def list_objects(root: str, prefix: str, after: str = "") -> Iterator[Listed]:
+    """The objects of a bucket whose key starts with ``prefix``, in key order, those after the key ``after`` only.
+
+    One page is in memory at a time. ``root`` is like ``s3://bucket``. Raises DataError, one sentence, when it can't be
+    listed.
+    """
+    if root.endswith("--x-s3"):
+        raise DataError(
+            f"{root}: a directory bucket lists its keys in no order; copy the photos to a general purpose one"
+        )
+    folder, _, begun = prefix.rpartition("/")
+    if begun and after < prefix[:-1]:  # obstore lists whole folders, so start shortly before the names that fit
+        after = prefix[:-1]
+    pauses = iter(PAUSES_S)
+    while True:
+        try:
+            for item in _list_with_obstore(root, folder, after):
+                after = item.key
+                if after.startswith(prefix):
+                    yield item
+                elif after > prefix:
+                    return
+            return
+        except _UnnamableKeyError as error:
+            yield from _list_with_boto3(root, prefix, after, error)
+            return
+        except _BrokenOffError:
+            if (pause := next(pauses, None)) is None:
+                raise
+            time.sleep(pause)
+
+
+def list_folder(root: str, folder: str) -> list[str]:
+    """The plain names of the objects directly in a folder, sorted; ``folder`` is "" for the bucket's own."""
+    with explain_errors(root):
+        found = _obstore().list_with_delimiter(_connect(root), folder or None)["objects"]
+    return sorted(item["path"].rpartition("/")[2] for item in found)
+
+
+def read_object(uri: str, most_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of one photo.
+
+    Raises ImageError (missing; too_large, before the body is read; unreadable: forbidden, archived, or broken off time
+    and again), and DataError where no other photo could be read either: no bucket, no network, no valid credentials.
+    """
+    root, _ = split_uri(uri)
+    with _about_a_photo(uri):
+        data, tag = _download(uri, most_bytes)
+        if _MD5.fullmatch(tag) and root not in _md5_is_no_etag and _md5(data) != tag:
+            again, _ = _download(uri, most_bytes)  # damaged on its way, or the ETag is no MD5 in this bucket (SSE-KMS)
+            if again == data:
+                _md5_is_no_etag.add(root)
+            data = again
+        return data
+
+
+def read_range(uri: str, offset: int, length: int) -> bytes:
+    """``length`` bytes of an object, fewer where it ends; raises as ``read_object`` does."""
+    root, key = split_uri(uri)
+    with _about_a_photo(uri), explain_errors(uri):
+        return bytes(_obstore().get_range(_connect(root), key, start=offset, length=length)) if length else b""
+
+
+def read_whole(uri: str, most_bytes: int) -> bytes:
+    """All of an object that is no photo, a model say; raises DataError, also for more than ``most_bytes``."""
+    with open_object(uri) as stream:
+        data = stream.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise DataError(f"{uri}: over the limit of {most_bytes} bytes")
+    return data
+
+
+def open_object(uri: str) -> BinaryIO:
+    """A stream of one object from its first byte to its last, for those too large to hold; not seekable.
+
+    Where the connection breaks, it goes on from there, and notices if the object was replaced in the meantime. Opening
+    and reading raise DataError, one sentence, when the object isn't there or can't be read.
+    """
+    return io.BufferedReader(_ObjectStream(uri), BUFFER_BYTES)
+
+
+def open_seekable(uri: str) -> IO[bytes]:
+    """An object whose parts are fetched when they are read, as a zip's directory is; raises DataError."""
+    root, key = split_uri(uri)
+    with explain_errors(uri):
+        return cast(IO[bytes], _obstore().open_reader(_connect(root), key, buffer_size=BUFFER_BYTES))
+
+
+def object_version(uri: str) -> str | None:
+    """The ETag of an object, None where there is none; raises DataError when the store doesn't say."""
+    root, key = split_uri(uri)
+    try:
+        with explain_errors(uri):
+            return _clean_tag(_obstore().head(_connect(root), key)["e_tag"]) or "?"
+    except MissingObjectError:
+        return None
+
+
+def put_object(uri: str, data: bytes | Path, *, new: bool = False) -> bool:
+    """Write an object whole or not at all; with ``new``, return False where there is one already. Raises DataError."""
+    root, key = split_uri(uri)
+    obstore = _obstore()
+    with explain_errors(uri):
+        try:
+            obstore.put(_connect(root), key, data, mode="create" if new else "overwrite", chunk_size=PART_BYTES)
+        except obstore.exceptions.AlreadyExistsError:
+            return False
+    return True
+
+
+def delete_object(uri: str) -> None:
+    """Remove an object, if there is one; raises DataError."""
+    root, key = split_uri(uri)
+    with suppress(MissingObjectError), explain_errors(uri):
+        _obstore().delete(_connect(root), key)
+
+
+@contextmanager
+def explain_errors(place: str) -> Iterator[None]:
+    """Turn what obstore raises in the block into a DataError: ``place``, what is wrong, and what to do."""
+    try:
+        yield
+    except CatdogError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if not type(error).__module__.startswith("obstore") and not isinstance(error, (FileNotFoundError, ValueError)):
+            raise
+        root = split_uri(place)[0]
+        code = _find_code(text)
+        if "arse path" in text or "invalid path" in text:
+            raise _UnnamableKeyError(f"{place}: a key that obstore has no name for ({_shorten(text)})") from error
+        if code in _NO_BUCKET:
+            raise DataError(f"{root}: there is no such bucket; check its name") from error
+        if isinstance(error, FileNotFoundError) or code in _NOT_THERE:
+            raise MissingObjectError(f"{place}: there is no such object") from error
+        explanation, concerns_all = _explain(code, text)
+        if concerns_all:
+            raise DataError(f"{root}: {explanation}") from error
+        if not code and any(words in text for words in _BROKE_OFF):
+            raise _BrokenOffError(f"{place}: {explanation}") from error
+        raise ObjectError(f"{place}: {explanation}") from error
+
+
+class ObjectError(DataError):
+    """What is wrong with one object, and says nothing about the others."""
+
+
+class MissingObjectError(ObjectError):
+    """There is no such object."""
+
+
+class _BrokenOffError(ObjectError):
+    """A transfer that broke off, though it was tried again and again."""
+
+
+class _UnnamableKeyError(ObjectError):
+    """A key that obstore has no name for: ``a//b``, or one with control characters."""
+
+
+@contextmanager
+def _about_a_photo(uri: str) -> Iterator[None]:
+    """Turn a problem of one object into an ImageError."""
+    try:
+        yield
+    except MissingObjectError as error:
+        raise ImageError(f"{uri}: no such object", "missing") from error
+    except ObjectError as error:
+        raise ImageError(str(error), "unreadable") from error
+
+
+def _explain(code: str, text: str) -> tuple[str, bool]:
+    """What is wrong and what to do, as the end of a sentence; and whether the next photo would fail just the same."""
+    if found := _NO_CREDENTIALS.search(text):
+        known = found[1].startswith("no AWS credentials")
+        return (found[1] if known else f"the AWS credentials can't be had ({found[1]}); log in again"), True
+    if any(words in text for words in _UNTRUSTED):
+        return "the server's certificate is not trusted", True
+    if code in _FORBIDDEN:
+        return (
+            "access is forbidden; the credentials in use need s3:ListBucket and s3:GetObject"
+            " (where results go s3:PutObject and s3:DeleteObject, too)"
+        ), False
+    if code in _REFUSED:
+        return f"the AWS credentials are refused ({code}); renew them, then {_GO_ON}", True
+    if code in _ELSEWHERE:
+        return "the bucket is in another region; set AWS_DEFAULT_REGION to it", True
+    if code in _ARCHIVED:
+        return "it is archived (Glacier); restore it to S3 first", False
+    if code in _CHANGED:
+        return "it was replaced by another one in the meantime; start again", False
+    if any(words in text for words in _UNREACHABLE):
+        host = _HOST.search(text)
+        named = f"can't be reached at {host[1]}" if host else "can't be reached"
+        return f"{named}; check the network and AWS_ENDPOINT_URL, then {_GO_ON}", True
+    return f"the transfer failed ({_shorten(text)})", False
+
+
+def _find_code(text: str) -> str:
+    """The store's word for what is wrong, its HTTP status where it sends no body, "" where it did not answer."""
+    found = _ERROR_CODE.search(text) or _STATUS.search(text)
+    return found[1] if found else ""
+
+
+def _shorten(text: str) -> str:
+    """The first line of an obstore message, without the request and its duration."""
+    line = (text.strip().splitlines() or [""])[0]
+    message = _ERROR_CODE.search(text)
+    return f"{message[1]}" if message else line.rpartition(" - ")[2]
+
+
+class _ObjectStream(io.RawIOBase):
+    """An object, read in order."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        root, key = split_uri(uri)
+        with explain_errors(uri):
+            found = _obstore().get(_connect(root), key)
+            self._blocks = iter(found.stream(min_chunk_size=BUFFER_BYTES))
+        self._left = found.meta["size"]
+        self._block = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._block:
+            with explain_errors(self._uri):
+                block = next(self._blocks, None)
+            self._left -= 0 if block is None else len(block)
+            if self._left < 0 or (block is None and self._left):  # a server that takes no notice of ranges
+                raise DataError(f"{self._uri}: the connection broke off, and the server can't go on in the middle")
+            if block is None:
+                return 0
+            self._block = memoryview(bytes(block))
+        count = min(len(buffer), len(self._block))
+        buffer[:count] = self._block[:count]
+        self._block = self._block[count:]
+        return count
+
+
+def _list_with_obstore(root: str, folder: str, after: str) -> Iterator[Listed]:
+    with explain_errors(root):
+        pages = iter(_obstore().list(_connect(root), folder or None, offset=after or None, chunk_size=PAGE_KEYS))
+    while True:
+        with explain_errors(root):
+            page = next(pages, None)
+        if page is None:
+            return
+        for item in page:
+            yield Listed(item["path"], item["size"], _clean_tag(item["e_tag"]))
+
+
+def _download(uri: str, most_bytes: int) -> tuple[bytes, str]:
+    """The bytes of an object of a photo's size, and its ETag."""
+    root, key = split_uri(uri)
+    try:
+        with explain_errors(uri):
+            found = _obstore().get(_connect(root), key)
+            if (size := found.meta["size"]) > most_bytes:
+                raise ImageError(f"{uri}: {size} bytes, over the limit of {most_bytes}", "too_large")
+            data = bytes(found.bytes())
+            if len(data) != size:
+                raise ObjectError(f"{uri}: {len(data)} bytes came, not {size}")
+            return data, _clean_tag(found.meta["e_tag"]) or ""
+    except _UnnamableKeyError as error:
+        return _read_with_boto3(uri, error), ""
+
+
+def _list_with_boto3(root: str, prefix: str, after: str, reason: _UnnamableKeyError) -> Iterator[Listed]:
+    """Go on with a listing behind a key that obstore has no name for."""
+    client = _make_boto3_client(root, reason)
+    try:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=root[5:], Prefix=prefix, StartAfter=after):
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):
+                    yield Listed(item["Key"], item["Size"], _clean_tag(item["ETag"]))
+    except OSError as error:
+        raise DataError(f"{root}: can't be listed ({_shorten(str(error))}); {_GO_ON}") from error
+
+
+def _read_with_boto3(uri: str, reason: _UnnamableKeyError) -> bytes:
+    root, key = split_uri(uri)
+    client = _make_boto3_client(root, reason)
+    try:
+        answer = client.get_object(Bucket=root[5:], Key=key)
+        if answer["ContentLength"] > MAX_BYTES:
+            raise ImageError(f"{uri}: over the limit of {MAX_BYTES} bytes", "too_large")
+        return cast(bytes, answer["Body"].read())
+    except client.exceptions.NoSuchKey as error:
+        raise MissingObjectError(str(error)) from error
+    except client.exceptions.ClientError as error:
+        raise ObjectError(f"{uri}: {_shorten(str(error))}") from error
+
+
+def _make_boto3_client(root: str, reason: _UnnamableKeyError) -> Any:
+    if not root.startswith("s3://"):
+        raise reason
+    try:
+        import boto3.session
+    except ImportError:
+        raise _UnnamableKeyError(f"{reason}; rename it, or pip install boto3") from reason
+    return boto3.session.Session().client("s3")
+
+
+def _clean_tag(tag: str | None) -> str | None:
+    return (tag or "").strip('"') or None
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _obstore() -> Any:
+    try:
+        import obstore
+        import obstore.exceptions
+        import obstore.store
+    except ImportError as error:
+        raise SettingsError(
+            "object stores (s3://, gs://, az://) need one more package: pip install '.[cloud]'"
+        ) from error
+    return obstore
+
+
+def _connect(root: str) -> Any:
+    """This process's connection to a bucket, made on first use; threads may share it."""
+    with _lock:
+        which = (os.getpid(), root)
+        if which not in _stores:
+            _stores[which] = _make_store(root)
+        return _stores[which]
+
+
+def _make_store(root: str) -> Any:
+    stores = _obstore().store
+    client = {
+        "allow_http": True,  # for stores on one's own network; https:// stays https://
+        "connect_timeout": CONNECT_TIMEOUT,
+        "read_timeout": READ_TIMEOUT,
+        "timeout": LONGEST_REQUEST,
+        "user_agent": "catdog",
+    }
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    retry = {
+        "max_retries": (int(attempts) if attempts.isdecimal() and int(attempts) else ATTEMPTS) - 1,
+        "retry_timeout": RETRY_TIMEOUT,
+        "backoff": BACKOFF,
+    }
+    scheme, name = root[:5], root[5:]
+    try:
+        if scheme == "gs://":
+            return stores.GCSStore(name, client_options=client, retry_config=retry)
+        if scheme == "az://":
+            return stores.AzureStore(name, client_options=client, retry_config=retry)
+        return stores.S3Store(name, client_options=client, retry_config=retry, **_find_aws_settings())
+    except CatdogError:
+        raise
+    except Exception as error:  # a profile that isn't there, an endpoint that is no URL
+        raise SettingsError(
+            f"the settings of this machine for {scheme} can't be used ({_first_line(error)})"
+        ) from error
+
+
+def _find_aws_settings() -> dict[str, Any]:
+    """Credentials and region through boto3, where they aren't in the environment and boto3 is installed."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    settings: dict[str, Any] = {"config": {"aws_endpoint": endpoint}} if endpoint else {}
+    if endpoint and not re.match(r"https?://", endpoint):
+        raise SettingsError(f"AWS_ENDPOINT_URL={endpoint}: not a URL; give one like https://minio.example.org:9000")
+    if ("AWS_ACCESS_KEY_ID" in os.environ and "AWS_PROFILE" not in os.environ) or "AWS_SKIP_SIGNATURE" in os.environ:
+        return settings
+    try:
+        import boto3.session
+    except ImportError:
+        return settings
+    session = boto3.session.Session()  # the shared one isn't thread-safe
+    credentials = session.get_credentials()
+    if session.region_name:
+        settings["region"] = session.region_name
+
+    def provide() -> dict[str, Any]:
+        if credentials is None:
+            raise LookupError("no AWS credentials were found; run aws configure, or set AWS_PROFILE")
+        now = credentials.get_frozen_credentials()
+        expires = datetime.now(timezone.utc) + CREDENTIALS_LAST
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": expires,
+        }
+
+    return settings | {"credential_provider": provide}
