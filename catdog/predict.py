@@ -4,12 +4,17 @@
     cat photo.jpg | python -m catdog.predict - --format json
 
 Arguments become photos in ``catdog.inputs``, photos become answers in ``catdog.classifier``, answers become text in
-``catdog.answers``; this file adds the table for a terminal, and turns failures into exit codes:
+``catdog.answers``; this file adds the table for a terminal.
 
-    0 all answered, 1 some input failed, 2 a wrong option or model, 130 interrupted, 141 the reader went away
+Exit codes: 0 all answered, 1 some input failed, and those of ``catdog.edge``.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
+    from catdog.edge import start
+
+    start("predict")
 
 import io
 import itertools
@@ -28,15 +33,11 @@ import typer
 from catdog.answers import as_csv, as_json, as_jsonl
 from catdog.classifier import Classifier, load
 from catdog.contract import UNSURE
-from catdog.errors import ContractError, ModelError
+from catdog.edge import EXIT_FAILED, edge
 from catdog.inputs import STDIN, expand
 from catdog.prediction import Prediction
 from catdog.text import printable
 
-EXIT_SOME_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
-EXIT_NO_READER: Final = 141  # 128 + SIGPIPE
 BAR_AFTER_S: Final = 2.0
 
 EXAMPLES: Final = """\b
@@ -65,6 +66,7 @@ def _share(value: float | None) -> float | None:
 
 
 @app.command(epilog=EXAMPLES, help="Tell cats from dogs in photos.")
+@edge("catdog.predict", prefix="Error")
 def predict(
     paths: Annotated[
         list[str],
@@ -84,18 +86,8 @@ def predict(
     ] = None,
 ) -> None:
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
-    try:
-        failures = _answer(paths, chosen, load(model), threshold)
-        raise typer.Exit(EXIT_SOME_FAILED if failures else 0)
-    except (ModelError, ContractError) as error:
-        typer.echo(f"Error: {printable(str(error))}", err=True)
-        raise typer.Exit(EXIT_USAGE) from error
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # | head -1
-        code = EXIT_NO_READER
-    # At once: an orderly exit would wait for downloads that are still running, and flush to where nobody reads.
-    os._exit(code)
+    if _answer(paths, chosen, load(model), threshold):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
@@ -172,7 +164,3 @@ def _bar(stack: ExitStack, count: Callable[[], int]) -> Callable[[int], None]:
     # Listing a huge tree takes a while; until it is done the bar only pulses.
     threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True).start()
     return lambda done: progress.update(task, completed=done)
-
-
-if __name__ == "__main__":
-    app()

@@ -240,7 +240,7 @@ def _connect() -> Any:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
-        raise SettingsError("s3:// needs one more package: pip install 'catdog[s3]'") from error
+        raise SettingsError("s3:// needs one more package: pip install '.[s3]'") from error
     retries: dict[str, Any] = {"mode": "standard"}  # backs off with jitter, up to 20 s where S3 says SlowDown
     if "AWS_MAX_ATTEMPTS" not in os.environ:
         retries["total_max_attempts"] = ATTEMPTS

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -513,9 +512,9 @@ def test_the_exit_code_of_waiting_tells_how_it_ended(
     cloud: Cloud, me: Account, plan: Any, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cloud.replies["DescribeTrainingJob"] = plan
-    with pytest.raises(typer.Exit) as ended, edge("train"):
+    with pytest.raises(SystemExit) as ended, edge("train"):
         train.follow(me, "catdog-without-a-log", "training")
-    assert ended.value.exit_code == code
+    assert ended.value.code == code
     assert said in capsys.readouterr().err
 
 

@@ -119,7 +119,7 @@ for action in (lambda: list(s3.list_objects("b", "")), lambda: s3.read_object("b
     with run_python(code) as process:
         lines = process.communicate()[0].splitlines()
     assert process.returncode == 0
-    assert lines == ["s3:// needs one more package: pip install 'catdog[s3]'"] * 6
+    assert lines == ["s3:// needs one more package: pip install '.[s3]'"] * 6
 
 
 # Listing
