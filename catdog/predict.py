@@ -20,10 +20,7 @@ import io
 import itertools
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final
@@ -36,6 +33,7 @@ from catdog.contract import UNSURE
 from catdog.edge import EXIT_FAILED, edge
 from catdog.inputs import STDIN, expand
 from catdog.prediction import Prediction
+from catdog.progress import show_progress
 from catdog.text import printable
 
 BAR_AFTER_S: Final = 2.0
@@ -96,7 +94,7 @@ def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold:
     answers = classifier.stream((p.content for p in photos), names=(p.source for p in names), threshold=threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
-        answers = _with_bar(answers, lambda: sum(1 for _ in expand(paths)))
+        answers = _with_bar(answers, paths)
     failures = 0
 
     def counted() -> Iterator[Prediction]:
@@ -139,28 +137,9 @@ FORMATS: Final[dict[Format, Callable[[Iterable[Prediction], Sequence[str]], Iter
 }
 
 
-def _with_bar(rows: Iterable[Prediction], count: Callable[[], int]) -> Iterator[Prediction]:
+def _with_bar(rows: Iterable[Prediction], paths: list[str]) -> Iterator[Prediction]:
     """The same rows, with a progress bar on stderr once they take longer than BAR_AFTER_S."""
-    start = time.monotonic()
-    with ExitStack() as stack:
-        advance: Callable[[int], None] | None = None
+    with show_progress("answered", count=lambda: sum(1 for _ in expand(paths)), after_s=BAR_AFTER_S) as report:
         for done, row in enumerate(rows, start=1):
-            if advance is None and time.monotonic() - start > BAR_AFTER_S:
-                advance = _bar(stack, count)
-            if advance is not None:
-                advance(done)
+            report(done)
             yield row
-
-
-def _bar(stack: ExitStack, count: Callable[[], int]) -> Callable[[int], None]:
-    from rich.console import Console  # takes as long to import as a photo to classify
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # redirect_*: rich would otherwise take over sys.stdout and print the answers to its own console, stderr.
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
-    progress = stack.enter_context(bar)
-    task = progress.add_task("", total=None)
-    # Listing a huge tree takes a while; until it is done the bar only pulses.
-    threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True).start()
-    return lambda done: progress.update(task, completed=done)

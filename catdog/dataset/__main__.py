@@ -20,10 +20,10 @@ from rich.table import Table
 from catdog.dataset.building import DEFAULT_SPLIT, build
 from catdog.dataset.checks import MIN_SIDE_PX
 from catdog.dataset.manifest import SPLITS
-from catdog.dataset.progress import show_progress
 from catdog.dataset.report import REPORT_NAME
 from catdog.edge import edge
 from catdog.errors import NothingUsableError, SettingsError
+from catdog.progress import show_progress
 from catdog.text import printable
 
 _HELP: Final = """Turn folders and archives of cat and dog photos into a checked dataset with a split.
@@ -59,7 +59,7 @@ def main(
 ) -> None:
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
-    with show_progress(console) as progress:
+    with show_progress("checked") as progress:
         manifest = build(sources, out, split=_shares(split), min_side=min_side, progress=progress)
     report = json.loads((out / REPORT_NAME).read_bytes())
     _show(console, report, out)

@@ -127,7 +127,7 @@ def main(
                 tempfile.TemporaryFile(dir=path.parent).close()
     if sort_into:
         job = replace(job, sorter=Sorter(sort_into, [*class_names, UNSURE], copy=copy))
-    with stopped.watch(), _progress(console, sources or [], lists or []) as progress:
+    with stopped.watch(), _progress(sources or [], lists or []) as progress:
         outcome = run.score(
             sources or [], lists or [], out, job, class_names, chosen, count,
             max_errors=limit, restart=restart, part_rows=part_rows or run.PART_ROWS,
@@ -211,14 +211,20 @@ def _engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[
     return lambda tasks, make: run_workers(tasks, make, count), count
 
 
-def _progress(console: Console, sources: list[str], lists: list[Path]) -> Any:
-    from catdog.score.progress import show_progress
+@contextmanager
+def _progress(sources: list[str], lists: list[Path]) -> Iterator[Any]:
+    from catdog.progress import show_progress
     from catdog.score.sources import can_count, list_inputs
 
     def count() -> int:
         return sum(1 for _ in list_inputs(sources, lists))
 
-    return show_progress(console, count if can_count(sources) else None)
+    with show_progress("scored", count=count if can_count(sources) else None) as report:
+        yield lambda totals, before: report(totals.rows, note=_failures(totals.failed))
+
+
+def _failures(failed: dict[str, int]) -> str:
+    return "failed: " + ", ".join(f"{n:,} {status}" for status, n in failed.items()) if failed else ""
 
 
 def _report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
@@ -246,7 +252,7 @@ def _show(console: Console, report: dict[str, Any]) -> None:
     labels = ", ".join(f"{n:,} {label}" for label, n in report["labels"].items()) or "none"
     lines = [f"{report['ok']:,} of {report['photos']:,} photos answered: {labels}"]
     if report["failed"]:
-        lines.append("failed: " + ", ".join(f"{n:,} {status}" for status, n in report["failed"].items()))
+        lines.append(_failures(report["failed"]))
     if report["scored_before"] < report["photos"]:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in report["share"].items())
         lines.append(

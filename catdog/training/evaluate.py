@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catdog.dataset.progress import show_progress
 from catdog.edge import edge
 from catdog.errors import SettingsError
+from catdog.progress import show_progress
 from catdog.text import printable
 
 _HELP: Final = """Measure a model on photos whose class is known.
@@ -92,11 +92,11 @@ def main(
         _make(out)
     asked = open_model(model)
     with TemporaryDirectory(prefix="catdog-") as scratch:
-        with show_progress(console) as progress:
+        with show_progress("checked") as progress:
             data = open_data(sources, split.value if split else None, asked.contract, Path(scratch), progress)
-        with show_progress(console, "answering photos", "answered {done} of {total} photos") as progress:
+        with show_progress("answered") as progress:
             probabilities = answer(asked, data, progress)
-        with show_progress(console, "resampling", "drew {done} of {total} resamples") as progress:
+        with show_progress("drew", "resamples") as progress:
             done = evaluate(asked, data, probabilities, progress=progress)
         if out is not None:
             write(done, out)
