@@ -12,13 +12,14 @@ This module imports next to nothing, so that ``start`` can watch over the import
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 from catdog.errors import CatdogError, SettingsError, TrainingStopped
 from catdog.extras import install_command, name_extra
@@ -97,6 +98,13 @@ def _has_lost_reader(stream: TextIO) -> bool:
     pipe = select.poll()
     pipe.register(stream.fileno(), 0)
     return any(state & select.POLLERR for _, state in pipe.poll(0))
+
+
+def write_summary(summary: Mapping[str, Any]) -> None:
+    """Write a command's result as a line of JSON for the program that reads stdout; a terminal gets the table alone."""
+    if not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(summary) + "\n")
+        sys.stdout.flush()
 
 
 def start(command: str | None = None) -> NoReturn:

@@ -21,7 +21,7 @@ from catdog.dataset.building import DEFAULT_SPLIT, build
 from catdog.dataset.checks import MIN_SIDE_PX
 from catdog.dataset.manifest import SPLITS
 from catdog.dataset.report import REPORT_NAME
-from catdog.edge import edge
+from catdog.edge import edge, write_summary
 from catdog.errors import NothingUsableError, SettingsError
 from catdog.progress import show_progress
 from catdog.text import printable
@@ -74,7 +74,7 @@ def main(
         "fingerprint": manifest.fingerprint,
         "seconds": round(time.monotonic() - started, 1),
     }
-    typer.echo(json.dumps(summary))
+    write_summary(summary)
 
 
 def _shares(text: str) -> tuple[float, float, float]:

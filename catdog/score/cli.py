@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from catdog.contract import UNSURE
-from catdog.edge import EXIT_FAILED, EXIT_SIGNAL, edge
+from catdog.edge import EXIT_FAILED, EXIT_SIGNAL, edge, write_summary
 from catdog.errors import DataError, SettingsError
 from catdog.files import replace_file
 from catdog.text import printable
@@ -141,7 +141,7 @@ def main(
     if contact_sheet and outcome.finished:
         with _writing("--contact-sheet", contact_sheet):
             _draw(out, contact_sheet)
-    typer.echo(json.dumps(report))
+    write_summary(report)
     if outcome.too_many_errors:
         raise typer.Exit(EXIT_TOO_MANY_ERRORS)
     if not outcome.finished:

@@ -329,8 +329,8 @@ def test_the_code_that_goes_trains_and_every_number_it_prints_is_a_metric(
     data_folder = paint(tmp_path / "photos", {"cats": 30, "dogs": 30})
     small = [*SMALL, "--size", "32", "--export", "False"]
     arguments = ["--data", str(data_folder), "--output", str(tmp_path / "run"), *small]
-    run = "import sys, export, train; from catdog.training.cli import main; sys.stderr.write(train.__file__ + chr(10)); "
-    run += "sys.exit(main(sys.argv[1:]))"
+    run = "import sys, export, train; from catdog.training.cli import main; sys.stderr.write(train.__file__ + chr(10))"
+    run += "; sys.exit(main(sys.argv[1:]))"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", run, *arguments], cwd=code, env=environment, capture_output=True, text=True
