@@ -22,7 +22,7 @@ EXTRAS: Final = {
     "s3": Extra("the same with AWS profiles, single sign-on and roles", ("boto3", "obstore")),
     "ray": Extra("catdog score --engine ray, on a Ray cluster", ("pyarrow", "ray")),
     "train": Extra("catdog train and catdog evaluate", _TRAIN),
-    "export": Extra("catdog export: a trained model as one ONNX file", (*_TRAIN, "onnx", "onnxscript")),
+    "export": Extra("catdog export: a trained model as one ONNX file", (*_TRAIN, "onnx")),
     "tune": Extra("catdog tune: search for good settings", (*_TRAIN, "optuna")),
     "aws": Extra(
         "catdog aws: train, deploy and call on SageMaker", ("boto3", "obstore", "pyarrow", "sagemaker", "yaml")
