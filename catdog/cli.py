@@ -34,6 +34,7 @@ ROOMS: Final = {
     "evaluate": Room("catdog.training.evaluate", "python -m catdog.training.evaluate", "Measure a model on photos."),
     "export": Room("export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
     "aws": Room("catdog.aws.__main__", "python -m catdog.aws", "Train, deploy and call on Amazon SageMaker."),
+    "doctor": Room("catdog.doctor", "python -m catdog.doctor", "Say what is installed here, and what is missing."),
 }
 
 _HELP: Final = """Tell cats from dogs in photos; train, measure, export and serve the model that does.
@@ -45,6 +46,7 @@ Examples:
   catdog dataset photos.zip --out data                    a dataset of your own photos, to train from
   catdog train --data data --output runs/first
   catdog export runs/first --out model.onnx
+  catdog doctor                                           what is installed here, and what is missing
 
 catdog COMMAND --help says more. catdog --install-completion teaches your shell to complete all of it."""
 
