@@ -121,10 +121,11 @@ def describe(report: dict[str, Any]) -> str:
         f"           {quality['int8_test_accuracy']:.2%} of {quality['int8_test_photos']:,.0f} unseen photos right; "
         f'"unsure" under {model["threshold"]:.1%}',
         "",
-        "extras",
+        "extras, installed in catdog's checkout, or elsewhere by pip install 'WHEEL[NAME]'",
     ]
     for name, extra in report["extras"].items():
-        state = f"{install_command(name)} for {', '.join(extra['missing'])}" if extra["missing"] else "installed"
+        missing, rest = extra["missing"], len(extra["installed"]) - len(extra["missing"])
+        state = extra["install"] + (f", for {', '.join(missing)}" if rest else "") if missing else "installed"
         lines.append(f"  {name:7} {extra['brings']}: {state}")
     lines += ["", f"support by AWS, as of {report['support']['as_of']}"]
     for one in report["support"]["in_use"]:
