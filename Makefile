@@ -4,7 +4,7 @@
 # make wheel    the wheel in dist/, installed alone in a fresh environment and tried there
 # make constraints  the newest versions of all that make test installs, into constraints.txt
 #
-# All share .venv. demo installs the core alone (about 220 MB); the others add torch and all the rest (several GB).
+# All share .venv. demo installs the core alone (about 240 MB); the others add torch and all the rest (several GB).
 
 PYTHON ?= python3
 PHOTOS ?=

@@ -81,8 +81,8 @@ def test_nobody_is_told_to_install_the_stranger_s_package() -> None:
     ]  # fmt: skip
 
 
-def test_the_readme_s_tree_is_the_tree() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_architecture_s_tree_is_the_tree() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
     tree = text[text.index("## The tree") :].split("\n## ", 1)[0]
     listed, folder = set(), ""
     for indent, name in re.findall(r"^    ( *)(\S+)", tree, re.MULTILINE):
