@@ -1,15 +1,20 @@
 # make demo     classify a few photos (or your own: make demo PHOTOS="a.jpg holiday/")
 # make test     everything a reviewer would run: format, lint, types, tests
 # make rehearse SageMaker on this machine, without an account: train, deploy, invoke, transform, delete, and faults
+# make wheel    the wheel in dist/, installed alone in a fresh environment and tried there
+# make constraints  the newest versions of all that make test installs, into constraints.txt
 #
-# All share .venv. demo installs the core alone (about 220 MB); the others add torch and all the rest (several GB).
+# All share .venv. demo installs the core alone (about 240 MB); the others add torch and all the rest (several GB).
 
 PYTHON ?= python3
 PHOTOS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# The versions that the tests were run with. They were resolved on Python 3.11; some have nothing for 3.10.
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check \
+	$$($(BIN)/python -c 'import sys; print("--constraint constraints.txt" * (sys.version_info >= (3, 11)))')
 
-.PHONY: help demo test rehearse java
+.PHONY: help demo test rehearse wheel constraints java
 .DELETE_ON_ERROR:
 
 help:
@@ -31,18 +36,30 @@ rehearse: $(VENV)/.dev java
 	{ echo "TorchServe needs Java; on Debian or Ubuntu: sudo apt-get install default-jre-headless" >&2; exit 1; }
 	$(BIN)/pytest -q -s tests/integration/test_rehearsal.py
 
+wheel: | $(BIN)/pip
+	rm -rf build/lib build/bdist.* build/wheel dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build && wheel/bin/catdog doctor && wheel/bin/python ../benchmarks/demo_photos.py demo | xargs wheel/bin/catdog predict
+
+constraints: | $(BIN)/pip
+	mkdir -p build
+	$(BIN)/pip install --quiet --dry-run --ignore-installed --report build/report.json --editable '.[dev]'
+	$(BIN)/python .ci/write_constraints.py build/report.json constraints.txt
+
 # TorchServe, which SageMaker's serving toolkit starts, runs on it; without it those tests are skipped.
 java:
 	@if ! command -v java >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	apt-get update -qq && apt-get install -y -qq default-jre-headless >/dev/null; fi
 
 # A stamp is as new as the last install, so a second run reinstalls nothing until pyproject.toml changes.
-$(VENV)/.core: pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.core
 
 $(BIN)/pip:

@@ -5,7 +5,7 @@ The same file runs on a laptop and as a SageMaker training job's entry point.
 
 from __future__ import annotations
 
-from catdog.training.cli import main
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from catdog.edge import start
+
+    start("train")

@@ -3,28 +3,32 @@
     from catdog import load
     load().predict("photo.jpg")         # Prediction(source='photo.jpg', label='cat', confidence=0.99..., ...)
 
-``load`` and ``Classifier`` import onnxruntime only when they are first used.
+A name is imported when it is first used: onnxruntime and numpy take most of a start's time.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from catdog.contract import Contract
-from catdog.errors import CatdogError
-from catdog.prediction import Prediction
 
 if TYPE_CHECKING:
     from catdog.classifier import Classifier, load
+    from catdog.contract import Contract
+    from catdog.errors import CatdogError
+    from catdog.prediction import Prediction
 
 __all__ = ["CatdogError", "Classifier", "Contract", "Prediction", "__version__", "load"]
 __version__ = "0.1.0"
+_HOMES = {
+    "CatdogError": "errors",
+    "Classifier": "classifier",
+    "Contract": "contract",
+    "Prediction": "prediction",
+    "load": "classifier",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # onnxruntime takes most of a start's time; whoever only reads a contract or a manifest need not pay for it.
-    if name in ("Classifier", "load"):
-        from catdog import classifier
-
-        return getattr(classifier, name)
+    if name in _HOMES:
+        return getattr(import_module(f"catdog.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'catdog' has no attribute {name!r}")

@@ -64,7 +64,7 @@ _SIDEWAYS: Final = (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # "Corrupt EXIF data": the photo still counts
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its errors come as exceptions; keep them off stderr
-with contextlib.suppress(ImportError):  # optional: pip install 'catdog[heic]'
+with contextlib.suppress(ImportError):  # optional: pip install '.[heic]'
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -250,7 +250,7 @@ def _guess(data: bytes) -> str:
     """What an unreadable file seems to be, for the error message."""
     head = data[:512].lstrip()
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypmsf1"):
-        return "HEIC needs one more package: pip install pillow-heif"
+        return "HEIC needs one more package: pip install '.[heic]'"
     if head[:5].lower() in (b"<html", b"<!doc"):
         return "not an image but a web page"
     if head[:5] in (b"<?xml", b"<svg ") or b"<svg" in head:

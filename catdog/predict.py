@@ -4,21 +4,23 @@
     cat photo.jpg | python -m catdog.predict - --format json
 
 Arguments become photos in ``catdog.sources``, photos become answers in ``catdog.classifier``, answers become text in
-``catdog.answers``; this file adds the table for a terminal, and turns failures into exit codes:
+``catdog.answers``; this file adds the table for a terminal.
 
-    0 all answered, 1 some input failed, 2 a wrong option or model, 130 interrupted, 141 the reader went away
+Exit codes: 0 all answered, 1 some input failed, and those of ``catdog.edge``.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
+    from catdog.edge import start
+
+    start("predict")
 
 import io
 import itertools
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -29,16 +31,13 @@ import typer
 from catdog.answers import as_csv, as_json, as_jsonl
 from catdog.classifier import Classifier, load
 from catdog.contract import UNSURE
-from catdog.errors import ContractError, DataError, ModelError, SettingsError
+from catdog.edge import EXIT_FAILED, edge
 from catdog.prediction import Prediction
+from catdog.progress import show_progress
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
 from catdog.text import printable
 
-EXIT_SOME_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
-EXIT_NO_READER: Final = 141  # 128 + SIGPIPE
 BAR_AFTER_S: Final = 2.0
 
 EXAMPLES: Final = """\b
@@ -67,6 +66,7 @@ def _share(value: float | None) -> float | None:
 
 
 @app.command(epilog=EXAMPLES, help="Tell cats from dogs in photos.")
+@edge("catdog.predict", prefix="Error")
 def predict(
     paths: Annotated[
         list[str],
@@ -87,18 +87,8 @@ def predict(
     ] = None,
 ) -> None:
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
-    try:
-        failures = _answer(paths, chosen, load(model), threshold)
-        raise typer.Exit(EXIT_SOME_FAILED if failures else 0)
-    except (ModelError, ContractError, DataError, SettingsError) as error:
-        typer.echo(f"Error: {printable(str(error))}", err=True)
-        raise typer.Exit(EXIT_USAGE) from error
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # | head -1
-        code = EXIT_NO_READER
-    # At once: an orderly exit would wait for downloads that are still running, and flush to where nobody reads.
-    os._exit(code)
+    if _answer(paths, chosen, load(model), threshold):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
@@ -108,7 +98,7 @@ def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold:
     answers = classifier.stream(reads, names=(photo.source for photo in named), threshold=threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
-        answers = _with_bar(answers, lambda: sum(1 for _ in list_photos(paths)))
+        answers = _with_bar(answers, paths)
     failures = 0
 
     def counted() -> Iterator[Prediction]:
@@ -156,32 +146,9 @@ FORMATS: Final[dict[Format, Callable[[Iterable[Prediction], Sequence[str]], Iter
 }
 
 
-def _with_bar(rows: Iterable[Prediction], count: Callable[[], int]) -> Iterator[Prediction]:
+def _with_bar(rows: Iterable[Prediction], paths: list[str]) -> Iterator[Prediction]:
     """The same rows, with a progress bar on stderr once they take longer than BAR_AFTER_S."""
-    start = time.monotonic()
-    with ExitStack() as stack:
-        advance: Callable[[int], None] | None = None
+    with show_progress("answered", count=lambda: sum(1 for _ in list_photos(paths)), after_s=BAR_AFTER_S) as report:
         for done, row in enumerate(rows, start=1):
-            if advance is None and time.monotonic() - start > BAR_AFTER_S:
-                advance = _bar(stack, count)
-            if advance is not None:
-                advance(done)
+            report(done)
             yield row
-
-
-def _bar(stack: ExitStack, count: Callable[[], int]) -> Callable[[int], None]:
-    from rich.console import Console  # takes as long to import as a photo to classify
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # redirect_*: rich would otherwise take over sys.stdout and print the answers to its own console, stderr.
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
-    progress = stack.enter_context(bar)
-    task = progress.add_task("", total=None)
-    # Listing a huge tree takes a while; until it is done the bar only pulses.
-    threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True).start()
-    return lambda done: progress.update(task, completed=done)
-
-
-if __name__ == "__main__":
-    app()

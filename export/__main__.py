@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
+    from catdog.edge import start
+
+    start("export")
+
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -14,15 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catdog.errors import CatdogError, ExportError
-from catdog.text import printable
+from catdog.edge import edge
+from catdog.errors import ExportError
 
 if TYPE_CHECKING:
     from export.proof import Measured, Proof
-
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
 
 _HELP: Final = """Write a trained model as one ONNX file that is proven to answer as the model does.
 
@@ -47,6 +48,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
+@edge("export", failed=ExportError, extra="export", advice="no file was written")
 def main(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run folder or its model.safetensors.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")],
@@ -73,21 +75,16 @@ def main(
     from export.proof import ProofError
 
     console = Console(stderr=True)
-    try:
-        with TemporaryDirectory(prefix="catdog-") as scratch:
-            photos = open_photos(checkpoint, data, Path(scratch))
-            fewest = MIN_PHOTOS if min_photos is None else min_photos
-            with console.status("") as status:
-                say = status.update if console.is_terminal else partial(typer.echo, err=True)
+    with TemporaryDirectory(prefix="catdog-") as scratch:
+        photos = open_photos(checkpoint, data, Path(scratch))
+        fewest = MIN_PHOTOS if min_photos is None else min_photos
+        with console.status("") as status:
+            say = status.update if console.is_terminal else partial(typer.echo, err=True)
+            try:
                 proof = export(checkpoint, out, photos, int8=int8, min_photos=fewest, say=say)
-    except CatdogError as error:
-        if isinstance(error, ProofError):
-            _show(console, error.proof)
-        typer.echo(f"export: error: {printable(str(error))}", err=True)
-        raise typer.Exit(EXIT_FAILED if isinstance(error, ExportError) else EXIT_USAGE) from error
-    except KeyboardInterrupt as error:
-        typer.echo("export: interrupted; no file was written", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from error
+            except ProofError as error:
+                _show(console, error.proof)
+                raise
     _show(console, proof)
     typer.echo(json.dumps({"out": str(out)} | proof.to_dict()))
 
@@ -111,7 +108,3 @@ def _cells(row: Measured, splits: Sequence[str]) -> list[str]:
     compared = ["", "", ""] if row.kind == "torch" else [f"{row.difference:.2g}", str(row.flips), str(row.verdicts)]
     shares = [f"{row.accuracy[split]:.2f}" for split in splits]
     return [row.kind, f"{row.size_mb:.2f}", f"{row.photos_per_s:.0f}", *compared, *shares]
-
-
-if __name__ == "__main__":
-    app(prog_name="python -m export")

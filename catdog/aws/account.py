@@ -33,7 +33,7 @@ NO_ACCOUNT: Final = "000000000000"
 STUDIO_METADATA: Final = Path("/opt/ml/metadata/resource-metadata.json")
 """In Studio and in notebook instances; says which role the code runs under."""
 
-_NEEDS_MORE: Final = "catdog.aws needs more packages: pip install 'catdog[aws]'"
+_NEEDS_MORE: Final = "catdog.aws needs more packages: pip install '.[aws]'"
 _ROLE_ARN: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+")
 _NOT_IN_TAGS: Final = re.compile(r"[^\w .:/=+@-]")
 _REFUSED: Final = frozenset(

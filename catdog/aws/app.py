@@ -18,12 +18,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import CloudError, explain, is_aws_error
+from catdog.edge import edge as shared_edge
 from catdog.errors import CatdogError
-from catdog.text import printable
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 the job or the endpoint failed, 2 a bad argument, or AWS refuses or can't be reached, "
     "130 Ctrl-C."
@@ -74,21 +71,15 @@ DryRun = Annotated[
 
 @contextmanager
 def edge(command: str) -> Iterator[None]:
-    """Where errors become one line on stderr and an exit code; what is a bug keeps its traceback."""
-    name = f"catdog.aws {command}"
-    try:
-        yield
-    except CatdogError as error:
-        say(f"{name}: error: {printable(str(error))}")
-        raise typer.Exit(EXIT_FAILED if isinstance(error, CloudError) else EXIT_USAGE) from error
-    except KeyboardInterrupt as error:
-        say(f"{name}: interrupted; what was started on AWS goes on there: python -m catdog.aws status")
-        raise typer.Exit(EXIT_INTERRUPTED) from error
-    except Exception as error:
-        if not is_aws_error(error):
-            raise
-        say(f"{name}: error: {printable(explain(error))}")
-        raise typer.Exit(EXIT_USAGE) from error
+    """The edge of all commands, which explains errors of AWS as well."""
+    advice = "what was started on AWS goes on there: python -m catdog.aws status"
+    with shared_edge(f"catdog.aws {command}", failed=CloudError, extra="aws", advice=advice):
+        try:
+            yield
+        except Exception as error:
+            if not is_aws_error(error):
+                raise
+            raise CatdogError(explain(error)) from error
 
 
 def say(text: str) -> None:

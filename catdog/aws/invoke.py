@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Final
@@ -19,8 +18,9 @@ from catdog.aws.bench import measure
 from catdog.aws.hosting import check_name
 from catdog.aws.runtime import MOST_PARALLEL, Endpoint, answers, content
 from catdog.contract import Contract
+from catdog.edge import EXIT_FAILED
 from catdog.errors import CatdogError, ImageError
-from catdog.predict import EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_SOME_FAILED, FORMATS, Format
+from catdog.predict import FORMATS, Format
 from catdog.prediction import Prediction
 from catdog.sources import Input
 from catdog.sources.listing import STDIN, list_inputs
@@ -81,20 +81,13 @@ def invoke(
                 me.recorded, {"note": "an endpoint costs by the hour, whoever asks; a serverless one by the answer"}
             )
             return
-        try:
-            if bench:
-                result = measure(target, list_inputs(paths, stdin=True), bench, parallel)
-                show(result)
-                code = EXIT_SOME_FAILED if result["failed"] else 0
-            else:
-                code = (
-                    EXIT_SOME_FAILED if _print(answers(target, list_inputs(paths, stdin=True), parallel), format) else 0
-                )
-        except KeyboardInterrupt:
-            os._exit(EXIT_INTERRUPTED)  # at once: requests that are under way would be waited for
-        except BrokenPipeError:  # | head -1
-            os._exit(EXIT_NO_READER)
-        raise typer.Exit(code)
+        if bench:
+            result = measure(target, list_inputs(paths, stdin=True), bench, parallel)
+            show(result)
+            failed = result["failed"]
+        else:
+            failed = _print(answers(target, list_inputs(paths, stdin=True), parallel), format)
+        raise typer.Exit(EXIT_FAILED if failed else 0)
 
 
 def _dry_run(target: Endpoint | AsyncEndpoint, photos: Iterable[Input]) -> None:

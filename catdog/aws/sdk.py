@@ -146,7 +146,7 @@ def _quiet() -> Iterator[None]:
             yield
     except ImportError as error:
         raise SettingsError(
-            f"the SageMaker SDK is not installed ({error.name or error}); pip install 'catdog[aws]'"
+            f"the SageMaker SDK is not installed ({error.name or error}); pip install '.[aws]'"
         ) from error
     except ValueError as error:  # how the SDK refuses
         if is_aws_error(error):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
+    from catdog.edge import start
+
+    start("dataset")
+
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,13 +20,11 @@ from rich.table import Table
 from catdog.dataset.building import DEFAULT_SPLIT, build
 from catdog.dataset.checks import MIN_SIDE_PX
 from catdog.dataset.manifest import SPLITS
-from catdog.dataset.progress import show_progress
 from catdog.dataset.report import REPORT_NAME
-from catdog.errors import CatdogError, NothingUsableError, SettingsError
+from catdog.edge import edge, write_summary
+from catdog.errors import NothingUsableError, SettingsError
+from catdog.progress import show_progress
 from catdog.text import printable
-
-_EXIT_NOTHING_USABLE: Final = 1
-_EXIT_USAGE: Final = 2
 
 _HELP: Final = """Turn folders and archives of cat and dog photos into a checked dataset with a split.
 
@@ -44,6 +46,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
+@edge("catdog.dataset", failed=NothingUsableError)
 def main(
     sources: Annotated[
         list[str],
@@ -59,13 +62,9 @@ def main(
 ) -> None:
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
-    try:
-        with show_progress(console) as progress:
-            manifest = build(sources, out, split=_shares(split), min_side=min_side, progress=progress)
-        report = json.loads((out / REPORT_NAME).read_bytes())
-    except CatdogError as error:
-        typer.echo(f"catdog.dataset: error: {printable(str(error))}", err=True)
-        raise typer.Exit(_EXIT_NOTHING_USABLE if isinstance(error, NothingUsableError) else _EXIT_USAGE) from error
+    with show_progress("checked") as progress:
+        manifest = build(sources, out, split=_shares(split), min_side=min_side, progress=progress)
+    report = json.loads((out / REPORT_NAME).read_bytes())
     _show(console, report, out)
     summary = {
         "out": str(out),
@@ -78,7 +77,7 @@ def main(
         "fingerprint": manifest.fingerprint,
         "seconds": round(time.monotonic() - started, 1),
     }
-    typer.echo(json.dumps(summary))
+    write_summary(summary)
 
 
 def _shares(text: str) -> tuple[float, float, float]:
@@ -106,8 +105,3 @@ def _show(console: Console, report: dict[str, Any], out: Path) -> None:
     console.print(escape(f"left out: {reasons}; details in {out / REPORT_NAME}"), soft_wrap=True)
     for warning in report["warnings"]:
         console.print(escape(f"warning: {printable(warning)}"), soft_wrap=True)
-
-
-if __name__ == "__main__":
-    app(prog_name="python -m catdog.dataset")
-    sys.exit()

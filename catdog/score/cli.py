@@ -23,14 +23,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from catdog.contract import UNSURE
-from catdog.errors import CatdogError, DataError, SettingsError
+from catdog.edge import EXIT_FAILED, EXIT_SIGNAL, edge, write_summary
+from catdog.errors import DataError, SettingsError
 from catdog.files import replace_file
 from catdog.text import printable
 
-EXIT_SOME_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 EXIT_TOO_MANY_ERRORS: Final = 3
-EXIT_SIGNAL: Final = 128  # plus its number, as every shell has it
 DRY_RUN_TASKS: Final = 4  # of 16 photos, for each worker
 
 _HELP: Final = """Score every photo of a large collection, once.
@@ -67,6 +65,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
+@edge("catdog.score", extra="score")
 def main(
     out: Annotated[str, typer.Option(metavar="FILE", help="The result: .parquet, .csv or .jsonl; a path or s3://.")],
     sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False)] = None,
@@ -100,7 +99,7 @@ def main(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, try a few, estimate; write nothing.")] = False,
     engine: Annotated[
-        EngineName, typer.Option(help="ray: on a Ray cluster, with pip install 'catdog[ray]'.")
+        EngineName, typer.Option(help="ray: on a Ray cluster, with pip install '.[ray]'.")
     ] = EngineName.local,
     ray_address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of an existing Ray cluster.")] = None,
     part_rows: Annotated[
@@ -112,51 +111,47 @@ def main(
 ) -> None:
     console = Console(stderr=True, highlight=False)
     stopped = _Stopped()
-    try:
-        # Imported after parsing, so that --help and a typo answer at once.
-        from catdog.score import run
-        from catdog.score.sorting import Sorter
+    # Imported after parsing, so that --help and a typo answer at once; pyarrow before anything is written.
+    import pyarrow  # noqa: F401
 
-        _check(sources, lists, threshold, copy, sort_into)
-        limit = run.MaxErrors.parse(max_errors) if max_errors else None
-        job, class_names = run.prepare_job(model, threshold, provider)
-        chosen, count = _engine(engine, workers, ray_address)
-        if dry_run:
-            typer.echo(json.dumps(_dry_run(sources or [], lists or [], job, chosen, count)))
-            return
-        for option, path in (("--summary", summary), ("--contact-sheet", contact_sheet)):
-            if path:  # before the hours that its content takes
-                with _writing(option, path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    tempfile.TemporaryFile(dir=path.parent).close()
-        if sort_into:
-            job = replace(job, sorter=Sorter(sort_into, [*class_names, UNSURE], copy=copy))
-        with stopped.watch(), _progress(console, sources or [], lists or []) as progress:
-            outcome = run.score(
-                sources or [], lists or [], out, job, class_names, chosen, count,
-                max_errors=limit, restart=restart, retry_failed=retry_failed, part_rows=part_rows or run.PART_ROWS,
-                stop=stopped.event, progress=progress,
-            )  # fmt: skip
-        report = _report(out, outcome, job.model_sha256, count)
-        _show(console, report)
-        if summary:
-            with _writing("--summary", summary), replace_file(summary) as temporary:
-                temporary.write_text(json.dumps(report, indent=1) + "\n")
-        if contact_sheet and outcome.finished:
-            with _writing("--contact-sheet", contact_sheet):
-                _draw(out, contact_sheet)
-        typer.echo(json.dumps(report))
-    except CatdogError as error:
-        typer.echo(f"catdog.score: error: {printable(str(error))}", err=True)
-        raise typer.Exit(EXIT_USAGE) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(EXIT_SIGNAL + signal.SIGINT) from error
+    from catdog.score import run
+    from catdog.score.sorting import Sorter
+
+    _check(sources, lists, threshold, copy, sort_into)
+    limit = run.MaxErrors.parse(max_errors) if max_errors else None
+    job, class_names = run.prepare_job(model, threshold, provider)
+    chosen, count = _engine(engine, workers, ray_address)
+    if dry_run:
+        typer.echo(json.dumps(_dry_run(sources or [], lists or [], job, chosen, count)))
+        return
+    for option, path in (("--summary", summary), ("--contact-sheet", contact_sheet)):
+        if path:  # before the hours that its content takes
+            with _writing(option, path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=path.parent).close()
+    if sort_into:
+        job = replace(job, sorter=Sorter(sort_into, [*class_names, UNSURE], copy=copy))
+    with stopped.watch(), _progress(sources or [], lists or []) as progress:
+        outcome = run.score(
+            sources or [], lists or [], out, job, class_names, chosen, count,
+            max_errors=limit, restart=restart, retry_failed=retry_failed, part_rows=part_rows or run.PART_ROWS,
+            stop=stopped.event, progress=progress,
+        )  # fmt: skip
+    report = _report(out, outcome, job.model_sha256, count)
+    _show(console, report)
+    if summary:
+        with _writing("--summary", summary), replace_file(summary) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+    if contact_sheet and outcome.finished:
+        with _writing("--contact-sheet", contact_sheet):
+            _draw(out, contact_sheet)
+    write_summary(report)
     if outcome.too_many_errors:
         raise typer.Exit(EXIT_TOO_MANY_ERRORS)
     if not outcome.finished:
         raise typer.Exit(EXIT_SIGNAL + stopped.signal)
     if outcome.totals.failed:
-        raise typer.Exit(EXIT_SOME_FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @contextmanager
@@ -220,14 +215,20 @@ def _engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[
     return lambda tasks, make: run_workers(tasks, make, count), count
 
 
-def _progress(console: Console, sources: list[str], lists: list[str]) -> Any:
-    from catdog.score.progress import show_progress
+@contextmanager
+def _progress(sources: list[str], lists: list[str]) -> Iterator[Any]:
+    from catdog.progress import show_progress
     from catdog.sources.listing import can_count, list_inputs
 
     def count() -> int:
         return sum(1 for _ in list_inputs(sources, lists))
 
-    return show_progress(console, count if can_count(sources) else None)
+    with show_progress("scored", count=count if can_count(sources) else None) as report:
+        yield lambda totals, before: report(totals.rows, note=_failures(totals.failed))
+
+
+def _failures(failed: dict[str, int]) -> str:
+    return "failed: " + ", ".join(f"{n:,} {status}" for status, n in failed.items()) if failed else ""
 
 
 def _report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
@@ -256,7 +257,7 @@ def _show(console: Console, report: dict[str, Any]) -> None:
     labels = ", ".join(f"{n:,} {label}" for label, n in report["labels"].items()) or "none"
     lines = [f"{report['ok']:,} of {report['photos']:,} photos answered: {labels}"]
     if report["failed"]:
-        lines.append("failed: " + ", ".join(f"{n:,} {status}" for status, n in report["failed"].items()))
+        lines.append(_failures(report["failed"]))
     if report["changes"]:
         lines.append(", ".join(f"{n:,} {kind}" for kind, n in report["changes"].items() if n or kind != "retried"))
     if report["scored_before"] < report["photos"]:

@@ -43,7 +43,7 @@ try:
     from ray.data.block import BlockMetadata
     from ray.util.queue import Queue
 except ImportError as error:
-    raise SettingsError(f"--engine ray needs Ray Data: pip install 'catdog[ray]' ({error})") from error
+    raise SettingsError(f"--engine ray needs Ray Data: pip install '.[ray]' ({error})") from error
 
 BLOCK_TASKS: Final = 4  # 64 photos, half a second to a second of a core: Ray's own work is little beside it
 _AHEAD: Final = 8  # blocks a scorer that may be answered before the oldest open one is

@@ -1,4 +1,4 @@
-"""``train.py``'s edge: arguments to settings, errors to one line and an exit code."""
+"""``train.py``'s command line; its arguments are the settings, which ``catdog.training.settings`` reads."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ import os
 import sys
 from collections.abc import Sequence
 
-from catdog.errors import CatdogError, TrainingError, TrainingStopped
+import typer
+
+from catdog.edge import edge
+from catdog.errors import TrainingError
 from catdog.training.settings import parse
 
+_ADVICE = "the same command goes on from the last checkpoint, if there is one"
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="Fine-tune a network on a dataset.",
+)
+def _train(context: typer.Context) -> None:
+    raise typer.Exit(main(context.args, context.command_path))
+
+
+def main(argv: Sequence[str] | None = None, command: str = "python train.py") -> int:
     """Exit code: 0 done, 1 training failed, 2 unusable settings or data, 130 Ctrl-C, 143 SIGTERM."""
+    # SageMaker's toolkit takes a failure's reason from where stderr first names one of Python's own exceptions.
+    prefix = "Exception" if "TRAINING_JOB_NAME" in os.environ else None
     try:
-        settings = parse(sys.argv[1:] if argv is None else argv)
-        # Imported after parsing, so that --help and a typo answer at once.
-        from catdog.training.run import run
+        with edge("train.py", failed=TrainingError, extra="train", advice=_ADVICE, prefix=prefix):
+            settings = parse(sys.argv[1:] if argv is None else argv, command=command)
+            # Imported after parsing, so that --help and a typo answer at once.
+            from catdog.training.run import run
 
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-        run(settings)
-    except TrainingStopped as stopped:
-        sys.stderr.write(f"train.py: {stopped}\n")
-        return 128 + stopped.signal  # as shells have it
-    except CatdogError as error:
-        # SageMaker's toolkit takes a failure's reason from where stderr first names one of Python's own exceptions.
-        name = "Exception" if "TRAINING_JOB_NAME" in os.environ else "train.py: error"
-        sys.stderr.write(f"{name}: {error}\n")
-        return 1 if isinstance(error, TrainingError) else 2
-    except KeyboardInterrupt:
-        sys.stderr.write("train.py: interrupted; the same command goes on from the last checkpoint, if there is one\n")
-        return 130
+            logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+            run(settings)
+    except SystemExit as end:
+        return int(end.code or 0)
     return 0

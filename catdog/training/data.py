@@ -15,16 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Split, build, is_dataset
 from catdog.dataset.inputs import GivenSource
-from catdog.dataset.progress import show_progress
 from catdog.errors import DataError, SettingsError
 from catdog.machine import usable_cores
+from catdog.progress import show_progress
 from catdog.training.history import say
 from catdog.training.pixels import Decoded, Inputs, open_pixels
 from catdog.training.settings import Settings
@@ -59,9 +58,7 @@ def photos(manifest: Manifest, split: Split, contract: Contract, settings: Setti
     """A split as consumers will see it, at ``contract``'s size."""
     chosen = sorted(manifest.of(split), key=lambda photo: photo.sha256)  # whatever their folders are called
     folder = cache_folder(settings)
-    with show_progress(
-        Console(stderr=True), f"decoding {split} photos", f"{split}: decoded {{done}} of {{total}} photos"
-    ) as progress:
+    with show_progress(f"{split}: decoded") as progress:
         pixels = open_pixels(manifest, chosen, contract, folder, round(settings.cache_gb * 1e9), progress)
     if folder and chosen and isinstance(pixels, Decoded):
         gigabytes = len(chosen) * contract.input_size**2 * 3 / 1e9
@@ -154,7 +151,7 @@ def open_data(settings: Settings, scratch: Path) -> Manifest:
     else:
         # Channels beside it make the data a given training split; alone, it is split by its own layout or by hash.
         source: GivenSource = (settings.data, "train") if apart else settings.data
-        with show_progress(Console(stderr=True)) as progress:
+        with show_progress("checked") as progress:
             manifest = build([source, *apart], made, progress=progress)
     for split in ("train", "val"):
         present = {photo.label for photo in manifest.of(split)}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
+    from catdog.edge import start
+
+    start("evaluate")
+
 import json
 from collections.abc import Sequence
 from enum import Enum
@@ -14,12 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catdog.dataset.progress import show_progress
-from catdog.errors import CatdogError, SettingsError
+from catdog.edge import edge
+from catdog.errors import SettingsError
+from catdog.progress import show_progress
 from catdog.text import printable
-
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
 
 _HELP: Final = """Measure a model on photos whose class is known.
 
@@ -69,6 +72,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
+@edge("catdog.training.evaluate", extra="train", advice="nothing was measured")
 def main(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model file, or: embedded.")],
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="A dataset, or folders and archives.")],
@@ -81,28 +85,21 @@ def main(
     ] = None,
 ) -> None:
     console = Console(stderr=True, highlight=False)
-    try:
-        # Imported after parsing, so that --help and a typo answer at once.
-        from catdog.training.evaluation import answer, evaluate, open_data, open_model, write
+    # Imported after parsing, so that --help and a typo answer at once.
+    from catdog.training.evaluation import answer, evaluate, open_data, open_model, write
 
+    if out is not None:
+        _make(out)
+    asked = open_model(model)
+    with TemporaryDirectory(prefix="catdog-") as scratch:
+        with show_progress("checked") as progress:
+            data = open_data(sources, split.value if split else None, asked.contract, Path(scratch), progress)
+        with show_progress("answered") as progress:
+            probabilities = answer(asked, data, progress)
+        with show_progress("drew", "resamples") as progress:
+            done = evaluate(asked, data, probabilities, progress=progress)
         if out is not None:
-            _make(out)
-        asked = open_model(model)
-        with TemporaryDirectory(prefix="catdog-") as scratch:
-            with show_progress(console) as progress:
-                data = open_data(sources, split.value if split else None, asked.contract, Path(scratch), progress)
-            with show_progress(console, "answering photos", "answered {done} of {total} photos") as progress:
-                probabilities = answer(asked, data, progress)
-            with show_progress(console, "resampling", "drew {done} of {total} resamples") as progress:
-                done = evaluate(asked, data, probabilities, progress=progress)
-            if out is not None:
-                write(done, out)
-    except CatdogError as error:
-        typer.echo(f"catdog.training.evaluate: error: {printable(str(error))}", err=True)
-        raise typer.Exit(EXIT_USAGE) from error
-    except KeyboardInterrupt as error:
-        typer.echo("catdog.training.evaluate: interrupted", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from error
+            write(done, out)
     _show(console, done.metrics)
     typer.echo(json.dumps(_headline(done.metrics) | {"out": None if out is None else str(out)}))
 
@@ -190,7 +187,3 @@ def _value(key: str, value: float | None) -> str:
 
 def _range(key: str, bounds: Sequence[float] | None) -> str:
     return " to ".join(_value(key, bound) for bound in bounds) if bounds else ""
-
-
-if __name__ == "__main__":
-    app(prog_name="python -m catdog.training.evaluate")

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import csv
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from catdog.files import replace_file
+from catdog.progress import show_progress
 
 Row = dict[str, float]
 """One epoch: epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, photos_per_second."""
 T = TypeVar("T")
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 def score_of(row: Row) -> float:
@@ -51,21 +47,9 @@ def say(text: str) -> None:
 
 
 def show_steps(batches: Iterable[T], what: str, done: int, steps: int, photos: int) -> Iterator[T]:
-    """The batches, with a bar in a terminal or a plain line now and then; ``photos``: of one batch, all processes."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=steps, completed=done)
-            for batch in batches:
-                yield batch
-                bar.advance(task)
-        return
-    started = said = time.monotonic()
-    for count, batch in enumerate(batches, start=1):
-        yield batch
-        now = time.monotonic()
-        if now - said > _SECONDS_BETWEEN_LINES:
-            said, rate = now, count * photos / (now - started)
-            left = (steps - done - count) * photos / rate
-            say(f"{what}: step {done + count}/{steps}, {rate:.0f} photos/s, {left / 60:.0f} min left")
+    """Give the batches one by one, and show how far it is; ``photos`` are in one batch of all processes together."""
+    with show_progress(f"{what}: trained on", last_line=False) as report:
+        report(done * photos, steps * photos)
+        for step, batch in enumerate(batches, start=done + 1):
+            yield batch
+            report(step * photos, steps * photos)

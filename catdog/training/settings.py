@@ -190,15 +190,17 @@ class Settings:
         return "# python train.py --config config.yaml\n" + yaml.safe_dump(asdict(self), sort_keys=False)
 
 
-def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+def parse(
+    argv: Sequence[str], environment: Mapping[str, str] = os.environ, command: str = "python train.py"
+) -> Settings:
     """Command line > SageMaker's variables > ``--config`` file > the architecture's defaults > defaults.
 
     In a container the paths in a file come from another machine, so SageMaker's win.
 
     Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
-    ``--help`` prints and exits, as argparse does.
+    ``--help`` prints and exits, as argparse does; ``command`` is how its examples call the command.
     """
-    given = vars(_parser().parse_args(argv))
+    given = vars(_parser(command).parse_args(argv))
     from_config = _read_config(given.pop("config", None))
     from_environment = {
         f.name: environment[f.metadata["env"]]
@@ -240,15 +242,15 @@ class _Parser(argparse.ArgumentParser):
         return [flag for flag in self._option_string_actions if flag.startswith("--")]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="train.py",
+        prog=command.removeprefix("python "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Fine-tune a ResNet to tell cats from dogs, measure it, and export it to ONNX.",
         epilog="examples:\n"
-        "  python train.py --data photos.zip --output runs/first\n"
-        "  python train.py --data data/ --output runs/second --arch resnet34 --epochs 12 --size 192\n"
-        "  python train.py --config runs/first/config.yaml --output runs/again --seed 1\n\n"
+        f"  {command} --data photos.zip --output runs/first\n"
+        f"  {command} --data data/ --output runs/second --arch resnet34 --epochs 12 --size 192\n"
+        f"  {command} --config runs/first/config.yaml --output runs/again --seed 1\n\n"
         "exit codes: 0 done, 1 training failed (loss became NaN), 2 a setting or the data is unusable,\n"
         "130 Ctrl-C and 143 SIGTERM: stopped, and the same command goes on",
         argument_default=argparse.SUPPRESS,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
+    from catdog.edge import start
+
+    start("tune")
+
 import json
 import logging
 from pathlib import Path
@@ -9,13 +14,9 @@ from typing import Annotated, Final
 
 import typer
 
-from catdog.errors import CatdogError, SettingsError, TrainingError, TrainingStopped
-from catdog.text import printable
+from catdog.edge import edge
+from catdog.errors import TrainingError, TrainingStopped
 from catdog.training.space import read_space
-
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
 
 _HELP: Final = """Search for good settings: many trainings, each judged by its best epoch on the validation photos.
 
@@ -37,11 +38,12 @@ Examples:
 \b
 Exit codes: 0 done, 1 no trial finished, 2 a bad argument, space, study or dataset, 130 Ctrl-C, 143 SIGTERM."""
 
-_PROG: Final = "catdog.training.tune"
+_ADVICE: Final = "the same command goes on"
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command(help=_HELP)
+@edge("catdog.training.tune", failed=TrainingError, extra="tune", advice=_ADVICE)
 def main(
     space: Annotated[Path, typer.Argument(metavar="SPACE", help="A YAML file: what to search, what to keep.")],
     data: Annotated[str, typer.Option(metavar="DIR", help="A dataset made by catdog.dataset, or raw photos.")],
@@ -53,33 +55,17 @@ def main(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of points; a trial's seed is a setting.")] = 0,
 ) -> None:
-    try:
-        asked = read_space(space)
-        try:
-            # Imported after parsing, so that --help and a typo answer at once.
-            from catdog.training.study import search
-        except ModuleNotFoundError as error:
-            if error.name != "optuna":
-                raise
-            raise SettingsError("optuna is not installed; pip install 'catdog[tune]'") from error
+    asked = read_space(space)
+    # Imported after parsing, so that --help and a typo answer at once.
+    from catdog.training.study import search
 
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    try:
         study = search(asked, data, output, trials, timeout, seed)
-        best = study.best
-        if best is None:
-            raise TrainingError(f"no trial finished ({study.ended} failed or were pruned)")
     except TrainingStopped as stopped:
-        typer.echo(f"{_PROG}: {stopped}; the same command goes on", err=True)
-        raise typer.Exit(128 + stopped.signal) from stopped
-    except CatdogError as error:
-        typer.echo(f"{_PROG}: error: {printable(str(error))}", err=True)
-        raise typer.Exit(EXIT_FAILED if isinstance(error, TrainingError) else EXIT_USAGE) from error
-    except KeyboardInterrupt as error:
-        typer.echo(f"{_PROG}: interrupted; the same command goes on", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from error
+        raise TrainingStopped(f"{stopped}; {_ADVICE}", stopped.signal) from stopped
+    best = study.best
+    if best is None:
+        raise TrainingError(f"no trial finished ({study.ended} failed or were pruned)")
     about = {"score": best.score, "val_accuracy": best.val_accuracy, "trial": best.number, "params": dict(best.params)}
     typer.echo(json.dumps(about | study.counts() | {"config": str(output / "config.yaml")}))
-
-
-if __name__ == "__main__":
-    app(prog_name=f"python -m {_PROG}")

@@ -30,7 +30,7 @@ from tests.integration.aws_on_loopback import moto_server, use
 from tests.integration.control_plane import ControlPlane
 from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch
 
-boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install 'catdog[aws]'")
+boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 pytest.importorskip("moto.server", reason="no control plane to test against: pip install 'moto[server]'")
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Every command and code block of the README, run in its order as a reader would, on real photos."""
+"""Every command and code block of the README and docs/training.md, run in order as a reader would, on real photos."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ import yaml
 ROOT = Path(__file__).parents[2]
 # A reader has ImageNet weights and an hour; the test has neither. Later arguments win over earlier ones.
 QUICKER = {
-    "python train.py": "--weights none --size 64 --frozen-epochs 0 --epochs 1 --batch-size 8 --workers 0 --device cpu",
-    "python -m export": "--min-photos 1",
-    "python -m catdog.training.tune": "--trials 1",
+    "catdog train": "--weights none --size 64 --frozen-epochs 0 --epochs 1 --batch-size 8 --workers 0 --device cpu",
+    "catdog export": "--min-photos 1",
+    "catdog tune": "--trials 1",
 }
 QUICKER_TRIALS = {"arch": "cnn", "train_size": 32, "epochs": 1, "batch_size": 8, "workers": 0, "device": "cpu"}
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    block
+    for page in ("README.md", "docs/training.md")
+    for block in re.findall(r"^```(sh|python)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+]
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, real_photos: Callable[[int], list[tuple[str, bytes]]]) -> Path:
-    """A folder with what the README's reader has: a clone's train.py and docs, ``photos/`` and ``photos.zip``."""
+    """A folder with what the README's reader has: a clone's docs, ``photos/`` and ``photos.zip``."""
     folder = tmp_path_factory.mktemp("desk")
-    (folder / "train.py").symlink_to(ROOT / "train.py")
     (folder / "docs").mkdir()
     space = yaml.safe_load((ROOT / "docs/space.yaml").read_text())
     (folder / "docs/space.yaml").write_text(yaml.safe_dump(space | {"settings": QUICKER_TRIALS}))

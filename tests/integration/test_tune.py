@@ -217,7 +217,7 @@ def test_without_optuna_the_extra_is_named(photos: Path, tmp_path: Path, monkeyp
     monkeypatch.delitem(sys.modules, "catdog.training.study", raising=False)
     result = tune(write_space(tmp_path), photos, tmp_path / "search", 1)
     assert result.exit_code == 2
-    assert last_error(result) == "catdog.training.tune: error: optuna is not installed; pip install 'catdog[tune]'"
+    assert last_error(result) == "catdog.training.tune: error: optuna is not installed; pip install '.[tune]'"
 
 
 def test_help_comes_without_torch_and_optuna() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,20 @@ def test_a_dataset_and_its_summary(tmp_path: Path) -> None:
     assert "checked 9 of 9 photos" in done.stderr
     assert "left out: 1 empty" in done.stderr
     assert "warning: test holds no cat" in done.stderr
+
+
+def test_a_terminal_gets_no_json(tmp_path: Path) -> None:
+    source = make(tmp_path / "photos.zip", class_folders())
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "catdog.dataset", str(source), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    os.set_blocking(ours, False)
+    with pytest.raises(BlockingIOError):
+        os.read(ours, 1)
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 0
+    assert "left out: none" in done.stderr
 
 
 @pytest.mark.parametrize(

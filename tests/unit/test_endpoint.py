@@ -400,7 +400,7 @@ def test_drawn_pictures_are_always_the_same() -> None:
 
 def test_torch_answers_as_onnx_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The GPU's way, on torch's CPU; a real GPU is not needed to see that both give the same answers."""
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnx")
     torch = pytest.importorskip("torch")
     from catdog.training.model import load_checkpoint, new_network, save_checkpoint
     from export.onnx_file import float_model, write

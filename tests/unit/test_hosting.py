@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-pytest.importorskip("boto3", reason="needs boto3: pip install 'catdog[aws]'")
+pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
 from catdog.aws import prices
 from catdog.aws.account import CloudError

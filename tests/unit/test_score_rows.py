@@ -15,7 +15,6 @@ import pytest
 from catdog.errors import ContractError, DataError, ImageError, ImageReason, SettingsError
 from catdog.score import output
 from catdog.score.ledger import Ledger, Totals
-from catdog.score.progress import describe, duration
 from catdog.score.rows import MAX_ERROR_LENGTH, STATUS_OF, STATUSES, Row, Status, columns, table
 from catdog.score.run import MIN_JUDGED, MaxErrors, batch_inputs
 from catdog.sources.contents import Bytes, File
@@ -323,41 +322,6 @@ def test_a_share_of_errors_is_judged_when_there_are_enough_rows_or_at_the_end() 
     assert not tenth.are_exceeded(counted(9, 1), at_end=True)
     assert tenth.are_exceeded(counted(8, 2), at_end=True)
     assert not tenth.are_exceeded(counted(0, 0), at_end=True)
-
-
-@pytest.mark.parametrize(
-    ("totals", "total", "rate", "text"),
-    [
-        (counted(0, 0), None, None, "scored 0 photos"),
-        (counted(12_300, 0), None, 148.21, "scored 12,300 photos, 148.2/s"),
-        (
-            counted(12_298, 2),
-            100_000,
-            148.21,
-            "scored 12,300 of 100,000 photos, 148.2/s, 0:09:52 left, failed: 2 corrupt",
-        ),
-        (counted(10, 0), 10, 5.0, "scored 10 of 10 photos, 5.0/s, 0:00:00 left"),
-        (counted(11, 0), 10, 5.0, "scored 11 of 10 photos, 5.0/s"),  # some came after they were counted
-        (counted(1, 0), 10, None, "scored 1 of 10 photos"),
-        (counted(1, 0), 10, 0.0, "scored 1 of 10 photos"),
-        (
-            Totals.from_json({"statuses": {"missing": 1, "corrupt": 1200, "ok": 1}, "labels": {}}),
-            None,
-            None,
-            "scored 1,202 photos, failed: 1,200 corrupt, 1 missing",
-        ),
-    ],
-)
-def test_progress_says_how_many_how_fast_how_long_and_what_failed(
-    totals: Totals, total: int | None, rate: float | None, text: str
-) -> None:
-    assert describe(totals, total, rate) == text
-
-
-def test_durations_have_days_where_they_are_that_long() -> None:
-    assert [duration(s) for s in (0, 59.6, 3599, 86_399, 86_400, 200_000)] == [
-        "0:00:00", "0:01:00", "0:59:59", "23:59:59", "1 d 0:00:00", "2 d 7:33:20",
-    ]  # fmt: skip
 
 
 def test_tasks_are_full_unless_they_carry_too_much() -> None:

@@ -1,0 +1,114 @@
+"""The command ``catdog``: each subcommand is a room of its own, which is imported when it is called.
+
+catdog predict photo.jpg            the same as python -m catdog.predict photo.jpg
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+from typer.core import TyperCommand
+
+from catdog import __version__
+from catdog.edge import edge, watch_ctrl_c
+
+
+class Room(NamedTuple):
+    """Where a subcommand lives."""
+
+    module: str
+    """Holds its typer application, ``app``."""
+    old_name: str
+    """How it is called without ``catdog``, which its help and its usage lines say then."""
+    help: str
+
+
+ROOMS: Final = {
+    "predict": Room("catdog.predict", "python -m catdog.predict", "Tell cats from dogs in photos."),
+    "score": Room("catdog.score.cli", "python -m catdog.score", "Score every photo of a large collection, once."),
+    "dataset": Room("catdog.dataset.__main__", "python -m catdog.dataset", "Turn photos into a checked dataset."),
+    "train": Room("catdog.training.cli", "python train.py", "Train a model on a dataset."),
+    "tune": Room("catdog.training.tune", "python -m catdog.training.tune", "Search for good training settings."),
+    "evaluate": Room("catdog.training.evaluate", "python -m catdog.training.evaluate", "Measure a model on photos."),
+    "export": Room("export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
+    "aws": Room("catdog.aws.__main__", "python -m catdog.aws", "Train, deploy and call on Amazon SageMaker."),
+    "doctor": Room("catdog.doctor", "python -m catdog.doctor", "Say what is installed here, and what is missing."),
+}
+
+_HELP: Final = """Tell cats from dogs in photos; train, measure, export and serve the model that does.
+
+\b
+Examples:
+  catdog predict cat.jpg holiday/                         the embedded model answers
+  catdog score photos.zip --out results.parquet           a row for every photo of a collection
+  catdog dataset photos.zip --out data                    a dataset of your own photos, to train from
+  catdog train --data data --output runs/first
+  catdog export runs/first --out model.onnx
+  catdog doctor                                           what is installed here, and what is missing
+
+catdog COMMAND --help says more. catdog --install-completion teaches your shell to complete all of it."""
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+class _Later(TyperCommand):
+    """A subcommand that is imported when it is called or completed, not when the list of all is shown."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        assert self.name is not None
+        with edge(f"catdog {self.name}", extra=self.name):
+            command = load(self.name)
+        _say_new_names(command)
+        watch_ctrl_c()
+        return command.make_context(info_name, args, parent, **extra)
+
+
+def load(name: str) -> Any:
+    """Import a subcommand and return it as typer made it."""
+    command = typer.main.get_command(import_module(ROOMS[name].module).app)
+    command.name = name
+    return command
+
+
+def run(name: str | None = None) -> None:
+    """Run ``catdog``, or one subcommand under its old name; ends in SystemExit."""
+    if name is None:
+        app(prog_name="catdog")
+    else:
+        command = load(name)
+        watch_ctrl_c()
+        command.main(prog_name=ROOMS[name].old_name)
+
+
+def _say_new_names(command: Any) -> None:
+    """Replace the old names in a command's help by the new ones."""
+    for name, room in ROOMS.items():
+        command.help = command.help and command.help.replace(room.old_name, f"catdog {name}")
+        command.epilog = command.epilog and command.epilog.replace(room.old_name, f"catdog {name}")
+    for subcommand in getattr(command, "commands", {}).values():
+        _say_new_names(subcommand)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"catdog {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=_HELP)
+def _catdog(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _stub() -> None:
+    """Stand for a subcommand until ``_Later`` puts the real one in its place."""
+
+
+for _name, _room in ROOMS.items():
+    app.command(_name, cls=_Later, help=_room.help)(_stub)
