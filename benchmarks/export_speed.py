@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from catdog.contract import Contract
+from catdog.export.onnx_file import float_model, write
+from catdog.export.proof import Engine
+from catdog.export.quantize import Quantizer
 from catdog.training.model import ImageModel, load_checkpoint, new_network
-from export.onnx_file import float_model, write
-from export.proof import Engine
-from export.quantize import Quantizer
 
 BATCH_SIZE = 16
 

@@ -14,9 +14,9 @@ from score_ways import Task
 from torch import nn
 
 from catdog.classifier import Classifier
+from catdog.export.onnx_file import OPSET, float_model, write
 from catdog.machine import usable_cores
 from catdog.training.model import WEIGHTS_NAME, ImageModel, load_checkpoint
-from export.onnx_file import OPSET, float_model, write
 
 
 class FromUnit(nn.Module):

@@ -96,7 +96,7 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
     _write(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())
     save_checkpoint(output, model.network, contract.with_(quality=quality))
     if settings.export:
-        from export import export  # here, so that a run without it needs no ONNX packages
+        from catdog.export import export  # here, so that a run without it needs no ONNX packages
 
         export(output, output / "model.onnx", manifest)
     say_metrics({f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")})

@@ -16,8 +16,8 @@ from PIL import Image
 from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest
+from catdog.export.onnx_file import float_model, write
 from catdog.training.model import load_checkpoint
-from export.onnx_file import float_model, write
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 
 ROOT = Path(__file__).parents[2]

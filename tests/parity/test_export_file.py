@@ -13,9 +13,9 @@ from catdog.classifier import Classifier
 from catdog.contract import METADATA_KEY, Contract
 from catdog.dataset import Manifest
 from catdog.errors import ExportError
+from catdog.export import export
+from catdog.export.onnx_file import write
 from catdog.training.model import ImageModel, load_checkpoint
-from export import export
-from export.onnx_file import write
 
 
 @pytest.fixture(scope="module")

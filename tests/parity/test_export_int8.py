@@ -17,14 +17,14 @@ from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.errors import ExportError
+from catdog.export import Gates, Proof, export
+from catdog.export.float_layers import choose
+from catdog.export.onnx_file import float_model, write
+from catdog.export.photos import Labelled, batches
+from catdog.export.proof import Engine
+from catdog.export.quantize import Quantizer
+from catdog.export.rounding import rounded, second_moments
 from catdog.training.model import ImageModel
-from export import Gates, Proof, export
-from export.float_layers import choose
-from export.onnx_file import float_model, write
-from export.photos import Labelled, batches
-from export.proof import Engine
-from export.quantize import Quantizer
-from export.rounding import rounded, second_moments
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ import torch
 from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.errors import DataError, ModelError, SettingsError
+from catdog.export import Gates, ProofError, export
+from catdog.export.awkward import awkward_photos
+from catdog.export.float_layers import affordable
+from catdog.export.onnx_file import float_model, write
+from catdog.export.photos import Labelled, open_photos, stratified
+from catdog.export.proof import Engine, prove
 from catdog.image import load_pixels
 from catdog.training.model import ImageModel, load_checkpoint, new_network, save_checkpoint
-from export import Gates, ProofError, export
-from export.awkward import awkward_photos
-from export.float_layers import affordable
-from export.onnx_file import float_model, write
-from export.photos import Labelled, open_photos, stratified
-from export.proof import Engine, prove
 
 
 def test_the_proof_counts_what_it_compared(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest, build
+from catdog.export import Gates, Proof, export
+from catdog.export.photos import Labelled, batches
 from catdog.training.model import ImageModel, new_network, save_checkpoint
 from catdog.training.weights import load_weights
-from export import Gates, Proof, export
-from export.photos import Labelled, batches
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet18-imagenet1k-v1-partial.safetensors"
 CONTRACT = Contract(class_names=("cat", "dog"), input_size=96, arch="resnet18", threshold=0.6)

@@ -402,8 +402,8 @@ def test_torch_answers_as_onnx_does(tmp_path: Path, caplog: pytest.LogCaptureFix
     """The GPU's way, on torch's CPU; a real GPU is not needed to see that both give the same answers."""
     pytest.importorskip("onnxscript")
     torch = pytest.importorskip("torch")
+    from catdog.export.onnx_file import float_model, write
     from catdog.training.model import load_checkpoint, new_network, save_checkpoint
-    from export.onnx_file import float_model, write
 
     torch.manual_seed(0)
     contract = Contract(class_names=("cat", "dog"), input_size=32, arch="cnn", threshold=0.5)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from catdog.aws.staging import staged
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +43,28 @@ def test_the_training_container_gets_what_training_and_export_need_but_no_torch(
 def test_the_core_has_no_heavy_dependency() -> None:
     dependencies = {_name(str(r)) for r in list(_project()["dependencies"])}  # type: ignore[call-overload]
     assert dependencies == {"numpy", "onnxruntime", "pillow", "rich", "typer"}
+
+
+def test_a_wheel_owns_catdog_and_no_package_named_export(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a copy: pip leaves a build folder where it builds
+    ignore = shutil.ignore_patterns("__pycache__")
+    for folder in ("catdog", "export"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "catdog/export/__main__.py" in names
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"catdog"}
+
+
+def test_what_a_training_job_runs_from_can_export() -> None:
+    code = "import catdog.export; catdog.export.export; print(catdog.__file__)"
+    with staged() as folder:
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(folder / "catdog" / "__init__.py")
 
 
 def test_the_readme_s_tree_is_the_tree() -> None:

@@ -46,8 +46,8 @@ from onnxruntime.quantization import (
 )
 
 from catdog.classifier import INPUT_NAME
-from export.photos import Images
-from export.rounding import Floats, rounded, second_moments
+from catdog.export.photos import Images
+from catdog.export.rounding import Floats, rounded, second_moments
 
 OPERATORS: Final = ("Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flatten")
 """Run in int8. Residual sums and pools are among them, so that no activation returns to float on its way."""

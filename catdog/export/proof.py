@@ -19,9 +19,9 @@ import torch
 from catdog.classifier import BATCH_SIZE, Classifier
 from catdog.contract import Contract
 from catdog.errors import ExportError
+from catdog.export.photos import Images, Labelled, batches
 from catdog.prediction import decide
 from catdog.training.model import ImageModel
-from export.photos import Images, Labelled, batches
 
 Probabilities = npt.NDArray[np.float32]
 """float32 (N, C), rows summing to 1."""

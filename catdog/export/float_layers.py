@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 
 from catdog.errors import ExportError
-from export.onnx_file import write
-from export.photos import Labelled
-from export.proof import Engine, Probabilities, accuracy
-from export.quantize import Quantizer
+from catdog.export.onnx_file import write
+from catdog.export.photos import Labelled
+from catdog.export.proof import Engine, Probabilities, accuracy
+from catdog.export.quantize import Quantizer
 
 RANKING_PHOTOS: Final = 128  # of the calibration's; every layer is tried on them
 MAX_FLOAT_SHARE: Final = 0.25  # of the weights: 44% of the float file's size; beyond, it is hardly an int8 model

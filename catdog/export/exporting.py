@@ -15,15 +15,15 @@ from typing import Final
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, SettingsError
+from catdog.export.awkward import awkward_photos
+from catdog.export.float_layers import choose
+from catdog.export.onnx_file import float_model, write
+from catdog.export.photos import Labelled, batches, stratified
+from catdog.export.proof import Engine, Gates, Proof, ProofError, prove
+from catdog.export.quantize import Quantizer
 from catdog.files import replace_file
 from catdog.image import read_file
 from catdog.training.model import load_checkpoint
-from export.awkward import awkward_photos
-from export.float_layers import choose
-from export.onnx_file import float_model, write
-from export.photos import Labelled, batches, stratified
-from export.proof import Engine, Gates, Proof, ProofError, prove
-from export.quantize import Quantizer
 
 FLOAT_PHOTOS: Final = 500  # a float export is compared on; it runs at the end of each training run
 INT8_PHOTOS: Final = 5_000  # the most that an int8 export is compared on

@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 
 from catdog.classifier import INPUT_NAME
-from export.photos import Images
+from catdog.export.photos import Images
 
 Floats = npt.NDArray[np.float32]
 
