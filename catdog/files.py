@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; it takes the name ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` to write to; the file gets the name ``path`` when the block ends well.
 
-    Parent folders are made. When the block raises, the temporary file goes and what stood at ``path`` stays.
+    Missing parent folders are made. When the block raises, the temporary file is deleted and ``path`` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
