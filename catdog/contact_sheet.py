@@ -183,7 +183,6 @@ def _has_glyph(c: str, font: Font) -> bool:
     return (mask.size, bytes(mask)) != (missing.size, bytes(missing))
 
 
-@functools.lru_cache
 def _load_font(size: int) -> Font:
     """Return Pillow's own font; in the few builds without FreeType, a bitmap font of one small size."""
     try:
