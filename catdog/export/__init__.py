@@ -1,7 +1,7 @@
-"""A checkpoint -> one ONNX file that answers as the checkpoint does, or no file (python -m export).
+"""Export a checkpoint as one ONNX file that answers as the checkpoint does, or as no file (python -m export).
 
 exporting.py     every step in its order
-photos.py        which photos calibrate and which ones prove, and their pixels
+photos.py        which photos calibrate and which ones prove
 awkward.py       photos that go wrong elsewhere
 onnx_file.py     the model as one ONNX file with its contract
 quantize.py      float ONNX -> int8

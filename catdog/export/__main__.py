@@ -69,37 +69,37 @@ def main(
 ) -> None:
     # Imported after parsing, so that --help and a typo answer at once.
     from catdog.export.exporting import MIN_PHOTOS, export
-    from catdog.export.photos import open_photos
+    from catdog.export.photos import find_dataset
     from catdog.export.proof import ProofError
 
     console = Console(stderr=True)
     try:
         with TemporaryDirectory(prefix="catdog-") as scratch:
-            photos = open_photos(checkpoint, data, Path(scratch))
+            photos = find_dataset(checkpoint, data, Path(scratch))
             fewest = MIN_PHOTOS if min_photos is None else min_photos
             with console.status("") as status:
                 say = status.update if console.is_terminal else partial(typer.echo, err=True)
                 proof = export(checkpoint, out, photos, int8=int8, min_photos=fewest, say=say)
     except CatdogError as error:
         if isinstance(error, ProofError):
-            _show(console, error.proof)
+            _print_proof(console, error.proof)
         typer.echo(f"export: error: {printable(str(error))}", err=True)
         raise typer.Exit(EXIT_FAILED if isinstance(error, ExportError) else EXIT_USAGE) from error
     except KeyboardInterrupt as error:
         typer.echo("export: interrupted; no file was written", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from error
-    _show(console, proof)
+    _print_proof(console, proof)
     typer.echo(json.dumps({"out": str(out)} | proof.to_dict()))
 
 
-def _show(console: Console, proof: Proof) -> None:
-    """The table for a person."""
+def _print_proof(console: Console, proof: Proof) -> None:
+    """Print the table for a person."""
     table = Table(box=None, pad_edge=False)
     splits = list(proof.photos)
     for heading in ("", "MB", "photos/s", "largest |Δp|", "flips", "verdicts", *(f"{s} %" for s in splits)):
         table.add_column(heading, justify="right" if heading else "left")
     for row in proof.rows:
-        table.add_row(*_cells(row, splits))
+        table.add_row(*_format_row(row, splits))
     console.print(table)
     counts = ", ".join(f"{count} {split}" for split, count in proof.photos.items() if split != "all")
     console.print(f"on {proof.photos['all']} photos ({counts}) and {proof.awkward} awkward ones; compared with torch")
@@ -107,7 +107,7 @@ def _show(console: Console, proof: Proof) -> None:
         console.print(escape(f"note: {note}"), soft_wrap=True)
 
 
-def _cells(row: Measured, splits: Sequence[str]) -> list[str]:
+def _format_row(row: Measured, splits: Sequence[str]) -> list[str]:
     compared = ["", "", ""] if row.kind == "torch" else [f"{row.difference:.2g}", str(row.flips), str(row.verdicts)]
     shares = [f"{row.accuracy[split]:.2f}" for split in splits]
     return [row.kind, f"{row.size_mb:.2f}", f"{row.photos_per_s:.0f}", *compared, *shares]

@@ -1,4 +1,4 @@
-"""Photos that go wrong elsewhere, made in memory from one that doesn't: sizes, modes, formats, orientations."""
+"""Photos that go wrong elsewhere, of odd sizes, modes, formats and orientations, made from one that doesn't."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ HUGE_PX: Final = (4000, 3000)  # a 12-megapixel camera's; decoded at a fraction 
 _ORIENTATION_TAG: Final = 0x0112  # EXIF 2.32
 
 
-def awkward_photos(data: bytes) -> dict[str, bytes]:
-    """An encoded photo -> encoded variants of it by name, all of which ``catdog.image`` must be able to read."""
+def make_awkward_photos(data: bytes) -> dict[str, bytes]:
+    """Return encoded variants of an encoded photo, by name; ``catdog.image`` must be able to read all of them."""
     photo = decode(data, "the photo that awkward ones are made from")
     width, height = photo.size
     grey = photo.convert("L")

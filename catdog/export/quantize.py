@@ -1,4 +1,4 @@
-"""Float ONNX model -> int8 QDQ model: calibrated once, then quantized as often as the choice of float layers asks.
+"""Quantize a float ONNX model to int8 (QDQ): calibrated once, then quantized for each choice of float layers.
 
 Weights are int8 per output channel, activations uint8, from the first convolution's input to the pooled features.
 Normalisation, head, temperature and softmax stay in float. Differences of the log-odds to the float model, root mean
@@ -46,17 +46,17 @@ from onnxruntime.quantization import (
 )
 
 from catdog.classifier import INPUT_NAME
-from catdog.export.photos import Images
-from catdog.export.rounding import Floats, rounded, second_moments
+from catdog.export.rounding import Floats, measure_second_moments, round_weights
+from catdog.training.answering import Images
 
 OPERATORS: Final = ("Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flatten")
 """Run in int8. Residual sums and pools are among them, so that no activation returns to float on its way."""
-LARGEST: Final = 64  # of a 7-bit weight: 2 * 255 * 64 = 32640, under the 32767 of 16 bits
+LARGEST: Final = 64  # the largest 7-bit weight: 2 * 255 * 64 = 32640, under the 32767 of 16 bits
 MOMENT_BATCHES: Final = 16  # of the calibration photos, for the rounding
 
 
 class Quantizer:
-    """A float model with the ranges of its activations, ready to be quantized."""
+    """A float model and the ranges of its activations, ready to be quantized."""
 
     def __init__(self, float_path: Path, calibration: Sequence[Images]) -> None:
         """Calibrate the model in ``float_path``; its batch norms are folded and its constants are initializers then."""
@@ -68,18 +68,18 @@ class Quantizer:
             calibrator = create_calibrator(
                 prepared, OPERATORS, str(Path(folder) / "augmented.onnx"), CalibrationMethod.MinMax
             )
-            calibrator.collect_data(_Reader(calibration))
+            calibrator.collect_data(_CalibrationReader(calibration))
             self._ranges = calibrator.compute_data()
-        self._rounded = self._round(second_moments(self._model, calibration[:MOMENT_BATCHES]))
+        self._rounded = self._round(measure_second_moments(self._model, calibration[:MOMENT_BATCHES]))
 
     @property
     def layers(self) -> dict[str, int]:
-        """Names of the layers that run in int8, input to output, with their count of weights."""
+        """The names of the layers that run in int8, from input to output, with how many weights each has."""
         sizes = {tensor.name: math.prod(tensor.dims) for tensor in self._model.graph.initializer}
         return {node.name: sizes[node.input[1]] for node in self._model.graph.node if node.op_type == "Conv"}
 
     def quantize(self, in_float: Collection[str] = ()) -> onnx.ModelProto:
-        """The int8 model, with the layers of these names left in float."""
+        """Return the int8 model, with the layers of these names left in float."""
         # The two steps of onnxruntime.quantization.quantize_static, which would calibrate again at each call.
         with _quiet():
             quantizer = QDQQuantizer(
@@ -97,24 +97,24 @@ class Quantizer:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         quantized: onnx.ModelProto = quantizer.model.model
-        _guard(quantized.graph, in_float)
+        _guard_float_layers(quantized.graph, in_float)
         for tensor in quantized.graph.initializer:
             if tensor.name in self._rounded:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(self._rounded[tensor.name], tensor.name))
         return quantized
 
     def _round(self, moments: Mapping[str, Floats]) -> dict[str, npt.NDArray[np.int8]]:
-        """Better rounded weights for the scales that the quantizer chose, by the names that it gave them."""
+        """Return better rounded weights, by name, for the scales that the quantizer chose."""
         scales = {tensor.name: tensor for tensor in self.quantize().graph.initializer}
         weights = {tensor.name: tensor for tensor in self._model.graph.initializer}
         array = onnx.numpy_helper.to_array
         return {
-            f"{name}_quantized": rounded(array(weights[name]), array(scales[f"{name}_scale"]), moment, LARGEST)
+            f"{name}_quantized": round_weights(array(weights[name]), array(scales[f"{name}_scale"]), moment, LARGEST)
             for name, moment in moments.items()
         }
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, batches: Iterable[Images]) -> None:
         self._batches = iter(batches)
 
@@ -123,8 +123,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         return None if images is None else {INPUT_NAME: images}
 
 
-def _guard(graph: onnx.GraphProto, in_float: Collection[str]) -> None:
-    """Put an operation that changes nothing before each of these layers.
+def _guard_float_layers(graph: onnx.GraphProto, in_float: Collection[str]) -> None:
+    """Put an operation that changes nothing before each float layer.
 
     ONNX Runtime quantizes a float layer between int8 ones while it loads a model, 8 bits for the whole tensor, which is
     worse than what was to be avoided (core/optimizer/qdq_transformer/weight_bias_quantization.cc: a Conv or Gemm whose
@@ -143,7 +143,7 @@ def _guard(graph: onnx.GraphProto, in_float: Collection[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[Any]:
-    """onnxruntime.quantization gives advice through the root logger."""
+    """Hide the advice that onnxruntime.quantization gives through the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

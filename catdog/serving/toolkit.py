@@ -1,10 +1,10 @@
-"""One repair of SageMaker's serving toolkit, where it would answer 500 for what is the caller's mistake."""
+"""A repair of SageMaker's serving toolkit, which would answer 500 to a mistake of the caller's."""
 
 from __future__ import annotations
 
 
 def take_bodies_as_bytes() -> None:
-    """Have the toolkit hand over all bodies as bytes; nothing happens where it isn't installed.
+    """Make the toolkit pass on all bodies as bytes; does nothing where it isn't installed.
 
     It decodes those of the types in UTF8_TYPES itself, before any function of ours is called, and answers a body that
     isn't UTF-8 with 500 and a traceback (sagemaker-pytorch-inference 2.0.25, transformer.py). ``requests.parse`` says

@@ -13,12 +13,12 @@ from torchmetrics.functional.classification import binary_precision_recall_curve
 
 from catdog.colours import BLUE, GREEN, GREY, ORANGE, PURPLE
 from catdog.files import replace_file
-from catdog.training.metrics import answered
+from catdog.training.metrics import count_answered
 
 _CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 
 
-def curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
+def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
     """Training and validation loss and accuracy by epoch, from ``history.csv``'s rows."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -34,7 +34,7 @@ def curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> 
     _save(figure, path)
 
 
-def learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
+def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
     """The smoothed loss at ever higher learning rates."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes: Any = figure.subplots()
@@ -46,7 +46,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: 
     _save(figure, path)
 
 
-def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str, path: Path) -> None:
+def draw_confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str, path: Path) -> None:
     """Counts (and shares of the true class) of every true class against every answer."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes: Any = figure.subplots()
@@ -63,7 +63,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str]
     _save(figure, path)
 
 
-def roc(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
+def draw_roc(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
     """Hits against false alarms, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
     lines = []
     for i, name in _judged(labels, class_names):
@@ -72,7 +72,9 @@ def roc(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title
     _with_corner(lines, ("false alarms (share of the others called it)", "hits (recall)"), (0, 0.05), title, path)
 
 
-def precision_recall(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
+def draw_precision_recall(
+    probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path
+) -> None:
     """Precision against recall, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
     lines = []
     for i, name in _judged(labels, class_names):
@@ -81,7 +83,7 @@ def precision_recall(probabilities: Tensor, labels: Tensor, class_names: Sequenc
     _with_corner(lines, ("recall", "precision"), (0.95, 1), title, path)
 
 
-def reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path: Path) -> None:
+def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path: Path) -> None:
     """Accuracy against confidence with 95% intervals, over a histogram of the confidences.
 
     ``rows`` as ``metrics.reliability`` gives them; ``lowest``: the smallest confidence there can be, 1/C.
@@ -103,14 +105,16 @@ def reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path:
     _save(figure, path)
 
 
-def coverage(probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+def draw_coverage(
+    probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, Any]], title: str, path: Path
+) -> None:
     """Error among the answered photos against the share that is answered (El-Yaniv & Wiener 2010).
 
     ``marks``: rows of ``metrics.coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes: Any = figure.subplots()
-    _, photos, wrong = answered(probabilities, labels)
+    _, photos, wrong = count_answered(probabilities, labels)
     axes.plot((photos / len(labels)).tolist(), (wrong / photos).tolist(), color=BLUE, label="confidence thresholds")
     for row in marks[:-1]:
         if row["answered"]:

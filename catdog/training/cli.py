@@ -1,4 +1,4 @@
-"""``train.py``'s edge: arguments to settings, errors to one line and an exit code."""
+"""The command ``train.py``: it turns arguments into settings, and errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from catdog.training.settings import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 training failed, 2 unusable settings or data, 130 Ctrl-C, 143 SIGTERM."""
+    """Train; return the exit code: 0 done, 1 training failed, 2 unusable settings or data, 130 Ctrl-C, 143 SIGTERM."""
     try:
         settings = parse(sys.argv[1:] if argv is None else argv)
-        # Imported after parsing, so that --help and a typo answer at once.
-        from catdog.training.run import run
+        settings.check_paths()
+        # Imported after the checks, since torch takes seconds, which --help and a typo need not wait for.
+        from catdog.training.run import run_training
 
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-        run(settings)
+        run_training(settings)
     except TrainingStopped as stopped:
         sys.stderr.write(f"train.py: {stopped}\n")
         return 128 + stopped.signal  # as shells have it

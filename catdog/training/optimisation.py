@@ -1,4 +1,4 @@
-"""What learns, how fast, and when: frozen tensors, optimizer groups, the schedule of the learning rate."""
+"""Which tensors learn, how fast, and when: freezing, optimizer groups, and the learning rate's schedule."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from catdog.training.model import stage_of
+from catdog.training.model import find_stage
 from catdog.training.settings import STAGES, Settings
 
 REFERENCE_BATCH = 64  # photos; ``lr`` is given for it and scaled linearly (Goyal et al. 2017, section 2.1)
 Schedule = Literal["constant", "cosine", "one_cycle"]
 
 
-def learning_tensors(network: nn.Module, fresh: Collection[str], trainable_from: str | None) -> set[str]:
-    """Names of the parameters that learn: all ``fresh`` ones, and those of stages from ``trainable_from`` on."""
+def choose_learning_tensors(network: nn.Module, fresh: Collection[str], trainable_from: str | None) -> set[str]:
+    """Return the names of the parameters that learn: the ``fresh`` ones and the stages from ``trainable_from`` on."""
     stages = STAGES[STAGES.index(trainable_from) :] if trainable_from else ()
-    return {name for name, _ in network.named_parameters() if name in fresh or stage_of(name) in stages}
+    return {name for name, _ in network.named_parameters() if name in fresh or find_stage(name) in stages}
 
 
 def freeze_all_but(network: nn.Module, learning: Collection[str]) -> None:
-    """Only ``learning`` gets gradients; a batch norm that doesn't learn keeps its running statistics as well."""
+    """Let only ``learning`` get gradients; a batch norm that doesn't learn keeps its running statistics as well."""
     network.train()
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in learning)
@@ -36,7 +36,7 @@ def freeze_all_but(network: nn.Module, learning: Collection[str]) -> None:
 def new_optimizer(
     network: nn.Module, fresh: Collection[str], learning: Collection[str], settings: Settings
 ) -> torch.optim.Optimizer:
-    """An optimizer over ``learning``. Each group's ``peak`` is its learning rate at the schedule's factor 1.
+    """Return an optimizer over ``learning``, in which each group's ``peak`` is its highest learning rate.
 
     Fresh tensors learn at ``lr``; pretrained ones of layer4 at ``lr * backbone_lr``, and each stage nearer to the input
     at ``stage_decay`` times that. Batch norms and biases have no decay (He et al. 2019, section 3.1).
@@ -46,7 +46,7 @@ def new_optimizer(
     for name, parameter in network.named_parameters():
         if name not in learning:
             continue
-        depth = max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))
+        depth = max(0, STAGES.index("layer4") - STAGES.index(find_stage(name)))
         peak = top if name in fresh else top * settings.backbone_lr * settings.stage_decay**depth
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((peak, decay), []).append(parameter)
@@ -59,8 +59,8 @@ def new_optimizer(
     return torch.optim.AdamW(parts)
 
 
-def schedule(step: int, steps: int, warmup: float, kind: Schedule) -> float:
-    """The factor on every learning rate at ``step`` of a phase's ``steps``, in [0, 1].
+def learning_rate_factor(step: int, steps: int, warmup: float, kind: Schedule) -> float:
+    """Return the factor on every learning rate at ``step`` of a phase's ``steps``, in [0, 1].
 
     It rises linearly over the first ``warmup`` share. Then it stays at 1, or falls to 0 by half a cosine (Loshchilov &
     Hutter 2017) or, for one_cycle, linearly (Smith & Topin 2018).
@@ -74,8 +74,8 @@ def schedule(step: int, steps: int, warmup: float, kind: Schedule) -> float:
     return 1 - rest if kind == "one_cycle" else (1 + math.cos(math.pi * rest)) / 2
 
 
-def precision(settings: Settings, accelerator: str) -> Any:
-    """Lightning's precision flag: autocast where the hardware gains by it.
+def choose_precision(settings: Settings, accelerator: str) -> Any:
+    """Return Lightning's precision flag: autocast where the hardware gains by it.
 
     On a CPU that is where it has AMX tiles: with AVX-512 BF16 alone, ResNet-18 at 160 px trained 1.5 times slower in
     bf16 than in float32 (torch 2.11, 2 cores; ``benchmarks/precision.py``).

@@ -33,11 +33,11 @@ from catdog.files import replace_file
 from catdog.training import study_charts
 from catdog.training.checkpoint import FREE_TO_CHANGE
 from catdog.training.data import open_data
-from catdog.training.history import Row, say, score_of
+from catdog.training.history import Row, say, score_epoch
 from catdog.training.loop import fit
 from catdog.training.prepared import prepare
-from catdog.training.processes import quiet, start
-from catdog.training.space import Choices, Outcome, Range, Space
+from catdog.training.processes import silence_lightning, start_processes
+from catdog.training.space import Choices, Range, Space, TrialOutcome
 
 FILE_NAME: Final = "study.db"
 WORST: Final = -1e-4  # score: nothing right, and a loss of 1 or more
@@ -53,7 +53,7 @@ def search(space: Space, data: str, output: Path, trials: int, minutes: float | 
     (SIGTERM, or Ctrl-C in a trial), or what unusable data raises.
     """
     started = time.monotonic()
-    with TemporaryDirectory(prefix="catdog-data-") as scratch, _alone(output), _terminable(), quiet():
+    with TemporaryDirectory(prefix="catdog-data-") as scratch, _alone(output), _terminable(), silence_lightning():
         manifest = open_data(space.trial({name: c.ends[0] for name, c in space.search.items()}, data), Path(scratch))
         study = Study(space, data, manifest, output, seed)
         if study.interrupted:
@@ -81,12 +81,12 @@ class Study:
             self._try_again(number)
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[TrialOutcome]:
         """Of all trials that are over, in their order."""
         return [_outcome(t) for t in self._study.trials if t.state in _STATES]
 
     @property
-    def best(self) -> Outcome | None:
+    def best(self) -> TrialOutcome | None:
         """The finished trial with the highest score, the first of equals."""
         finished = [o for o in self.outcomes if o.state == "finished"]
         return max(finished, key=lambda o: o.score or 0.0, default=None)
@@ -118,12 +118,12 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
             raise
         if rows:
-            top = max(rows, key=score_of)
+            top = max(rows, key=score_epoch)
             for key in ("val_accuracy", "val_loss"):
                 trial.set_user_attr(key, top[key])
         trial.set_user_attr("epochs", len(rows))
         trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
-        score = max(map(score_of, rows)) if state is TrialState.COMPLETE else None
+        score = max(map(score_epoch, rows)) if state is TrialState.COMPLETE else None
         outcome = _outcome(self._study.tell(trial, score, state))
         return f"{self.ended}/{trials}: {_line(outcome, trial.user_attrs.get('error'))}"
 
@@ -132,7 +132,7 @@ class Study:
 
         def record(history: list[Row]) -> None:
             rows[:] = history
-            trial.report(score_of(rows[-1]), len(rows))
+            trial.report(score_epoch(rows[-1]), len(rows))
             # The frozen epochs' scores say little of what comes after them; after the last one, nothing is saved.
             if settings.frozen_epochs < len(rows) < settings.frozen_epochs + settings.epochs and trial.should_prune():
                 raise optuna.TrialPruned
@@ -142,7 +142,7 @@ class Study:
                 settings = self.space.trial(trial.params, self.data)
             except SettingsError as error:
                 raise TrainingError(str(error)) from error
-            fabric = start(settings)
+            fabric = start_processes(settings)
             if fabric.world_size > 1:
                 raise SettingsError("a search trains one process at a time; start it without torchrun")
             with redirect_stderr(io.StringIO() if self._told else sys.stderr):  # every trial says the same of the data
@@ -202,9 +202,9 @@ class Study:
             for o in outcomes:
                 values = [_short(getattr(o, name)) for name in about]
                 writer.writerow([*values, *(o.params.get(name) for name in self.space.search)])
-        study_charts.history(outcomes, self.output / "history.png")
-        study_charts.importance(*self._importance(), self.output / "importance.png")
-        study_charts.parameters(outcomes, self.space.search, self.output / "parameters.png")
+        study_charts.draw_history(outcomes, self.output / "history.png")
+        study_charts.draw_importance(*self._importance(), self.output / "importance.png")
+        study_charts.draw_parameters(outcomes, self.space.search, self.output / "parameters.png")
 
     def _importance(self) -> tuple[Mapping[str, float], str]:
         finished = self.counts()["finished"]
@@ -239,7 +239,7 @@ def _distribution(choice: Range | Choices) -> BaseDistribution:
     return FloatDistribution(choice.low, choice.high, log=choice.log)
 
 
-def _outcome(trial: FrozenTrial) -> Outcome:
+def _outcome(trial: FrozenTrial) -> TrialOutcome:
     """Of a trial that is over."""
     about, reported = trial.user_attrs, trial.intermediate_values
     known: dict[str, Any] = {key: about.get(key) for key in ("epochs", "minutes")}
@@ -248,10 +248,10 @@ def _outcome(trial: FrozenTrial) -> Outcome:
         state = "failed"
     elif state != "interrupted":
         known |= {key: about[key] for key in ("val_accuracy", "val_loss")} | {"score": max(reported.values())}
-    return Outcome(number=trial.number, state=state, params=trial.params, **known)
+    return TrialOutcome(number=trial.number, state=state, params=trial.params, **known)
 
 
-def _line(outcome: Outcome, error: str | None) -> str:
+def _line(outcome: TrialOutcome, error: str | None) -> str:
     what = error or f"{outcome.val_accuracy:.2%} right, loss {outcome.val_loss:.4f}"
     params = ", ".join(f"{name} {_short(value)}" for name, value in outcome.params.items())
     spent = f"epochs {outcome.epochs}, minutes {outcome.minutes:.1f}"

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from catdog.colours import BLUE, GREY, ORANGE
 from catdog.files import replace_file
-from catdog.training.space import Choices, Outcome, Range
+from catdog.training.space import Choices, Range, TrialOutcome
 
 SCORE: Final = "best epoch's validation accuracy"
 _COLUMNS: Final = 4  # of small charts in a row, at most
@@ -22,7 +22,7 @@ _FEWEST_FOR_FLOOR: Final = 4  # finished trials
 _STYLES: Final[Mapping[str, tuple[str, str]]] = {"finished": ("o", BLUE), "pruned": ("x", GREY)}
 
 
-def history(outcomes: Sequence[Outcome], path: Path) -> None:
+def draw_history(outcomes: Sequence[TrialOutcome], path: Path) -> None:
     """Score by trial, and the best so far."""
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes: Any = figure.subplots()
@@ -41,7 +41,7 @@ def history(outcomes: Sequence[Outcome], path: Path) -> None:
     _save(figure, path)
 
 
-def importance(shares: Mapping[str, float], why_not: str, path: Path) -> None:
+def draw_importance(shares: Mapping[str, float], why_not: str, path: Path) -> None:
     """How much of what separates the best trials from the others is each parameter's, highest first; or why not."""
     figure = Figure(figsize=(6.4, 1.2 + 0.35 * max(4, len(shares))), layout="constrained")
     axes: Any = figure.subplots()
@@ -58,7 +58,7 @@ def importance(shares: Mapping[str, float], why_not: str, path: Path) -> None:
     _save(figure, path)
 
 
-def parameters(outcomes: Sequence[Outcome], search: Mapping[str, Range | Choices], path: Path) -> None:
+def draw_parameters(outcomes: Sequence[TrialOutcome], search: Mapping[str, Range | Choices], path: Path) -> None:
     """Score against each parameter."""
     rows = math.ceil(len(search) / _COLUMNS)
     columns = math.ceil(len(search) / rows)
@@ -95,7 +95,7 @@ def _axis(axes: Any, choice: Range) -> None:
         axes.set_xlim(low - room, high + room)
 
 
-def _points(axes: Any, outcomes: Sequence[Outcome], place: Callable[[Outcome], float], floor: float) -> None:
+def _points(axes: Any, outcomes: Sequence[TrialOutcome], place: Callable[[TrialOutcome], float], floor: float) -> None:
     """A mark for each trial. What is under ``floor``, or failed and has no score, lies on the lower edge."""
     for state, (marker, colour) in _STYLES.items():
         chosen = _scored(outcomes, state)
@@ -107,7 +107,7 @@ def _points(axes: Any, outcomes: Sequence[Outcome], place: Callable[[Outcome], f
         axes.plot(failed, [0] * len(failed), "v", color=ORANGE, transform=edge, clip_on=False, label="failed")
 
 
-def _place(name: str, choice: Range | Choices, outcome: Outcome) -> float:
+def _place(name: str, choice: Range | Choices, outcome: TrialOutcome) -> float:
     """Where on the x axis: choices stand in a row, their trials spread a little so that equals stay apart."""
     value = outcome.params[name]
     if isinstance(choice, Choices):
@@ -115,7 +115,7 @@ def _place(name: str, choice: Range | Choices, outcome: Outcome) -> float:
     return float(value)
 
 
-def _floor(outcomes: Sequence[Outcome]) -> float:
+def _floor(outcomes: Sequence[TrialOutcome]) -> float:
     """The lowest score that is drawn where it belongs: a few bad trials must not squeeze all others into a line."""
     finished = [score for _, score in _scored(outcomes, "finished")]
     if len(finished) < _FEWEST_FOR_FLOOR:
@@ -123,7 +123,7 @@ def _floor(outcomes: Sequence[Outcome]) -> float:
     return max(0.0, median(finished) - 4 * max(max(finished) - median(finished), 0.005))
 
 
-def _scored(outcomes: Sequence[Outcome], state: str) -> list[tuple[Outcome, float]]:
+def _scored(outcomes: Sequence[TrialOutcome], state: str) -> list[tuple[TrialOutcome, float]]:
     return [(o, o.score) for o in outcomes if o.state == state and o.score is not None]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from catdog.contract import Contract
 from catdog.errors import TrainingError
 from catdog.training.cli import main
-from catdog.training.find_lr import suggest
+from catdog.training.find_lr import suggest_rate
 from catdog.training.model import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_weights_can_be_measured_as_they_are(finished: Path, photos: Path, tmp_p
     weights = str(finished / "model.safetensors")
     assert main([*arguments, "--weights", f"{weights},{weights}"]) == 0
     assert (tmp_path / "run/metrics.json").read_text() == (finished / "metrics.json").read_text()
-    assert load_checkpoint(tmp_path / "run")[1] == load_checkpoint(finished)[1]
+    assert load_checkpoint(tmp_path / "run").contract == load_checkpoint(finished).contract
 
 
 def test_a_network_from_scratch_has_to_learn(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +189,8 @@ def test_one_class_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_checkpoint_of_a_real_run_loads(finished: Path) -> None:
-    model, contract = load_checkpoint(finished)
+    model = load_checkpoint(finished)
+    contract = model.contract
     assert not model.training
     assert contract.arch == "resnet18"
 
@@ -207,6 +208,6 @@ def test_the_learning_rate_test_suggests_one_and_writes_no_model(
 
 
 def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
-    assert suggest([0.001, 0.01, 0.1, 1.0], [0.70, 0.69, 0.40, 0.55]) == 0.1
+    assert suggest_rate([0.001, 0.01, 0.1, 1.0], [0.70, 0.69, 0.40, 0.55]) == 0.1
     with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
-        suggest([0.001, 0.01], [0.7, 0.8])
+        suggest_rate([0.001, 0.01], [0.7, 0.8])

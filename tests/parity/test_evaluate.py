@@ -16,7 +16,7 @@ from PIL import Image
 from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest
-from catdog.export.onnx_file import float_model, write
+from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.training.model import load_checkpoint
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 
@@ -33,8 +33,9 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_checkpoint_and_its_onnx_file_are_measured_alike(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
-    model, contract = load_checkpoint(run_folder)
-    write(float_model(model, contract), contract, tmp_path / "model.onnx")
+    model = load_checkpoint(run_folder)
+    contract = model.contract
+    write_onnx(to_onnx(model), contract, tmp_path / "model.onnx")
     measured = []
     for given, out in ((run_folder, tmp_path / "torch"), (tmp_path / "model.onnx", tmp_path / "onnx")):
         done = run(given, dataset.root, "--out", out)
@@ -105,7 +106,7 @@ def test_what_can_not_be_measured_is_one_line_and_exit_code_2(
     photo.write_bytes(photo.read_bytes()[:300])
     for arguments, said in (
         ((tmp_path / "absent", dataset.root), "absent: no such run folder"),
-        ((tmp_path / "absent.onnx", dataset.root), "absent.onnx: the model can't be read"),
+        ((tmp_path / "absent.onnx", dataset.root), "absent.onnx: no such run folder, model.safetensors or .onnx file"),
         ((tmp_path / "file", dataset.root), "not a readable safetensors file"),
         ((tmp_path / "birds.onnx", dataset.root), "photos of cat, dog, but the model answers bird, dog"),
         ((tiny_model, trained), "no photo in the test split"),

@@ -26,7 +26,7 @@ def make_photos(count: int, side: int = 90) -> torch.Tensor:
     )
 
 
-def augment_twice(photos: torch.Tensor, size: int, seed: int = 0, **changed: float) -> tuple[torch.Tensor, ...]:
+def augment_twice(photos: torch.Tensor, size: int, seed: int = 0, **changed: Any) -> tuple[torch.Tensor, ...]:
     """The same crops and mirror images, without and with what ``changed`` adds: the crop draws its numbers first."""
     results = []
     for settings in (PLAIN, PLAIN | changed):
@@ -120,6 +120,7 @@ def test_degraded_photos_are_blurred_coarse_or_what_a_real_jpeg_holds() -> None:
 @pytest.mark.parametrize("setting", ["erase", "degrade"])
 def test_the_share_of_photos_that_was_asked_for_is_hit(setting: str, probability: float) -> None:
     photos = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), np.uint8))
-    plain, changed = augment_twice(photos, 32, **{setting: probability})
+    asked: dict[str, Any] = {setting: probability}
+    plain, changed = augment_twice(photos, 32, **asked)
     hit = (changed != plain).flatten(1).any(1)
     assert hit.float().mean() == pytest.approx(probability, abs=0.08)

@@ -44,8 +44,8 @@ CODE = [
             "serving/requests",
             "serving/toolkit",
             "serving/torch_classifier",
+            "text",
             "training/__init__",
-            "training/cnn",
             "training/model",
             "training/settings",
         ]
