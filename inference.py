@@ -11,13 +11,13 @@ from typing import Any
 
 from catdog.classifier import Classifier
 from catdog.errors import CatdogError
-from catdog.serving import endpoint, loading, toolkit
+from catdog.serving import endpoint, loading
 from catdog.serving.requests import Request
 
 
 def model_fn(model_dir: str, context: Any) -> Classifier:
     """The model of the folder, ready; raises CatdogError, so that the worker doesn't start, and its log says why."""
-    toolkit.take_bodies_as_bytes()
+    loading.take_bodies_as_bytes()
     try:
         return loading.load_model(Path(model_dir), loading.find_gpu(context.system_properties.get("gpu_id")))
     except CatdogError as error:

@@ -29,8 +29,13 @@ from catdog.training.data import Batch, Shard, make_loader, make_training_batche
 from catdog.training.learner import Learner
 from catdog.training.loop import STEPS_BETWEEN_CHECKS, keep_freed_memory
 from catdog.training.model import read_weights
-from catdog.training.optimisation import choose_learning_tensors, freeze_all_but, learning_rate_factor, new_optimizer
-from catdog.training.phases import remaining_phases
+from catdog.training.phases import (
+    choose_learning_tensors,
+    freeze_all_but,
+    learning_rate_factor,
+    new_optimizer,
+    remaining_phases,
+)
 from catdog.training.prepared import Prepared, prepare
 from catdog.training.processes import start_processes, sum_over_processes
 from catdog.training.settings import Settings

@@ -50,7 +50,7 @@ _FILTERS: Final = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 # EXIF 2.32, tag 0x0112: what to do to a stored image to see it upright.
-_ORIENTATION_TAG: Final = 0x0112
+ORIENTATION_TAG: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -200,6 +200,13 @@ def load_pixels(source: object, contract: Contract, name: str | None = None) -> 
     return resize(image, contract)
 
 
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return the image as a file of Pillow's format ``kind``."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def describe(source: object) -> str:
     """Return the name of an input in answers and errors: its path, or its kind where it has none."""
     path = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
@@ -250,7 +257,7 @@ def _turn_to_upright(image: Image.Image) -> Image.Transpose | None:
     # Read after load(): Pillow turns TIFFs itself while loading and then removes the tag. A broken EXIF block is
     # no reason to lose a good photo, and Pillow raises nearly anything on one.
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
+        orientation = image.getexif().get(ORIENTATION_TAG)
     except Exception:
         orientation = None
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None

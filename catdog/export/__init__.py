@@ -4,9 +4,8 @@ exporting.py     every step in its order
 photos.py        which photos calibrate and which ones prove
 awkward.py       photos that go wrong elsewhere
 onnx_file.py     the model as one ONNX file with its contract
-quantize.py      float ONNX -> int8
+quantize.py      float ONNX -> int8, with as few layers in float as it needs
 rounding.py      int8 weights that keep a layer's outputs right
-float_layers.py  which layers stay in float
 proof.py         the same photos through all engines, and the gates
 
 Torch is on one side, ONNX Runtime on the other. Both are imported when one of the names below is first used.

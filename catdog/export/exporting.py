@@ -16,15 +16,13 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, SettingsError
 from catdog.export.awkward import make_awkward_photos
-from catdog.export.float_layers import choose_float_layers
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.export.photos import Labelled, choose_stratified
 from catdog.export.proof import Engine, Gates, Proof, ProofError, prove
-from catdog.export.quantize import Quantizer
+from catdog.export.quantize import Quantizer, choose_float_layers
 from catdog.files import replace_file
 from catdog.image import read_file
-from catdog.training.answering import load_batches
-from catdog.training.model import load_checkpoint
+from catdog.training.model import load_batches, load_checkpoint
 
 FLOAT_PHOTOS: Final = 500  # a float export is compared on; it runs at the end of each training run
 INT8_PHOTOS: Final = 5_000  # the most that an int8 export is compared on

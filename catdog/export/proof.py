@@ -16,8 +16,7 @@ from catdog.classifier import BATCH_SIZE, Classifier
 from catdog.errors import ExportError
 from catdog.export.photos import Labelled
 from catdog.prediction import decide
-from catdog.training.answering import Model, Probabilities, answer_photos, load_batches
-from catdog.training.model import ImageModel
+from catdog.training.model import ImageModel, Model, Probabilities, answer_photos, load_batches
 
 EngineKind = Literal["torch", "float", "int8"]
 

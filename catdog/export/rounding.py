@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 
 from catdog.classifier import INPUT_NAME
-from catdog.training.answering import Images
+from catdog.training.model import Images
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,7 +9,6 @@ wrongly) must not serve.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 
 from catdog.classifier import Classifier
 from catdog.errors import ImageError, ModelError
-from catdog.image import read_file
+from catdog.image import ORIENTATION_TAG, encode, read_file
 
 VERSION: Final = 1
 TOLERANCE: Final = 0.05
@@ -79,13 +78,13 @@ def draw_golden() -> list[tuple[str, bytes]]:
     A JPEG large enough to be decoded at reduced scale, one with an EXIF orientation, a PNG with alpha.
     """
     turned = Image.Exif()
-    turned[0x0112] = 6  # orientation: turn by 90 degrees
+    turned[ORIENTATION_TAG] = 6  # turn by 90 degrees
     veiled = _draw_clouds(96, 128, 7)
     veiled.putalpha(Image.linear_gradient("L").resize(veiled.size))
     return [
-        ("large.jpg", _encode(_draw_clouds(1400, 1050, 3), "JPEG", quality=40)),
-        ("turned.jpg", _encode(_draw_clouds(320, 240, 5), "JPEG", quality=80, exif=turned)),
-        ("alpha.png", _encode(veiled, "PNG")),
+        ("large.jpg", encode(_draw_clouds(1400, 1050, 3), "JPEG", quality=40)),
+        ("turned.jpg", encode(_draw_clouds(320, 240, 5), "JPEG", quality=80, exif=turned)),
+        ("alpha.png", encode(veiled, "PNG")),
     ]
 
 
@@ -93,12 +92,6 @@ def _draw_clouds(width: int, height: int, seed: int) -> Image.Image:
     """Draw soft colours, twelve by nine random ones enlarged; the same for the same seed."""
     few = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
     return Image.fromarray(few).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def _parse_photos(text: str | bytes) -> list[Any]:

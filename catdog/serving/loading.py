@@ -92,3 +92,17 @@ def _warm_up(classifier: Classifier) -> None:
     size = classifier.contract.input_size
     for count in (BATCH_SIZE, 1):
         classifier.probabilities(np.zeros((count, size, size, 3), np.uint8))
+
+
+def take_bodies_as_bytes() -> None:
+    """Make SageMaker's serving toolkit pass on all bodies as bytes; does nothing where it isn't installed.
+
+    It decodes those of the types in UTF8_TYPES itself, before any function of ours is called, and answers a body that
+    isn't UTF-8 with 500 and a traceback (sagemaker-pytorch-inference 2.0.25, transformer.py). ``requests.parse`` says
+    400 to that.
+    """
+    try:
+        from sagemaker_inference import content_types
+    except ImportError:
+        return
+    content_types.UTF8_TYPES = []

@@ -27,7 +27,6 @@ from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.prediction import decide
 from catdog.training import charts
-from catdog.training.answering import Model, answer_photos
 from catdog.training.metrics import (
     RESAMPLES,
     estimate_intervals,
@@ -36,7 +35,7 @@ from catdog.training.metrics import (
     measure_groups,
     measure_reliability,
 )
-from catdog.training.model import WEIGHTS_NAME, load_checkpoint
+from catdog.training.model import WEIGHTS_NAME, Model, answer_photos, load_checkpoint
 
 Part = Split | Literal["all"]
 Report = Callable[[int, int], None]

@@ -27,8 +27,7 @@ from catdog.training.checkpoint import Checkpoint, StopRequest
 from catdog.training.data import Shard, make_loader, make_training_batches, set_seed
 from catdog.training.history import Row, score_epoch, show_steps
 from catdog.training.learner import Learner
-from catdog.training.optimisation import learning_rate_factor
-from catdog.training.phases import remaining_phases
+from catdog.training.phases import learning_rate_factor, remaining_phases
 from catdog.training.prepared import Prepared
 from catdog.training.processes import check_agreement, say_first, sum_over_processes
 from catdog.training.settings import Settings

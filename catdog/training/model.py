@@ -9,28 +9,35 @@ pixel. Checkpoints hold torchvision's own tensor names in safetensors, with ``co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
 
+from catdog.ahead import batches_ahead
+from catdog.classifier import BATCH_SIZE
 from catdog.contract import Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file
+from catdog.image import load_pixels
 from catdog.training.settings import ARCHS
 
 WEIGHTS_NAME: Final = "model.safetensors"
 CONTRACT_NAME: Final = "contract.json"
 CNN_CHANNELS: Final = (32, 64, 128, 256)
 CNN_HIDDEN: Final = 128  # units between the features and the logits
+Images = npt.NDArray[np.uint8]
+"""uint8 (N, H, W, 3), RGB."""
+Probabilities = npt.NDArray[np.float32]
+"""float32 (N, C), rows summing to 1."""
 
 
 class ResNetHead(nn.Linear):
@@ -110,7 +117,7 @@ class ImageModel(nn.Module):
         """Turn uint8 (N, H, W, 3) into probabilities float32 (N, C)."""
         return torch.softmax(self.logits(images.permute(0, 3, 1, 2)).float() / self.temperature, dim=1)
 
-    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def probabilities(self, images: Images) -> Probabilities:
         """Do the same from array to array, as ``Classifier.probabilities`` does, on the device of the model."""
         with torch.inference_mode():
             answers = self(torch.tensor(images, device=self.mean.device))  # a copy: photos may be read-only arrays
@@ -167,7 +174,7 @@ def save_checkpoint(folder: Path, network: nn.Module, contract: Contract) -> Con
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     contract = contract.with_(model_fingerprint=fingerprint_weights(state))
     with replace_file(folder / WEIGHTS_NAME) as temporary:
-        save_file(state, temporary, metadata={"arch": contract.arch})
+        temporary.write_bytes(save(state, metadata={"arch": contract.arch}))
     with replace_file(folder / CONTRACT_NAME) as temporary:
         temporary.write_text(contract.to_json() + "\n", encoding="utf-8")
     return contract
@@ -205,3 +212,31 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+class Model(Protocol):
+    """What ``Classifier`` and ``ImageModel`` have in common."""
+
+    contract: Contract
+
+    def probabilities(self, images: Images) -> Probabilities:
+        """Answer images of the contract's size."""
+
+
+def load_batches(photos: Sequence[Path | bytes], contract: Contract, size: int = BATCH_SIZE) -> Iterator[Images]:
+    """Yield the photos' pixels in order, ``size`` at a time, decoded one batch ahead; raises ImageError."""
+    for batch in batches_ahead(lambda photo: load_pixels(photo, contract), photos, size):
+        yield np.stack(batch)
+
+
+def answer_photos(
+    model: Model, photos: Sequence[Path | bytes], progress: Callable[[int, int], None] | None = None
+) -> Probabilities:
+    """Return the model's answers in the order of the photos; raises ImageError for a photo that can't be read."""
+    answers, done = [], 0
+    for images in load_batches(photos, model.contract):
+        answers.append(model.probabilities(images))
+        done += len(images)
+        if progress:
+            progress(done, len(photos))
+    return np.concatenate(answers)

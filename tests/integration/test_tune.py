@@ -23,7 +23,7 @@ from catdog.training.tune import app
 from tests.integration.test_train import paint
 
 pytest.importorskip("optuna")
-from catdog.training import study_charts
+from catdog.training import charts
 
 ROOT = Path(__file__).parents[2]
 FIXED = {"arch": "cnn", "size": 32, "train_size": 32, "epochs": 2, "batch_size": 16, "workers": 0, "device": "cpu"}
@@ -241,8 +241,8 @@ def test_charts_take_every_state_and_none(tmp_path: Path) -> None:
         *(TrialOutcome(number=3 + i, state="finished", score=0.9 + i / 100, params=params) for i in range(5)),
     ]
     for name, outcomes in (("none", some[:0]), ("failed", some[:2]), ("all", some)):
-        study_charts.draw_history(outcomes, tmp_path / f"{name}-history.png")
-        study_charts.draw_parameters(outcomes, search, tmp_path / f"{name}-parameters.png")
-    study_charts.draw_importance({}, "too few", tmp_path / "few.png")
-    study_charts.draw_importance({"lr": 0.75, "size": 0.25}, "", tmp_path / "importance.png")
+        charts.draw_history(outcomes, tmp_path / f"{name}-history.png")
+        charts.draw_parameters(outcomes, search, tmp_path / f"{name}-parameters.png")
+    charts.draw_importance({}, "too few", tmp_path / "few.png")
+    charts.draw_importance({"lr": 0.75, "size": 0.25}, "", tmp_path / "importance.png")
     assert len(list(tmp_path.glob("*.png"))) == 8

@@ -83,6 +83,20 @@ def test_raw_photos_are_all_used_and_nothing_is_written_unasked(tiny_model: Path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_folder_of_a_training_or_of_photos_is_not_written_to(
+    run_folder: Path, dataset: Manifest, tiny_model: Path, tmp_path: Path
+) -> None:
+    trained = shutil.copytree(run_folder, tmp_path / "run")
+    (trained / "metrics.json").write_text("of the training")
+    before = sorted(trained.iterdir())
+    done = run(tiny_model, dataset.root, "--out", trained)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--out {trained}: holds files of something else; give a new or an empty folder" in done.stderr
+    assert sorted(trained.iterdir()) == before
+    for _ in range(2):  # its own folder is written to again
+        assert run(tiny_model, dataset.root, "--out", tmp_path / "evaluation").returncode == 0
+
+
 def test_training_photos_come_with_a_warning(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
     contract = Contract.read(tmp_path / "run" / "contract.json").with_(data_fingerprint=dataset.fingerprint)

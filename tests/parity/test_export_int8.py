@@ -18,14 +18,12 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.errors import ExportError
 from catdog.export import Gates, Proof, export
-from catdog.export.float_layers import choose_float_layers
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.export.photos import Labelled
 from catdog.export.proof import Engine
-from catdog.export.quantize import Quantizer
+from catdog.export.quantize import Quantizer, choose_float_layers
 from catdog.export.rounding import measure_second_moments, round_weights
-from catdog.training.answering import load_batches
-from catdog.training.model import ImageModel
+from catdog.training.model import ImageModel, load_batches
 
 
 @pytest.fixture(scope="module")

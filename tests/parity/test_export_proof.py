@@ -15,10 +15,10 @@ from catdog.dataset import Manifest
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.export import Gates, ProofError, export
 from catdog.export.awkward import make_awkward_photos
-from catdog.export.float_layers import keep_affordable
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.export.photos import Labelled, choose_stratified, find_dataset
 from catdog.export.proof import Engine, prove
+from catdog.export.quantize import keep_affordable
 from catdog.image import load_pixels
 from catdog.training.model import ImageModel, load_checkpoint, new_network, save_checkpoint
 
@@ -93,6 +93,14 @@ def test_a_dataset_without_photos_to_prove_on_is_refused(run_folder: Path, datas
 def test_what_can_t_be_exported_is_refused(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is a folder"):
         export(run_folder, tmp_path, dataset)
+    weights = run_folder / "model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(SettingsError, match=r"ends in \.onnx"):
+        export(run_folder, weights, dataset)
+    (tmp_path / "weights.onnx").symlink_to(weights)
+    with pytest.raises(SettingsError, match="is the checkpoint itself"):
+        export(weights, tmp_path / "weights.onnx", dataset)
+    assert weights.read_bytes() == before
     with pytest.raises(ModelError, match="no such file"):
         export(tmp_path / "nothing", tmp_path / "model.onnx", dataset)
     others = replace(dataset, class_names=("dog", "cat"))

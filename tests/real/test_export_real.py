@@ -17,8 +17,7 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest, build
 from catdog.export import Gates, Proof, export
 from catdog.export.photos import Labelled
-from catdog.training.answering import load_batches
-from catdog.training.model import ImageModel, new_network, save_checkpoint
+from catdog.training.model import ImageModel, load_batches, new_network, save_checkpoint
 from catdog.training.weights import load_weights
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet18-imagenet1k-v1-partial.safetensors"

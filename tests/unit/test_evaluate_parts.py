@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from catdog.errors import TrainingError
 from catdog.training.calibration import fit_temperature, fit_threshold
+from catdog.training.charts import draw_reliability, label_marks
 from catdog.training.metrics import (
     count_answered,
     estimate_intervals,
@@ -231,3 +236,59 @@ def test_tied_confidences_are_answered_together_or_not_at_all() -> None:
 def test_one_in_a_thousand_is_good_enough() -> None:
     assert fit_threshold(*sure_of([0.6] + [0.9] * 999, [False] + [True] * 999)) == 0.5
     assert fit_threshold(*sure_of([0.6] + [0.9] * 998, [False] + [True] * 998)) > 0.6
+
+
+def test_no_number_leaves_its_range() -> None:
+    """float32 sums came out at 1.0000000596, and under 0 at -6.9e-18."""
+    dice = torch.Generator().manual_seed(0)
+    for size in (7, 19, 64, 301):
+        labels = torch.randint(0, 2, (size,), generator=dice)
+        sure = torch.rand(size, generator=dice) ** 0.01
+        probabilities = torch.stack([torch.where(labels == c, sure, 1 - sure) for c in (0, 1)], 1)
+        numbers = measure(probabilities, labels, NAMES) | estimate_intervals(probabilities, labels, NAMES, resamples=30)
+        for name in ("precision", "recall", "f1", "roc_auc", "average_precision", "ece"):
+            for value in numbers[name] or []:
+                assert 0 <= value <= 1, name
+        assert min(numbers["log_loss"] or [0]) >= 0
+
+
+def test_a_perfect_score_is_not_certain() -> None:
+    probabilities, labels = binary([0.1] * 9 + [0.9] * 9), torch.tensor([0] * 9 + [1] * 9)
+    bounds = estimate_intervals(probabilities, labels, NAMES, resamples=50)
+    assert bounds["accuracy"] == list(wilson_interval(18, 18))
+    for name in ("precision", "recall", "f1", "roc_auc", "average_precision"):
+        assert bounds[name] == list(wilson_interval(9, 9)), name
+    assert bounds["log_loss"] is None, "all resamples gave the same"
+
+
+def test_copies_count_once_in_every_interval() -> None:
+    probabilities, labels = sure_of([0.8] * 8, [True] * 6 + [False] * 2)
+    clusters = [str(i // 2) for i in range(8)]
+    expected = list(wilson_interval(3, 4))
+    assert measure(probabilities, labels, NAMES, clusters)["accuracy_95"] == expected
+    assert estimate_intervals(probabilities, labels, NAMES, clusters, resamples=9)["accuracy"] == expected
+    assert measure_groups(probabilities, labels, ["a"] * 8, clusters)["a"]["accuracy_95"] == expected
+    assert measure_reliability(probabilities, labels, clusters)[0]["accuracy_95"] == expected
+    assert measure_coverage(probabilities, labels, [0.5], clusters)[0]["error_95"] == list(wilson_interval(1, 4))
+
+
+def test_labels_of_neighbouring_thresholds_share_a_place() -> None:
+    """From 0.5 to 0.7 they were written over one another."""
+    marks: list[dict[str, Any]] = [
+        {"threshold": threshold, "answered": answered, "coverage": answered / 1000, "error": error}
+        for threshold, answered, error in ((0.5, 1000, 0.01), (0.6, 998, 0.0099), (0.7, 995, 0.0097), (0.9, 900, 0.004))
+    ]
+    marks += [{"threshold": 0.99, "answered": 0, "coverage": 0.0, "error": None}]
+    assert label_marks(marks) == [("0.5 to 0.7", (1.0, 0.01)), ("0.9", (0.9, 0.004))]
+    assert label_marks(marks[-1:]) == []
+
+
+def test_nothing_lies_over_what_the_reliability_chart_measured(tmp_path: Path) -> None:
+    """The legend hid the lower right corner, and there a bar of a sure bin that is often wrong."""
+    row = {"low": 0.9, "high": 1.0, "photos": 9, "confidence": 0.97, "accuracy": 0.7, "accuracy_95": [0.5, 0.8]}
+    draw_reliability([row], 0.5, "t", tmp_path / "chart.png")
+    pixels = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB")).astype(int)
+    blue = (abs(pixels[: len(pixels) * 2 // 3] - [0x00, 0x72, 0xB2]).sum(2) < 60).sum(0)
+    bar = np.flatnonzero(abs(pixels[: len(pixels) * 2 // 3, blue.argmax()] - [0x00, 0x72, 0xB2]).sum(1) < 60)
+    assert len(bar) > 100
+    assert (np.diff(bar) == 1).all(), "the bar is whole"

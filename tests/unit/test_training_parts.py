@@ -14,7 +14,7 @@ from catdog.errors import ContractError, ModelError
 from catdog.training.history import format_metrics
 from catdog.training.metrics import measure, wilson_interval
 from catdog.training.model import ImageModel, find_stage, load_checkpoint, new_network, save_checkpoint, split_network
-from catdog.training.optimisation import (
+from catdog.training.phases import (
     Schedule,
     choose_learning_tensors,
     freeze_all_but,
