@@ -11,15 +11,15 @@ from typing import Any
 
 from catdog.classifier import Classifier
 from catdog.errors import CatdogError
-from catdog.serving import endpoint, loading, toolkit
+from catdog.serving import endpoint, loading
 from catdog.serving.requests import Request
 
 
 def model_fn(model_dir: str, context: Any) -> Classifier:
     """The model of the folder, ready; raises CatdogError, so that the worker doesn't start, and its log says why."""
-    toolkit.take_bodies_as_bytes()
+    loading.take_bodies_as_bytes()
     try:
-        return loading.load_model(Path(model_dir), loading.gpu(context.system_properties.get("gpu_id")))
+        return loading.load_model(Path(model_dir), loading.find_gpu(context.system_properties.get("gpu_id")))
     except CatdogError as error:
         logging.getLogger(__name__).error("catdog: the model is refused: %s", error)
         raise
@@ -27,16 +27,16 @@ def model_fn(model_dir: str, context: Any) -> Classifier:
 
 def input_fn(body: object, content_type: object) -> Request | endpoint.Refusal:
     """The request's photos."""
-    return endpoint.read(body, content_type)
+    return endpoint.read_request(body, content_type)
 
 
 def predict_fn(request: Request | endpoint.Refusal, classifier: Classifier) -> endpoint.Answers | endpoint.Refusal:
     """An answer a photo."""
-    return endpoint.answer(request, classifier)
+    return endpoint.answer_request(request, classifier)
 
 
 def output_fn(answers: endpoint.Answers | endpoint.Refusal, accept: object, context: Any) -> tuple[bytes, str]:
     """The response's body and media type; its status goes to the context."""
-    reply = endpoint.reply(answers, accept)
+    reply = endpoint.write_reply(answers, accept)
     context.set_response_status(code=reply.status, phrase=reply.phrase)
     return reply.body, reply.content_type

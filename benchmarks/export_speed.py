@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from catdog.contract import Contract
+from catdog.export.onnx_file import to_onnx, write_onnx
+from catdog.export.proof import Engine
+from catdog.export.quantize import Quantizer
 from catdog.training.model import ImageModel, load_checkpoint, new_network
-from export.onnx_file import float_model, write
-from export.proof import Engine
-from export.quantize import Quantizer
 
 BATCH_SIZE = 16
 
@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     if arguments.checkpoint:
-        model, contract = load_checkpoint(arguments.checkpoint)
+        model = load_checkpoint(arguments.checkpoint)
+        contract = model.contract
     else:
         contract = Contract(class_names=("cat", "dog"), input_size=arguments.size, arch="resnet18")
         model = ImageModel(new_network("resnet18", 2), contract).eval()
@@ -44,13 +45,13 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         start = time.perf_counter()
-        write(float_model(model, contract), contract, folder / "float.onnx")
+        write_onnx(to_onnx(model), contract, folder / "float.onnx")
         exported = time.perf_counter()
         quantizer = Quantizer(folder / "float.onnx", [noise] * (arguments.photos // BATCH_SIZE))
-        write(quantizer.quantize(), contract, folder / "int8.onnx")
+        write_onnx(quantizer.quantize(), contract, folder / "int8.onnx")
         quantized = time.perf_counter()
         engines = {
-            "torch": Engine.of_checkpoint(model, contract),
+            "torch": Engine.of_checkpoint(model),
             "ONNX float": Engine.of_file("float", folder / "float.onnx"),
             "ONNX int8": Engine.of_file("int8", folder / "int8.onnx"),
         }
@@ -58,7 +59,7 @@ def main() -> None:
         for _ in range(arguments.rounds + 1):
             for name, engine in engines.items():
                 begin = time.perf_counter()
-                engine.run(noise)
+                engine.model.probabilities(noise)
                 seconds[name].append(time.perf_counter() - begin)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}  # the first round warms up
     print(f"export {exported - start:.1f} s, calibration on {arguments.photos} photos {quantized - exported:.1f} s")

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from catdog.dataset import Manifest
-from catdog.training.data import photos
+from catdog.training.data import load_photos
 from catdog.training.metrics import measure
 from catdog.training.model import ImageModel, load_checkpoint
-from catdog.training.run import answer
+from catdog.training.run import compute_logits
 from catdog.training.settings import Settings
 
 ROUNDS = 9
@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--rules", default="stretch,short_side", help="resize rules, separated by commas")
     parser.add_argument("--chart", type=Path, help="a PNG file to draw accuracy against speed in, stretched photos")
     arguments = parser.parse_args()
-    model, contract = load_checkpoint(arguments.checkpoint)
+    model = load_checkpoint(arguments.checkpoint)
+    contract = model.contract
     manifest = Manifest.read(arguments.data)
     validation, settings = manifest.of("val"), Settings(cache="none")
     sizes = [int(size) for size in arguments.sizes.split(",")]
@@ -50,7 +51,7 @@ def main() -> None:
     for size in sizes:
         for rule in arguments.rules.split(","):
             changed = contract.with_(input_size=size, resize=rule)
-            logits, labels = answer(model, photos(manifest, "val", changed, settings), settings)
+            logits, labels = compute_logits(model, load_photos(manifest, "val", changed, settings), settings)
             probabilities = torch.softmax(logits / contract.temperature, 1)
             everything = measure(probabilities, labels, contract.class_names)
             originals = measure(probabilities[uneven], labels[uneven], contract.class_names)

@@ -14,9 +14,9 @@ from score_ways import Task
 from torch import nn
 
 from catdog.classifier import Classifier
+from catdog.export.onnx_file import OPSET, to_onnx, write_onnx
 from catdog.machine import usable_cores
 from catdog.training.model import WEIGHTS_NAME, ImageModel, load_checkpoint
-from export.onnx_file import OPSET, float_model, write
 
 
 class FromUnit(nn.Module):
@@ -32,7 +32,8 @@ class FromUnit(nn.Module):
 
 def prepare(run: Path, int8: Path, photos: Sequence[Path], scratch: Path) -> Task:
     """Write the forms of the run's model to ``scratch``; raises SystemExit where a comparison would not be fair."""
-    model, contract = load_checkpoint(run)
+    model = load_checkpoint(run)
+    contract = model.contract
     if contract.arch != "resnet18" or contract.resize != "stretch" or contract.crop != 1:
         raise SystemExit(f"{run}: not a ResNet-18 that is served photos stretched to its size")
     if Classifier(int8).contract.model_fingerprint != contract.model_fingerprint:
@@ -50,7 +51,7 @@ def prepare(run: Path, int8: Path, photos: Sequence[Path], scratch: Path) -> Tas
         "label_names": contract.class_names, "pretrained_cfg": data,
     }  # fmt: skip
     (hub / "config.json").write_text(json.dumps(config))
-    write(float_model(model, contract), contract, scratch / "float.onnx")
+    write_onnx(to_onnx(model), contract, scratch / "float.onnx")
     _write_for_ultralytics(model, contract.class_names, contract.input_size, scratch / "yolo.onnx")
     return Task(
         files=[str(photo) for photo in photos], class_names=list(contract.class_names), size=contract.input_size,

@@ -25,14 +25,19 @@ from torchvision.transforms import v2
 from catdog.contract import IMAGENET_MEAN, IMAGENET_STD
 from catdog.dataset import Manifest
 from catdog.training.augment import ASPECT, BLUR_PX, ERASED, GREY, JPEG_QUALITY, augment
-from catdog.training.data import Batch, Shard, loader, seed_from, training_batches
+from catdog.training.data import Batch, Shard, make_loader, make_training_batches, set_seed
 from catdog.training.learner import Learner
-from catdog.training.loop import STEPS_BETWEEN_QUESTIONS, keep_freed_memory
+from catdog.training.loop import STEPS_BETWEEN_CHECKS, keep_freed_memory
 from catdog.training.model import read_weights
-from catdog.training.optimisation import freeze_all_but, learning_tensors, new_optimizer, schedule
-from catdog.training.phases import phases
+from catdog.training.phases import (
+    choose_learning_tensors,
+    freeze_all_but,
+    learning_rate_factor,
+    new_optimizer,
+    remaining_phases,
+)
 from catdog.training.prepared import Prepared, prepare
-from catdog.training.processes import start, total
+from catdog.training.processes import start_processes, sum_over_processes
 from catdog.training.settings import Settings
 
 VAL_PHOTOS: Final = 64  # only there because a run must have some
@@ -101,7 +106,7 @@ class Task:
         state = {k: v for k, v in read_weights(self.weights).items() if k in own and v.shape == own[k].shape}
         network.load_state_dict(state, strict=False)
         fresh = {name for name, _ in network.named_parameters() if name not in state}
-        freeze_all_but(network, learning_tensors(network, fresh, self.trainable_from))
+        freeze_all_but(network, choose_learning_tensors(network, fresh, self.trainable_from))
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         moved: Any = network.to(self.torch_device)  # torch's types know no memory_format before 2.15
         started: nn.Module = moved.to(memory_format=layout)
@@ -127,13 +132,13 @@ class Catdog:
 
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, task.settings
-        self.fabric = start(self.settings)
+        self.fabric = start_processes(self.settings)
         self.prepared: Prepared = prepare(self.fabric, self.settings, Path(task.scratch), task.manifest)
         p = self.prepared
         keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # as ``fit`` does
         p.model.to(self.fabric.device)
-        made = phases(self.fabric, p, self.settings, 0, Path(task.scratch))
+        made = remaining_phases(self.fabric, p, self.settings, 0, Path(task.scratch))
         self.phase = next(made)
         self.learner = Learner(self.fabric, p, self.phase, self.settings)
 
@@ -142,8 +147,8 @@ class Catdog:
         count, size = len(self.phase.train), self.settings.batch_size
         order: list[list[int]] = []
         for epoch in range(self.task.longest * size // count + 2):
-            order += training_batches(count, size, self.settings.seed, epoch, Shard())
-        return loader(self.phase.train, order, self.settings)
+            order += make_training_batches(count, size, self.settings.seed, epoch, Shard())
+        return make_loader(self.phase.train, order, self.settings)
 
     def batches(self) -> Iterator[object]:
         for images, labels in self.raw():
@@ -151,14 +156,14 @@ class Catdog:
             yield self.phase.prepare(moved), labels.to(self.fabric.device, non_blocking=True)
 
     def train(self, enough: Callable[[], bool]) -> None:
-        every = 1 if self.fabric.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
+        every = 1 if self.fabric.device.type == "cpu" else STEPS_BETWEEN_CHECKS
         for step, batch in enumerate(self.raw()):
-            seed_from(self.settings.seed, 0, step, 0)
-            factor = schedule(step, 10 * self.task.longest, self.settings.warmup, self.phase.schedule)
+            set_seed(self.settings.seed, 0, step, 0)
+            factor = learning_rate_factor(step, 10 * self.task.longest, self.settings.warmup, self.phase.schedule)
             self.learner.step(batch, factor)
             if step % every == 0:
                 assert float(self.learner.sums[0]) < float("inf")
-                total(self.fabric, torch.zeros(2, device=self.fabric.device))
+                sum_over_processes(self.fabric, torch.zeros(2, device=self.fabric.device))
             if enough():
                 return
 

@@ -1,4 +1,4 @@
-"""Work done ahead of its use: while a model answers one batch, threads decode the next."""
+"""Threads that prepare the next batch while the model works on this one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ R = TypeVar("R")
 
 
 def batches_ahead(function: Callable[[T], R], items: Iterable[T], size: int) -> Iterator[list[R]]:
-    """``function`` of each item, in order, ``size`` results at a time, on a thread a core (at most 8), one batch ahead.
+    """Yield what ``function`` returns for each item, in order and ``size`` results at a time.
 
-    ``items`` is read no further than that. What ``function`` raises comes out with its batch. Whoever stops early need
-    not wait for what was begun.
+    Threads, one a core and at most 8, work one batch ahead of the caller, and ``items`` is read no further than that.
+    What ``function`` raises is raised with its batch. A caller that stops early does not wait for the rest.
     """
     pool, waiting = ThreadPoolExecutor(min(usable_cores(), 8), "catdog-ahead"), iter(items)
 

@@ -1,4 +1,4 @@
-"""A loaded ONNX model: photos in, Predictions out, in batches. Needs onnxruntime, never torch.
+"""A loaded ONNX model: photos in, Predictions out, in batches. It needs onnxruntime and never torch.
 
 from catdog import load
 load().predict("photo.jpg").label
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import IO, Any, Final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +23,24 @@ from catdog.contract import METADATA_KEY, Contract
 from catdog.errors import ContractError, ImageError, ModelError
 from catdog.image import Pixels, describe, load_pixels
 from catdog.machine import usable_cores
-from catdog.prediction import Prediction, decide
+from catdog.prediction import Prediction, check_threshold, decide
+from catdog.sources.names import is_object_uri
 
 INPUT_NAME: Final = "image"  # uint8 (N, H, W, 3)
 OUTPUT_NAME: Final = "probabilities"  # float32 (N, C)
 CPU_PROVIDER: Final = "CPUExecutionProvider"
+EMBEDDED: Final = "embedded"  # names the model that is inside catdog, wherever a model is named
+RUN_MODELS: Final = ("model-int8.onnx", "model.onnx")
+"""A run folder's ONNX files; the first one that is there is loaded. int8 is two to three times as fast on a CPU."""
+MAX_MODEL_BYTES: Final = 2**31  # an ONNX file is one protobuf message, which can't be larger
 BATCH_SIZE: Final = 16  # photos a model call; past 8 the rate no longer rises on a CPU, memory does
 
 
 class Classifier:
-    """An ONNX model with its contract. Thread-safe; photos that can't be read become answers with ``error`` set."""
+    """An ONNX model with its contract.
+
+    It is thread-safe, and can be pickled and copied. A photo that can't be read becomes an answer with ``error`` set.
+    """
 
     def __init__(
         self,
@@ -40,40 +48,34 @@ class Classifier:
         threads: int | None = None,
         name: str = "",
         provider: str | None = None,
+        threshold: float | None = None,
     ) -> None:
-        """``model``: a path or the file's bytes. ``threads``: of ONNX Runtime, default the usable cores, at most 8.
+        """Open ``model``, a path or the file's bytes.
 
-        ``provider``: ONNX Runtime's execution provider, default its CPU one. Raises ModelError (no such file, no ONNX
-        model, no such provider) or ContractError (no contract inside, or another version).
+        ``threads``: of ONNX Runtime, default the usable cores, at most 8. ``provider``: ONNX Runtime's execution
+        provider, default its CPU one. ``threshold`` replaces the contract's. Raises ModelError (no such file, no ONNX
+        model, no such provider), ContractError (no contract inside, or another version) or SettingsError.
         """
         self.name = name or describe(model)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or min(usable_cores(), 8)
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread sleeps
-        options.log_severity_level = 4  # its errors come back as exceptions
-        if provider not in (None, *ort.get_available_providers()):
-            here = ", ".join(ort.get_available_providers())
-            raise ModelError(f"execution provider {provider!r}: this onnxruntime has {here}")
-        if hasattr(ort, "disable_telemetry_events"):
-            ort.disable_telemetry_events()  # its wheels would report to Microsoft
+        self.threshold = None if threshold is None else check_threshold(threshold)
         try:
-            data = bytes(model) if isinstance(model, (bytes, bytearray)) else Path(model).read_bytes()
+            self._data = bytes(model) if isinstance(model, (bytes, bytearray)) else Path(model).read_bytes()
         except OSError as error:
             raise ModelError(f"{self.name}: the model can't be read ({error.strerror})") from error
-        try:
-            self._session = ort.InferenceSession(data, options, providers=[provider or CPU_PROVIDER])
-        except Exception as error:  # its exceptions share no public base
-            raise ModelError(f"{self.name}: not an ONNX model that ONNX Runtime {ort.__version__} can open") from error
-        self.sha256 = hashlib.sha256(data).hexdigest()
+        self._threads, self._provider = threads, provider
+        self._session = self._open_session()
+        self.sha256 = hashlib.sha256(self._data).hexdigest()
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise ContractError(f"{self.name}: the model carries no catdog contract; make it with python -m export")
         self.contract = Contract.from_json(text, self.name)
         self._check_signature()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._data, self._threads, self.name, self._provider, self.threshold)
+
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 (N, H, W, 3) at the contract's size -> float32 (N, C), each row summing to 1."""
+        """Answer uint8 (N, H, W, 3) of the contract's size with float32 (N, C), each row summing to 1."""
         size = self.contract.input_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ModelError(
@@ -87,7 +89,7 @@ class Classifier:
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str and an array are iterables too
         self,
-        photos: str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any],
+        photos: str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[Any] | None,
         *,
         threshold: float | None = None,
     ) -> Prediction: ...
@@ -95,14 +97,13 @@ class Classifier:
     def predict(self, photos: Iterable[Any], *, threshold: float | None = None) -> list[Prediction]: ...
 
     def predict(self, photos: Any, *, threshold: float | None = None) -> Prediction | list[Prediction]:
-        """One photo -> a Prediction; an iterable of photos -> a list of them, in its order.
+        """Return a Prediction for one photo, or a list of them, in order, for an iterable of photos.
 
-        A photo is a path, encoded bytes, a PIL image, or a uint8 array (H, W, 3); an array (N, H, W, 3) is N photos.
-        A photo that can't be read never raises: its Prediction has ``error`` set and ``label`` None.
+        A photo is a path, encoded bytes, an open binary file, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4),
+        uint8 or float in [0, 1]; an array (N, H, W, 3) is N photos. A photo that can't be read never raises: its
+        Prediction has ``error`` set and ``label`` None. Raises ModelError where the model answers with NaN.
         """
-        if isinstance(photos, np.ndarray) and photos.ndim == 4:
-            return list(self.stream(photos, threshold=threshold))
-        if isinstance(photos, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)):
+        if _is_one_photo(photos):
             return next(self.stream([photos], threshold=threshold))
         return list(self.stream(photos, threshold=threshold))
 
@@ -114,17 +115,17 @@ class Classifier:
         threshold: float | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Prediction]:
-        """Predictions one by one, in order, for any number of photos with bounded memory.
+        """Yield Predictions one by one, in order, for any number of photos with bounded memory.
 
         While the model works on one batch, threads decode the next. ``names`` replaces the photos' own as ``source``.
-        An item may also be an ImageError, which becomes its answer, or a function without arguments that gives the
+        An item may also be an ImageError, which becomes its answer, or a function without arguments that returns the
         encoded bytes or raises one (a download, say): it is called on one of the decoding threads.
         """
-        labelled = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
-        for batch in batches_ahead(lambda item: (item[1], self._pixels(*item)), labelled, batch_size):
-            yield from self._answer(batch, threshold)
+        named = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
+        for batch in batches_ahead(lambda item: (item[1], self._load(*item)), named, batch_size):
+            yield from self._decide(batch, self.threshold if threshold is None else threshold)
 
-    def _pixels(self, photo: Any, name: str) -> Pixels | ImageError:
+    def _load(self, photo: Any, name: str) -> Pixels | ImageError:
         if isinstance(photo, ImageError):
             return photo
         try:
@@ -132,13 +133,35 @@ class Classifier:
         except ImageError as error:
             return error
 
-    def _answer(self, batch: list[tuple[str, Pixels | ImageError]], threshold: float | None) -> list[Prediction]:
+    def _decide(self, batch: list[tuple[str, Pixels | ImageError]], threshold: float | None) -> list[Prediction]:
         good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, ImageError)]
         answers: Iterator[Prediction] = iter(())
         if good:
             rows = self.probabilities(np.stack([pixels for _, pixels in good]))
             answers = iter(decide([name for name, _ in good], rows, self.contract, threshold))
         return [Prediction.failed(n, p) if isinstance(p, ImageError) else next(answers) for n, p in batch]
+
+    def _open_session(self) -> ort.InferenceSession:
+        asked, here = self._provider or CPU_PROVIDER, ort.get_available_providers()
+        if asked not in here:
+            raise ModelError(f"execution provider {asked!r}: this onnxruntime has {', '.join(here)}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads or min(usable_cores(), 8)
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread sleeps
+        options.log_severity_level = 4  # its errors come back as exceptions
+        if hasattr(ort, "disable_telemetry_events"):
+            ort.disable_telemetry_events()  # its wheels would report to Microsoft
+        try:
+            session = ort.InferenceSession(self._data, options, providers=[asked])
+        except Exception as error:  # its exceptions share no public base
+            raise ModelError(f"{self.name}: not an ONNX model that ONNX Runtime {ort.__version__} can open") from error
+        if asked not in session.get_providers():  # it falls back to the CPU where a provider's libraries are missing
+            raise ModelError(
+                f"execution provider {asked!r} could not be started on this machine; install what it needs (its driver "
+                f"and libraries, in the versions of onnxruntime {ort.__version__}), or leave the provider out"
+            )
+        return session
 
     def _check_signature(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -158,13 +181,51 @@ class Classifier:
 
 
 def load(
-    model: bytes | str | os.PathLike[str] | None = None, *, threads: int | None = None, provider: str | None = None
+    model: bytes | str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    threshold: float | None = None,
 ) -> Classifier:
-    """A classifier from an ONNX file, by default the embedded cat-or-dog model; raises as ``Classifier`` does."""
-    if model is not None:
-        return Classifier(model, threads, provider=provider)
-    try:
-        embedded = files("catdog").joinpath("assets", "catdog.onnx").read_bytes()
-    except OSError as error:
-        raise ModelError("the embedded model is missing from this installation; name an ONNX file") from error
-    return Classifier(embedded, threads, name="the embedded model", provider=provider)
+    """Return a classifier; ``threshold`` replaces the contract's. Raises as ``Classifier`` does.
+
+    ``model``: the embedded one (the default, or the word "embedded"), an ONNX file or its bytes, a run folder, or the
+    address of an ONNX file in an object store.
+    """
+    name = ""
+    if model is None or model in (EMBEDDED, Path(EMBEDDED)):
+        name = "the embedded model"
+        try:
+            model = files("catdog").joinpath("assets", "catdog.onnx").read_bytes()
+        except OSError as error:
+            raise ModelError("the embedded model is missing from this installation; name an ONNX file") from error
+    elif isinstance(model, str) and is_object_uri(model):
+        from catdog.sources.objects import read_whole  # whose library a run without object stores need not have
+
+        name, model = model, read_whole(model, MAX_MODEL_BYTES)
+    elif not isinstance(model, (bytes, bytearray)):
+        model = find_onnx(Path(model))
+    return Classifier(model, threads, name, provider, threshold)
+
+
+def find_onnx(path: Path) -> Path:
+    """Return the ONNX file that a path names: the file itself, or that of a run folder; raises ModelError."""
+    if path.suffix == ".safetensors":
+        raise ModelError(f"{path}: weights that only training and evaluation read; name the run folder or an ONNX file")
+    if not path.is_dir():
+        return path
+    for name in RUN_MODELS:
+        if (path / name).is_file():
+            return path / name
+    raise ModelError(f"{path}: holds no {' or '.join(RUN_MODELS)}; make one with python -m export {path}")
+
+
+def _is_one_photo(photos: Any) -> bool:
+    if isinstance(photos, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(photos, "read"):
+        return True
+    if hasattr(photos, "__array__"):  # four dimensions, or a column of paths, are several photos
+        kind = getattr(getattr(photos, "dtype", None), "kind", "")
+        return getattr(photos, "ndim", 0) != 4 and kind not in ("O", "U", "T")
+    if isinstance(photos, (list, tuple)) and photos and isinstance(photos[0], (list, tuple)):
+        return True  # rows of numbers, which are refused in one answer
+    return not isinstance(photos, Iterable)

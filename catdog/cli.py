@@ -32,7 +32,7 @@ ROOMS: Final = {
     "train": Room("catdog.training.cli", "python train.py", "Train a model on a dataset."),
     "tune": Room("catdog.training.tune", "python -m catdog.training.tune", "Search for good training settings."),
     "evaluate": Room("catdog.training.evaluate", "python -m catdog.training.evaluate", "Measure a model on photos."),
-    "export": Room("export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
+    "export": Room("catdog.export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
     "aws": Room("catdog.aws.__main__", "python -m catdog.aws", "Train, deploy and call on Amazon SageMaker."),
     "doctor": Room("catdog.doctor", "python -m catdog.doctor", "Say what is installed here, and what is missing."),
 }

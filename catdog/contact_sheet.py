@@ -1,6 +1,6 @@
-"""Photos with what was answered for them, as one PNG that a person can look through.
+"""One PNG that shows photos with what was answered for them, in rows of six.
 
-Cell(photo, verdict, name, colour), ... -> rows of six: the photo on a square tile, its verdict, its path
+Each photo stands on a square tile, with its verdict and its path below.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ THUMBNAIL_PX: Final = 256  # of the longer side, and both sides of a tile
 _COLUMNS: Final = 6
 _FEWEST_COLUMNS: Final = 3  # a title needs some width
 _GAP: Final = 20  # px, between tiles and around all of them
-_PAD: Final = 6  # px, between a tile and its text
+_TEXT_GAP: Final = 6  # px, between a tile and its text
 _TITLE, _VERDICT, _NAME, _WORD = 24, 16, 13, 20  # font sizes, px
 _VERDICT_LINES, _NAME_LINES = 2, 3  # at most
 _BOLD: Final = 0.4  # px of outline: Pillow's own font has one weight
@@ -40,10 +40,10 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Cell:
-    """One photo and what is written under it."""
+    """A photo and what is written under it."""
 
     photo: Path | bytes | Image.Image
-    """A file, its bytes, or what ``thumbnail`` made of them: the way to keep many of these without their memory."""
+    """A file, its bytes, or what ``thumbnail`` made of them, which takes less memory where many cells are kept."""
     verdict: str
     name: str
     """The path to show."""
@@ -52,20 +52,20 @@ class Cell:
 
 
 def contact_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
-    """Write the photos, at most ``MOST``, in rows of six; without any, the title alone. Raises OSError."""
+    """Write the first ``MOST`` photos, or the title alone where there are none, to ``path``. Raises OSError."""
     cells = cells[:MOST]
     columns = max(_FEWEST_COLUMNS, min(_COLUMNS, len(cells)))
-    fonts = title_font, verdict_font, name_font = _font(_TITLE), _font(_VERDICT), _font(_NAME)
-    title_step, verdict_step, name_step = (_line_height(font) for font in fonts)
+    fonts = title_font, verdict_font, name_font = _load_font(_TITLE), _load_font(_VERDICT), _load_font(_NAME)
+    title_step, verdict_step, name_step = (_measure_line(font) for font in fonts)
     width = columns * (THUMBNAIL_PX + _GAP) + _GAP
-    titles = _lines(title, title_font, width - 2 * _GAP, 2)
-    verdicts = [_lines(cell.verdict, verdict_font, THUMBNAIL_PX, _VERDICT_LINES) for cell in cells]
-    names = [_lines(cell.name, name_font, THUMBNAIL_PX, _NAME_LINES) for cell in cells]
+    titles = _break_into_lines(title, title_font, width - 2 * _GAP, 2)
+    verdicts = [_break_into_lines(cell.verdict, verdict_font, THUMBNAIL_PX, _VERDICT_LINES) for cell in cells]
+    names = [_break_into_lines(cell.name, name_font, THUMBNAIL_PX, _NAME_LINES) for cell in cells]
 
     rows = range(0, len(cells), columns)
     heights = [  # a row is as high as its longest text
         THUMBNAIL_PX
-        + _PAD
+        + _TEXT_GAP
         + max(verdict_step * len(v) + name_step * len(n) for v, n in zip(verdicts[i:j], names[i:j], strict=True))
         + _GAP
         for i, j in ((row, row + columns) for row in rows)
@@ -73,39 +73,44 @@ def contact_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
     top = _GAP + title_step * len(titles) + _GAP
     sheet = Image.new("RGB", (width, top + sum(heights)), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    _write(draw, titles, (width // 2, _GAP), title_font, _INK)
+    _write_lines(draw, titles, (width // 2, _GAP), title_font, _INK)
     for row, height in zip(rows, heights, strict=True):
         for i, cell in enumerate(cells[row : row + columns], row):
             left = _GAP + (i - row) * (THUMBNAIL_PX + _GAP)
-            _paste(sheet, _fit(cell.photo) if isinstance(cell.photo, Image.Image) else thumbnail(cell.photo), left, top)
-            at = (left + THUMBNAIL_PX // 2, top + THUMBNAIL_PX + _PAD)
-            after = _write(draw, verdicts[i], at, verdict_font, cell.colour, bold=True)
-            _write(draw, names[i], (at[0], after), name_font, _INK)
+            _draw_tile(
+                sheet,
+                _scale_to_tile(cell.photo) if isinstance(cell.photo, Image.Image) else thumbnail(cell.photo),
+                left,
+                top,
+            )
+            at = (left + THUMBNAIL_PX // 2, top + THUMBNAIL_PX + _TEXT_GAP)
+            after = _write_lines(draw, verdicts[i], at, verdict_font, cell.colour, bold=True)
+            _write_lines(draw, names[i], (at[0], after), name_font, _INK)
         top += height
     with replace_file(path) as temporary:
         sheet.save(temporary, format="PNG")
 
 
 def thumbnail(photo: Path | bytes | ImageError) -> Image.Image:
-    """An upright RGB image whose longer side is THUMBNAIL_PX.
+    """Return an upright RGB image whose longer side is THUMBNAIL_PX.
 
-    A photo that can't be read, or an ImageError in its place, gives a blank one with its reason in a word.
+    For a photo that can't be read, and for an ImageError in its place, it is a blank tile with the reason in a word.
     """
     try:
         if isinstance(photo, ImageError):
             raise photo
         data = photo if isinstance(photo, bytes) else read_file(photo)
-        return _fit(decode(data, "photo", at_least=JPEG_MARGIN * THUMBNAIL_PX))
+        return _scale_to_tile(decode(data, "photo", at_least=JPEG_MARGIN * THUMBNAIL_PX))
     except ImageError as error:
         blank = Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), _TILE)
-        font = _font(_WORD)
-        middle = (THUMBNAIL_PX // 2, (THUMBNAIL_PX - _line_height(font)) // 2)
-        _write(ImageDraw.Draw(blank), [error.reason.replace("_", " ")], middle, font, _FAINT)
+        font = _load_font(_WORD)
+        middle = (THUMBNAIL_PX // 2, (THUMBNAIL_PX - _measure_line(font)) // 2)
+        _write_lines(ImageDraw.Draw(blank), [error.reason.replace("_", " ")], middle, font, _FAINT)
         return blank
 
 
-def _fit(image: Image.Image) -> Image.Image:
-    """The longer side becomes THUMBNAIL_PX, also of a smaller image; the other one is at least 1 px."""
+def _scale_to_tile(image: Image.Image) -> Image.Image:
+    """Scale the image, up or down, so that its longer side is THUMBNAIL_PX and the other one at least 1 px."""
     scale = THUMBNAIL_PX / max(image.size)
     if scale == 1:
         return image
@@ -113,30 +118,30 @@ def _fit(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
 
 
-def _paste(sheet: Image.Image, image: Image.Image, left: int, top: int) -> None:
-    """Onto the middle of its tile."""
+def _draw_tile(sheet: Image.Image, image: Image.Image, left: int, top: int) -> None:
+    """Draw a tile with the image in its middle."""
     sheet.paste(_TILE, (left, top, left + THUMBNAIL_PX, top + THUMBNAIL_PX))
     sheet.paste(image, (left + (THUMBNAIL_PX - image.width) // 2, top + (THUMBNAIL_PX - image.height) // 2))
 
 
-def _write(
+def _write_lines(
     draw: ImageDraw.ImageDraw, lines: Sequence[str], at: tuple[int, int], font: Font, colour: str, bold: bool = False
 ) -> int:
-    """Centre the lines on ``at``'s x, from its y down; gives the y below them."""
+    """Write the lines centred on ``at``'s x, from its y down; return the y below them."""
     x, y = at
     stroke = _BOLD if bold and isinstance(font, ImageFont.FreeTypeFont) else 0
     for line in lines:
         draw.text((round(x - font.getlength(line) / 2), y), line, colour, font, stroke_width=stroke)
-        y += _line_height(font)
+        y += _measure_line(font)
     return y
 
 
-def _lines(text: str, font: Font, width: int, most: int) -> list[str]:
-    """The text in lines of at most ``width`` px, broken after a slash or space where there is one.
+def _break_into_lines(text: str, font: Font, width: int, most: int) -> list[str]:
+    """Break the text into lines of at most ``width`` px, after a slash or a space where there is one.
 
-    The end of a path tells most: of one with too many lines the last ones stay.
+    The end of a path tells most, so of a text with too many lines the last ones stay.
     """
-    rest = _drawable(text[-_LONGEST:], font)
+    rest = _replace_missing_glyphs(text[-_LONGEST:], font)
     cut = len(text) > _LONGEST or len(rest) > _LONGEST
     rest = rest[-_LONGEST:]
     lines = []
@@ -148,15 +153,15 @@ def _lines(text: str, font: Font, width: int, most: int) -> list[str]:
         rest = rest[fits:]
     if cut or len(lines) > most:
         lines = lines[-most:]
-        dots, first = _drawable("…", font), lines[0][1:]
+        dots, first = _replace_missing_glyphs("…", font), lines[0][1:]
         while first and font.getlength(dots + first) > width:
             first = first[1:]
         lines[0] = dots + first
     return lines
 
 
-def _drawable(text: str, font: Font) -> str:
-    r"""What the font can show of it: "Löwe" as "Lowe", where it lacks the ö, and "猫" as "\u732b"."""
+def _replace_missing_glyphs(text: str, font: Font) -> str:
+    r"""Replace what the font can't show: "Löwe" by "Lowe", where it lacks the ö, and "猫" by "\u732b"."""
     shown = []
     for c in printable(text):
         if _has_glyph(c, font):
@@ -178,9 +183,8 @@ def _has_glyph(c: str, font: Font) -> bool:
     return (mask.size, bytes(mask)) != (missing.size, bytes(missing))
 
 
-@functools.lru_cache
-def _font(size: int) -> Font:
-    """Pillow's own; without FreeType, which few builds lack, a bitmap font of one small size."""
+def _load_font(size: int) -> Font:
+    """Return Pillow's own font; in the few builds without FreeType, a bitmap font of one small size."""
     try:
         return ImageFont.load_default(size)
     except ImportError:
@@ -188,5 +192,5 @@ def _font(size: int) -> Font:
 
 
 @functools.lru_cache
-def _line_height(font: Font) -> int:
+def _measure_line(font: Font) -> int:
     return math.ceil(font.getbbox("Ag|_")[3] * 1.1)

@@ -1,7 +1,7 @@
-"""The contract: all that a consumer must know to use a model rightly, travelling with the model.
+"""The contract: all that must be known to use a model rightly. It travels with the model.
 
 Training writes it as ``contract.json`` beside the weights, export puts it into the ONNX file's metadata under
-``METADATA_KEY``, and every consumer reads it from there. This file knows the fields and their checks, nothing else.
+``METADATA_KEY``, and every consumer reads it from there. This file holds the fields and their checks.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Contract:
     crop: float = 1.0
     """Share of each side of the resized square that the centre crop keeps, (0, 1]."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted inside the model from pixels in [0, 1], RGB. For information: no consumer applies it."""
+    """The model itself subtracts it from pixels in [0, 1], RGB; no consumer does."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """Divided by inside the model, RGB."""
+    """The model itself divides by it, RGB."""
     temperature: float = 1.0
-    """Logits are divided by it inside the model, > 0 (Guo et al. 2017, section 4.2)."""
+    """The model itself divides its logits by it, > 0 (Guo et al. 2017, section 4.2)."""
     threshold: float = 0.5
     """Confidence under which the answer is "unsure", [0, 1]."""
     arch: str = ""
@@ -64,35 +64,35 @@ class Contract:
         _check(isinstance(names, tuple) and len(names) >= 2, "class_names needs two names or more")
         _check(all(isinstance(name, str) and name for name in names), "class_names must be words")
         _check(len(set(names)) == len(names) and UNSURE not in names, f"class_names must differ and not be {UNSURE!r}")
-        _check(_whole(self.input_size) and 8 <= self.input_size <= 4096, "input_size must be 8..4096 px")
+        _check(_is_whole(self.input_size) and 8 <= self.input_size <= 4096, "input_size must be 8..4096 px")
         _check(self.resize in get_args(Resize), f"resize must be one of {get_args(Resize)}")
         _check(self.interpolation in get_args(Interpolation), f"interpolation must be one of {get_args(Interpolation)}")
-        _check(_number(self.crop) and 0 < self.crop <= 1, "crop must be in (0, 1]")
-        _check(len(self.mean) == 3 and all(map(_number, self.mean)), "mean needs three numbers")
-        _check(len(self.std) == 3 and all(_number(s) and s > 0 for s in self.std), "std needs three positive numbers")
-        _check(_number(self.temperature) and self.temperature > 0, "temperature must be positive")
-        _check(_number(self.threshold) and 0 <= self.threshold <= 1, "threshold must be in [0, 1]")
+        _check(_is_number(self.crop) and 0 < self.crop <= 1, "crop must be in (0, 1]")
+        _check(len(self.mean) == 3 and all(map(_is_number, self.mean)), "mean needs three numbers")
+        _check(len(self.std) == 3 and all(_is_number(s) and s > 0 for s in self.std), "std needs three numbers above 0")
+        _check(_is_number(self.temperature) and self.temperature > 0, "temperature must be positive")
+        _check(_is_number(self.threshold) and 0 <= self.threshold <= 1, "threshold must be in [0, 1]")
         texts = (self.arch, self.model_fingerprint, self.data_fingerprint)
         _check(all(isinstance(text, str) for text in texts), "arch and fingerprints must be text")
         measured = self.quality.values() if isinstance(self.quality, Mapping) else [None]
-        _check(all(map(_number, measured)), "quality must map names to numbers")
+        _check(all(map(_is_number, measured)), "quality must map names to numbers")
 
     @property
     def resized(self) -> int:
-        """Side, px, that the photo is resized to before the centre crop to ``input_size``."""
+        """The side, px, that a photo is resized to before the centre crop to ``input_size``."""
         return round(self.input_size / self.crop)
 
     def with_(self, **changes: Any) -> Contract:
-        """A copy with some fields changed, checked again."""
+        """Return a copy with some fields changed, checked again."""
         return replace(self, **changes)
 
     def to_json(self) -> str:
-        """The contract as JSON text, keys in field order; ``from_json`` gives it back equal."""
+        """Return JSON text, keys in field order; ``from_json`` reads it back to an equal contract."""
         return json.dumps(asdict(self) | {"quality": dict(self.quality)}, indent=2)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "contract") -> Contract:
-        """Parse; raises ContractError naming ``source`` when the text is no contract of this version."""
+        """Read JSON text; raises ContractError naming ``source`` when it is no contract of this version."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -115,7 +115,7 @@ class Contract:
 
     @classmethod
     def read(cls, path: str | Path) -> Contract:
-        """The contract in a JSON file."""
+        """Return the contract in a JSON file; raises ContractError."""
         try:
             text = Path(path).read_bytes()
         except OSError as error:
@@ -130,9 +130,9 @@ def _check(ok: bool, message: str) -> None:
         raise ContractError(f"bad contract: {message}")
 
 
-def _number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(value: object) -> bool:
+def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-ImageReason = Literal["missing", "unreadable", "empty", "unsupported", "corrupt", "too_large"]
+ImageReason = Literal["missing", "unreadable", "empty", "unsupported", "corrupt", "too_large", "out_of_memory"]
 
 
 class CatdogError(Exception):
@@ -30,7 +30,8 @@ class ImageError(CatdogError):
 
     ``reason`` is one of: ``missing`` (no such file), ``unreadable`` (permission, not a regular file, a failed
     download), ``empty`` (zero bytes), ``unsupported`` (not an image, or a format that isn't read), ``corrupt``
-    (truncated or damaged) and ``too_large`` (over the byte or pixel limit).
+    (truncated or damaged), ``too_large`` (over the byte or pixel limit) and ``out_of_memory`` (this process had no room
+    to decode it, which says nothing about the photo).
     """
 
     def __init__(self, message: str, reason: ImageReason) -> None:

@@ -1,19 +1,24 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one command at a time writes to."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+from catdog.errors import SettingsError
+
+LOCK_NAME: Final = ".catdog.lock"
 
 
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; it takes the name ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` to write to; the file gets the name ``path`` when the block ends well.
 
-    Parent folders are made. When the block raises, the temporary file goes and what stood at ``path`` stays.
+    Missing parent folders are made. When the block raises, the temporary file is deleted and ``path`` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,3 +33,43 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output_folder(flag: str, folder: Path, marks: Sequence[str]) -> None:
+    """Raise SettingsError unless ``folder`` is new, is empty, or holds one of ``marks``.
+
+    ``marks``: files, as paths below it, by which a command knows a folder that it has written to before.
+    """
+    try:
+        is_used = folder.is_dir() and any(path.name != LOCK_NAME for path in folder.iterdir())
+    except OSError as error:
+        raise SettingsError(f"{flag} {folder}: can't be read ({error.strerror})") from error
+    if is_used and not any((folder / mark).exists() for mark in marks):
+        raise SettingsError(f"{flag} {folder}: holds files of something else; give a new or an empty folder")
+
+
+@contextmanager
+def lock_folder(flag: str, folder: Path, holder: str) -> Iterator[None]:
+    """Make the folder where it is missing, and hold its lock; a killed process loses its lock by itself.
+
+    Raises SettingsError, naming ``flag``, where another process (``holder``: what it is) has the lock.
+    """
+    from filelock import FileLock, Timeout  # here, since who only reads files needs no lock
+
+    try:
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_NAME)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SettingsError(f"{flag} {folder}: another {holder} works there") from error
+    except OSError as error:
+        raise SettingsError(f"{flag} {folder}: can't be made or written to ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        (folder / LOCK_NAME).unlink(missing_ok=True)  # while it is held: whoever waits finds the file gone, and retries
+        lock.release()
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # only where nothing was written

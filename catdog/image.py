@@ -14,8 +14,9 @@ import logging
 import os
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from catdog.contract import Contract
 from catdog.errors import ImageError
+from catdog.text import first_line
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, upright, values in [0, 255]."""
@@ -48,7 +50,7 @@ _FILTERS: Final = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 # EXIF 2.32, tag 0x0112: what to do to a stored image to see it upright.
-_ORIENTATION_TAG: Final = 0x0112
+ORIENTATION_TAG: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,7 +73,7 @@ with contextlib.suppress(ImportError):  # optional: pip install '.[heic]'
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a regular file; raises ImageError (missing, unreadable, empty, too_large)."""
+    """Return the bytes of a regular file; raises ImageError (missing, unreadable, too_large)."""
     name = os.fspath(path)
     try:
         info = Path(name).stat()  # before opening: opening a named pipe would wait for ever
@@ -79,8 +81,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
             raise ImageError(f"{name}: is a folder, not a photo", "unreadable")
         if not stat.S_ISREG(info.st_mode):
             raise ImageError(f"{name}: is not a regular file", "unreadable")
-        if info.st_size > MAX_BYTES:
-            raise ImageError(f"{name}: {info.st_size} bytes, over the limit of {MAX_BYTES}", "too_large")
+        _check_byte_count(info.st_size, name)
         return Path(name).read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file", "missing") from error
@@ -91,80 +92,73 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def decode(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
-    """An upright RGB image from an encoded photo, its first frame if it has several.
+    """Return an upright RGB image from an encoded photo, from its first frame if it has several.
 
     ``at_least``, px: a JPEG much larger than this on both sides is decoded at 1/2, 1/4 or 1/8 scale, never below it.
     Grey, palette, CMYK and 16-bit samples become 8-bit RGB; alpha is laid over white; EXIF orientation is applied.
-    Raises ImageError naming ``name`` (empty, unsupported, corrupt, too_large).
+    Raises ImageError naming ``name`` (empty, unsupported, corrupt, too_large, out_of_memory).
     """
     return decode_sized(data, name, at_least)[0]
 
 
 def decode_sized(data: bytes, name: str, at_least: int | None = None) -> tuple[Image.Image, Size]:
-    """As ``decode``; and the upright photo's size at full scale."""
+    """Do what ``decode`` does, and also return the upright photo's size at full scale."""
     if not data:
         raise ImageError(f"{name}: the file is empty", "empty")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"{name}: {len(data)} bytes, over the limit of {MAX_BYTES}", "too_large")
+    _check_byte_count(len(data), name)
     Image.init()
-    try:
-        image = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: over the limit of {MAX_PIXELS} pixels", "too_large") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: {_guess(data)}", "unsupported") from error
-    except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
-        raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width}x{height}, over the limit of {MAX_PIXELS} pixels", "too_large")
-    if width < 1 or height < 1:
-        raise ImageError(f"{name}: {width}x{height} pixels", "corrupt")
-    try:
+    with _errors_about(name):
+        try:
+            image: Image.Image = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{name}: over the limit of {MAX_PIXELS} pixels", "too_large") from error
+        except UnidentifiedImageError as error:
+            raise ImageError(f"{name}: {_guess_content(data)}", "unsupported") from error
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"{name}: {width}x{height}, over the limit of {MAX_PIXELS} pixels", "too_large")
+        _check_sides(image, name)
         if at_least is not None:
             image.draft(None, (at_least, at_least))
-        scaled = image.size != (width, height)
+        is_scaled = image.size != (width, height)
         image.load()
-        size = (width, height) if scaled else image.size  # loading turns TIFFs upright
-        turn = _turn(image)
-        upright = image if turn is None else image.transpose(turn)
-        return _to_rgb(upright, name), size[::-1] if turn in _SIDEWAYS else size
-    except ImageError:
-        raise
-    except Exception as error:  # likewise for damaged pixel data
-        raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error
+        size = (width, height) if is_scaled else image.size  # loading turns TIFFs upright
+        turn = _turn_to_upright(image)
+        if turn is not None:
+            image = image.transpose(turn)  # under the same name, so that the memory of the first one is given back
+        return _to_rgb(image, name), size[::-1] if turn in _SIDEWAYS else size
 
 
 def from_array(array: npt.NDArray[np.generic], name: str) -> Image.Image:
-    """An RGB image from uint8 (H, W), (H, W, 1) or (H, W, 3); raises ImageError for another shape or type."""
+    """Return an RGB image from an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the fourth channel being alpha.
+
+    Values are uint8 in [0, 255] or floats in [0, 1]; alpha is laid over white. Raises ImageError for anything else.
+    """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if (
-        array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] != 3)
-        or not array.size
-    ):
+    fits = array.size > 0 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
+    if fits and array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:  # both are false of NaN
+        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+    if not fits or array.dtype != np.uint8:
         raise ImageError(
-            f"{name}: an array must be uint8 (H, W, 3) or (H, W), this is {array.dtype} {array.shape}", "unsupported"
+            f"{name}: an array must be (H, W), (H, W, 3) or (H, W, 4), uint8 or float in [0, 1]; "
+            f"this is {array.dtype} {array.shape}",
+            "unsupported",
         )
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
 def from_pil(image: Image.Image, name: str) -> Image.Image:
-    """An upright RGB image from any PIL image, which is left as it was; raises ImageError on an empty or broken one."""
-    if not (image.width and image.height):
-        raise ImageError(f"{name}: {image.width}x{image.height} pixels", "corrupt")
-    try:
+    """Return an upright RGB image from any PIL image, which is left as it was; raises ImageError if it is damaged."""
+    _check_sides(image, name)
+    with _errors_about(name):
         image.load()
-        turn = _turn(image)
+        turn = _turn_to_upright(image)
         return _to_rgb(image if turn is None else image.transpose(turn), name)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error
 
 
 def resize(image: Image.Image, contract: Contract) -> Pixels:
-    """RGB image -> uint8 (input_size, input_size, 3) by the contract's resize rule, filter and centre crop."""
+    """Return uint8 (input_size, input_size, 3), made by the contract's resize rule, filter and centre crop."""
     size, resized = contract.input_size, contract.resized
     width, height = image.size
     if contract.resize == "stretch":
@@ -179,58 +173,112 @@ def resize(image: Image.Image, contract: Contract) -> Pixels:
 
 
 def load_pixels(source: object, contract: Contract, name: str | None = None) -> Pixels:
-    """A path, encoded bytes, PIL image or uint8 array -> uint8 (input_size, input_size, 3).
+    """Return a photo as uint8 (input_size, input_size, 3).
 
+    ``source``: a path, encoded bytes, an open binary file, a PIL image, or an array as ``from_array`` takes it.
     Raises ImageError naming ``name`` (default: the path, or what kind of thing it is).
     """
     name = name or describe(source)
     if isinstance(source, (str, os.PathLike)):
-        image = decode(read_file(source), name, at_least=JPEG_MARGIN * contract.resized)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
+        source = read_file(source)
+    elif hasattr(source, "read"):
+        source = _read_stream(source, name)
+    if isinstance(source, (bytes, bytearray, memoryview)):
         image = decode(bytes(source), name, at_least=JPEG_MARGIN * contract.resized)
     elif isinstance(source, Image.Image):
         image = from_pil(source, name)
-    elif isinstance(source, np.ndarray):
-        image = from_array(source, name)
+    elif hasattr(source, "__array__"):
+        try:
+            array = np.asarray(source)
+        except Exception as error:  # of another library: a tensor on a GPU, say
+            raise ImageError(f"{name}: can't be taken for an array ({first_line(error)})", "unsupported") from error
+        image = from_array(array, name)
     else:
-        raise ImageError(f"{name}: give a path, encoded bytes, a PIL image or a uint8 array (H, W, 3)", "unsupported")
+        raise ImageError(
+            f"{name}: give a path, encoded bytes, an open binary file, a PIL image or an array (H, W, 3)", "unsupported"
+        )
     return resize(image, contract)
 
 
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return the image as a file of Pillow's format ``kind``."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def describe(source: object) -> str:
-    """The name of an input in answers and errors: its path, or its kind where it has none."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+    """Return the name of an input in answers and errors: its path, or its kind where it has none."""
+    path = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
+    if isinstance(path, (str, os.PathLike)):
+        return os.fsdecode(path)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>"
     return f"<{type(source).__name__}>"
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes a loaded image upright."""
+def _read_stream(stream: Any, name: str) -> bytes:
+    try:
+        data = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a closed file, or one that was opened as text
+        raise ImageError(f"{name}: can't be read ({first_line(error)})", "unreadable") from error
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name}: gives text; open it in binary mode", "unsupported")
+    return data
+
+
+def _check_byte_count(count: int, name: str) -> None:
+    if count > MAX_BYTES:
+        raise ImageError(f"{name}: {count} bytes, over the limit of {MAX_BYTES}", "too_large")
+
+
+def _check_sides(image: Image.Image, name: str) -> None:
+    if image.width < 1 or image.height < 1:
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels", "corrupt")
+
+
+@contextlib.contextmanager
+def _errors_about(name: str) -> Iterator[None]:
+    """Turn what Pillow raises on a damaged photo, which is nearly anything, into an ImageError that names the photo."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:  # says nothing about the photo
+        raise ImageError(
+            f"{name}: not enough memory to decode it; run fewer workers, or on a machine with more", "out_of_memory"
+        ) from error
+    except Exception as error:
+        raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
+
+
+def _turn_to_upright(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes a loaded image upright, None where it is."""
     # Read after load(): Pillow turns TIFFs itself while loading and then removes the tag. A broken EXIF block is
     # no reason to lose a good photo, and Pillow raises nearly anything on one.
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
+        orientation = image.getexif().get(ORIENTATION_TAG)
     except Exception:
         orientation = None
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    if image.mode == "RGB" and not has_alpha:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_deep_grey(image, name)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    if not has_alpha:
+        return image.convert("RGB")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", layer.size, "white")
+    white.paste(layer, mask=layer)  # the same values as Image.alpha_composite, which would need three more copies
+    return white
 
 
 def _from_deep_grey(image: Image.Image, name: str) -> Image.Image:
-    """16-bit (or float) grey to 8-bit; Pillow's own convert() would clip all above 255 to white."""
+    """Scale 16-bit or float grey to 8 bits; Pillow's own convert() would clip all above 255 to white."""
     values = np.asarray(image)
     bottom, top = float(values.min()), float(values.max())
     if not (bottom >= 0 and top <= 65535):  # also true of NaN
@@ -246,8 +294,8 @@ def _from_deep_grey(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(np.rint(scaled, out=scaled).astype(np.uint8)).convert("RGB")
 
 
-def _guess(data: bytes) -> str:
-    """What an unreadable file seems to be, for the error message."""
+def _guess_content(data: bytes) -> str:
+    """Return what an unreadable file seems to be, for the error message."""
     head = data[:512].lstrip()
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypmsf1"):
         return "HEIC needs one more package: pip install '.[heic]'"
@@ -258,7 +306,3 @@ def _guess(data: bytes) -> str:
     if head[:5] == b"%PDF-":
         return "not an image but a PDF"
     return "not an image that can be read; give JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

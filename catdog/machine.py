@@ -12,36 +12,46 @@ _MEMINFO: Final = Path("/proc/meminfo")
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
-    """Cores this process may use: under taskset, or in a container with a limit, fewer than the machine has."""
+    """Return how many cores this process may use: under taskset or in a container, fewer than the machine has."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Microseconds: "QUOTA PERIOD" or "max PERIOD" in cgroup v2 (kernel.org, cgroup-v2.rst); v1: two files, -1 for none.
-    words = _words(cgroup / "cpu.max") or _words(cgroup / "cpu/cpu.cfs_quota_us") + _words(
-        cgroup / "cpu/cpu.cfs_period_us"
-    )
-    quota, period = map(_number, words if len(words) == 2 else ("max", "max"))
+    words = _read_words(cgroup / "cpu.max") or [
+        word for name in ("quota", "period") for word in _read_words(cgroup / f"cpu/cpu.cfs_{name}_us")
+    ]
+    quota, period = map(_to_number, words if len(words) == 2 else ("max", "max"))
     return math.ceil(min(allowed, quota / period)) if math.isfinite(quota) and period > 0 else allowed
 
 
 def free_memory(cgroup: Path = CGROUP, meminfo: Path = _MEMINFO) -> float:
-    """Bytes that may still be taken without swapping; infinite where the machine doesn't say."""
-    words = _words(meminfo)
-    free = [_number(words[words.index("MemAvailable:") + 1]) * 1024] if "MemAvailable:" in words else []
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """Return how many bytes may still be taken without swapping; infinite where the machine doesn't say.
+
+    What a container uses includes the kernel's cache of files. The part of it that was not read lately counts as free,
+    since the kernel gives it up first: ``inactive_file`` in cgroup v2, ``total_inactive_file`` in v1.
+    """
+    free = [_read_field(meminfo, "MemAvailable:", math.inf) * 1024]
+    for folder, limit, used, cache in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        bound, taken = _words(cgroup / limit), _words(cgroup / used)
+        bound, taken = _read_words(folder / limit), _read_words(folder / used)
         if bound and taken:
-            free.append(max(0.0, _number(bound[0]) - _number(taken[0])))
-    return min(free, default=math.inf)
+            needed = max(0.0, _to_number(taken[0]) - _read_field(folder / "memory.stat", cache, 0))
+            free.append(max(0.0, _to_number(bound[0]) - needed))
+    return min(free)
 
 
-def _words(path: Path) -> list[str]:
+def _read_words(path: Path) -> list[str]:
     try:
         return path.read_text().split()
     except OSError:
         return []
 
 
-def _number(word: str) -> float:
+def _read_field(path: Path, name: str, default: float) -> float:
+    """Return the number that follows ``name`` in a file of names and numbers."""
+    words = _read_words(path)
+    return _to_number(words[words.index(name) + 1]) if name in words[:-1] else default
+
+
+def _to_number(word: str) -> float:
     return float(word) if word.isdecimal() else math.inf

@@ -23,7 +23,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -76,7 +75,7 @@ def predict(
         ),
     ],
     model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An ONNX model, instead of the embedded one.")
+        str | None, typer.Option(metavar="MODEL", help="An ONNX file or a run folder, instead of the embedded model.")
     ] = None,
     format: Annotated[
         Format | None, typer.Option(help="Default: a table in a terminal, else JSON lines.", show_default=False)

@@ -1,7 +1,4 @@
-"""Probabilities to answers: the only place that decides between a class name and "unsure".
-
-probabilities (N, C) -> Prediction(source, label, confidence, probabilities, error)
-"""
+"""Turn probabilities into answers. Only this file decides between a class name and "unsure"."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.contract import UNSURE, Contract
+from catdog.errors import ModelError, SettingsError
 
 DECIMALS = 6  # of every probability that leaves catdog, so that JSON, CSV and tables agree to the digit
 
@@ -34,11 +32,11 @@ class Prediction:
 
     @classmethod
     def failed(cls, source: str, error: object) -> Prediction:
-        """The row of an input that could not be read."""
+        """Return the row of an input that could not be read."""
         return cls(source, None, None, None, str(error))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields in order, ready for JSON."""
+        """Return the fields in order, ready for JSON."""
         return asdict(self)
 
 
@@ -48,10 +46,19 @@ def decide(
     contract: Contract,
     threshold: float | None = None,
 ) -> list[Prediction]:
-    """One Prediction a row of ``probabilities``, float (N, C) in [0, 1]; ``threshold`` replaces the contract's."""
+    """Return one Prediction for each row of ``probabilities``, float (N, C) in [0, 1].
+
+    ``threshold`` replaces the contract's. Raises ModelError for probabilities that are NaN or infinite, and
+    SettingsError for a threshold outside [0, 1].
+    """
     names = contract.class_names
     assert probabilities.shape == (len(sources), len(names)), probabilities.shape
-    limit = contract.threshold if threshold is None else threshold
+    if not np.isfinite(probabilities).all():
+        raise ModelError(
+            "the model answers with numbers that are no probabilities (NaN or infinite): its file is damaged or its "
+            "training diverged; use another model"
+        )
+    limit = contract.threshold if threshold is None else check_threshold(threshold)
     answers = []
     for source, row in zip(sources, probabilities.astype(np.float64), strict=True):
         best = int(row.argmax())
@@ -59,3 +66,10 @@ def decide(
         rounded = {name: round(float(p), DECIMALS) for name, p in zip(names, row, strict=True)}
         answers.append(Prediction(source, label, rounded[names[best]], rounded))
     return answers
+
+
+def check_threshold(threshold: float) -> float:
+    """Return the threshold; raises SettingsError unless it is in [0, 1]."""
+    if not 0 <= threshold <= 1:  # also refuses NaN
+        raise SettingsError(f"threshold must be in [0, 1], not {threshold}")
+    return threshold

@@ -19,15 +19,18 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 TINY_CONTRACT = Contract(class_names=("cat", "dog"), input_size=16, threshold=0.6)
 
 
-def build_tiny_model(contract: str | None, *, size: int = 16, input_name: str = "image", classes: int = 2) -> bytes:
+def build_tiny_model(
+    contract: str | None, *, size: int = 16, input_name: str = "image", classes: int = 2, weight: float = 1 / 16
+) -> bytes:
     """An ONNX file: class 0 for red photos, class 1 for blue ones, softmax((mean red, mean blue) / 16).
 
-    ``contract`` goes into its metadata; ``size``, ``input_name`` and ``classes`` may contradict it.
+    ``contract`` goes into its metadata; ``size``, ``input_name`` and ``classes`` may contradict it. ``weight``: of the
+    mean colours, 1/16.
     """
     onnx = pytest.importorskip("onnx")
     helper, types = onnx.helper, onnx.TensorProto
     weights = np.zeros((3, classes), np.float32)
-    weights[0, 0] = weights[2, 1] = 1 / 16
+    weights[0, 0] = weights[2, 1] = weight
     graph = helper.make_graph(
         [
             helper.make_node("Cast", [input_name], ["pixels"], to=types.FLOAT),

@@ -23,7 +23,7 @@ from catdog.contract import Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.serving import golden
-from catdog.serving.loading import CONTRACT_NAME, GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, check_same
+from catdog.serving.loading import CONTRACT_NAME, GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, check_same_contract
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 INT8_NAME: Final = "model-int8.onnx"
@@ -69,10 +69,10 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
     if onnx is None:
         raise ModelError(f"{run}: no {' or '.join(ONNX_CHOICES)}; make it with python -m export {run}")
     classifier = Classifier(onnx, threads=1)
-    check_same(contract, classifier)
+    check_same_contract(contract, classifier)
     contents = {
         CONTRACT_NAME: (run / CONTRACT_NAME).read_bytes(),
-        GOLDEN_NAME: golden.write(classifier, photos).encode("utf-8"),
+        GOLDEN_NAME: golden.write_golden(classifier, photos).encode("utf-8"),
         ONNX_NAME: onnx.read_bytes(),
         **{f"code/{name}": data for name, data in code(ROOT).items()},
     }

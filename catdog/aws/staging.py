@@ -1,6 +1,6 @@
 """The folder that a training job runs from: train.py and what it imports, nothing else.
 
-    FOLDER/train.py, requirements.txt, catdog/ (the core), catdog/dataset/, catdog/training/, export/
+    FOLDER/train.py, requirements.txt, catdog/ (the core), catdog/dataset/, catdog/export/, catdog/training/
 
 The same tree gives the same folder, times of files included. The embedded model, the serving and the cloud parts stay
 at home: no job needs them.
@@ -21,7 +21,7 @@ from catdog.errors import SettingsError
 ROOT: Final = Path(__file__).parents[2]
 ENTRY_POINT: Final = "train.py"
 _FILES: Final = (ENTRY_POINT, "requirements.txt")
-_FOLDERS: Final = ("catdog", "catdog/dataset", "catdog/training", "export")
+_FOLDERS: Final = ("catdog", "catdog/dataset", "catdog/export", "catdog/training")
 """Python files that lie in these, not below them."""
 _TIME: Final = 315_532_800  # 1980-01-01, the first that zip knows
 

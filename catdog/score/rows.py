@@ -16,7 +16,7 @@ from catdog.text import printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Status = Literal["ok", "corrupt", "unsupported", "missing", "too_large"]
+Status = Literal["ok", "corrupt", "unsupported", "missing", "too_large", "out_of_memory"]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 STATUS_OF: Final[Mapping[ImageReason, Status]] = {
     "missing": "missing",
@@ -25,6 +25,7 @@ STATUS_OF: Final[Mapping[ImageReason, Status]] = {
     "unsupported": "unsupported",
     "corrupt": "corrupt",
     "too_large": "too_large",
+    "out_of_memory": "out_of_memory",
 }
 MAX_ERROR_LENGTH: Final = 500  # characters
 

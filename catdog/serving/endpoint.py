@@ -1,8 +1,8 @@
-"""What an endpoint does with a request: parsed, answered, written. Its owner's faults are 500, its caller's 4xx.
+"""Answer a request: its caller's mistakes get a 4xx, its owner's a 5xx.
 
-    body, Content-Type -> read -> Request -> answer -> Answers -> reply, by Accept -> Reply(status, body, media type)
+    read_request(body, Content-Type) -> answer_request -> write_reply(by Accept) -> status, body, media type
 
-Each of the three gives a Refusal instead where something is wrong, and hands one on that it is given. None raises.
+Each of the three returns a Refusal instead where something is wrong, and passes on one that it is given. None raises.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from catdog.serving.requests import (
     BAD_REQUEST,
     JSON_TYPE,
     TOO_LARGE,
-    Photo,
     Request,
     RequestError,
-    allowed_prefixes,
-    parse,
+    RequestPhoto,
+    parse_prefixes,
+    parse_request,
 )
 
 BUDGET_S: Final = 40.0
-"""Of one request; photos whose turn comes later aren't read. TorchServe ends a worker that is silent for 60 s."""
+"""Time for a request; photos whose turn comes later are not read. TorchServe ends a worker that is silent for 60 s."""
 ANSWER_ALL: Final = "CATDOG_ANSWER_ALL"
-"""Set in a Batch Transform job, which a 4xx would fail as a whole: a photo that can't be read is answered with 200."""
+"""Set in Batch Transform jobs, which a 4xx would fail as a whole: a photo that can't be read is answered with 200."""
 JSON_LINES_TYPE: Final = "application/jsonlines"
 CSV_TYPE: Final = "text/csv"
 
@@ -65,12 +65,12 @@ class Answers:
     rows: list[Prediction]
     class_names: tuple[str, ...]
     single: bool
-    """Of a request about one photo: as JSON, one object instead of an array."""
+    """Whether the request was about one photo; its answer is one JSON object instead of an array."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back."""
+    """What goes back to the caller."""
 
     status: int
     body: bytes
@@ -78,32 +78,32 @@ class Reply:
 
     @property
     def phrase(self) -> str:
-        """HTTP's name of the status, ASCII."""
+        """HTTP's name for the status, ASCII."""
         return HTTPStatus(self.status).phrase
 
 
-def read(body: object, content_type: object) -> Request | Refusal:
-    """The photos of a request, none of them decoded yet."""
+def read_request(body: object, content_type: object) -> Request | Refusal:
+    """Return the photos of a request, none of them decoded yet."""
     try:
-        return parse(body, content_type, allowed_prefixes(os.environ.get(ALLOWED_S3, "")))
+        return parse_request(body, content_type, parse_prefixes(os.environ.get(ALLOWED_S3, "")))
     except Exception as error:
-        return _refusal(error)
+        return _make_refusal(error)
 
 
-def answer(request: Request | Refusal, classifier: Classifier, budget_s: float = BUDGET_S) -> Answers | Refusal:
-    """One Prediction a photo. One that can't be read fails a request about one photo, and only its item in a list."""
+def answer_request(request: Request | Refusal, classifier: Classifier, budget_s: float = BUDGET_S) -> Answers | Refusal:
+    """Answer each photo. One that can't be read fails a request about one photo, and only its own row in a list."""
     if isinstance(request, Refusal):
         return request
     try:
-        rows = _single(request, classifier) if request.single else _many(request, classifier, budget_s)
+        rows = _answer_one(request, classifier) if request.single else _answer_many(request, classifier, budget_s)
         return Answers(rows, classifier.contract.class_names, request.single)
     except Exception as error:
-        return _refusal(error)
+        return _make_refusal(error)
 
 
-def reply(answers: Answers | Refusal, accept: object) -> Reply:
-    """The answers in the form that ``Accept`` asks for, JSON by default; a refusal as ``{"error": ...}``."""
-    kind = negotiate(accept)
+def write_reply(answers: Answers | Refusal, accept: object) -> Reply:
+    """Write the answers as ``Accept`` asks for, by default as JSON; a refusal becomes ``{"error": ...}``."""
+    kind = choose_media_type(accept)
     if isinstance(answers, Refusal):
         refusal = answers
     elif kind is None:
@@ -116,48 +116,50 @@ def reply(answers: Answers | Refusal, accept: object) -> Reply:
     return Reply(refusal.status, json.dumps({"error": refusal.message}).encode("ascii"), JSON_TYPE)
 
 
-def negotiate(accept: object) -> str | None:
-    """The media type to answer in, None where all that ``Accept`` names are others (RFC 9110, section 12.5.1)."""
+def choose_media_type(accept: object) -> str | None:
+    """Return the media type to answer in; None where ``Accept`` names only others (RFC 9110, section 12.5.1)."""
     if not isinstance(accept, str) or not accept.strip():
         return JSON_TYPE
     found = []
     for position, part in enumerate(accept.split(",")):
         name, *parameters = (word.strip().lower() for word in part.split(";"))
-        weights = [_weight(p[2:]) for p in parameters if p.startswith("q=")]
+        weights = [_parse_weight(p[2:]) for p in parameters if p.startswith("q=")]
         found.append((-(weights[0] if weights else 1.0), position, _WILD.get(name, name)))
     return next((name for weight, _, name in sorted(found) if weight < 0 and name in FORMS), None)
 
 
-def _single(request: Request, classifier: Classifier) -> list[Prediction]:
+def _answer_one(request: Request, classifier: Classifier) -> list[Prediction]:
     photo, name = request.photos[0], request.names[0]
     try:
-        pixels = load_pixels(_content(photo), classifier.contract, name)
+        pixels = load_pixels(_read_photo(photo), classifier.contract, name)
     except ImageError as error:
         if os.environ.get(ANSWER_ALL):
             return [Prediction.failed(name, error)]
+        if error.reason == "out_of_memory":
+            raise RequestError(str(error), HTTPStatus.SERVICE_UNAVAILABLE) from error
         raise RequestError(str(error), TOO_LARGE if error.reason == "too_large" else BAD_REQUEST) from error
     return decide([name], classifier.probabilities(pixels[np.newaxis]), classifier.contract)
 
 
-def _many(request: Request, classifier: Classifier, budget_s: float) -> list[Prediction]:
+def _answer_many(request: Request, classifier: Classifier, budget_s: float) -> list[Prediction]:
     deadline = time.monotonic() + budget_s
-    photos = (partial(_in_time, *pair, deadline) for pair in zip(request.photos, request.names, strict=True))
+    photos = (partial(_read_in_time, *pair, deadline) for pair in zip(request.photos, request.names, strict=True))
     return list(classifier.stream(photos, names=request.names))
 
 
-def _in_time(photo: Photo, name: str, deadline: float) -> object:
+def _read_in_time(photo: RequestPhoto, name: str, deadline: float) -> object:
     if time.monotonic() > deadline:
         raise ImageError(f"{name}: not read, the request took too long; send fewer photos at once", "unreadable")
-    return _content(photo)
+    return _read_photo(photo)
 
 
-def _content(photo: Photo) -> object:
+def _read_photo(photo: RequestPhoto) -> object:
     if isinstance(photo, ImageError):
         raise photo
     return photo() if callable(photo) else photo
 
 
-def _refusal(error: Exception) -> Refusal:
+def _make_refusal(error: Exception) -> Refusal:
     if isinstance(error, RequestError):
         return Refusal(error.status, str(error))
     _log.error("catdog: a request failed", exc_info=error)
@@ -166,7 +168,7 @@ def _refusal(error: Exception) -> Refusal:
     return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, message)
 
 
-def _weight(text: str) -> float:
+def _parse_weight(text: str) -> float:
     try:
         return float(text)
     except ValueError:

@@ -9,7 +9,6 @@ wrongly) must not serve.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,19 +19,19 @@ from PIL import Image
 
 from catdog.classifier import Classifier
 from catdog.errors import ImageError, ModelError
-from catdog.image import read_file
+from catdog.image import ORIENTATION_TAG, encode, read_file
 
 VERSION: Final = 1
 TOLERANCE: Final = 0.05
 """Of a probability, between processors that round int8 differently and releases of Pillow's JPEG decoder."""
 
 
-def write(classifier: Classifier, photos: Sequence[Path] = ()) -> str:
-    """The text of golden.json: pictures made here, and ``photos`` of the user's, as the classifier answers them.
+def write_golden(classifier: Classifier, photos: Sequence[Path] = ()) -> str:
+    """Return the text of golden.json: pictures drawn here and ``photos`` of the user's, with the classifier's answers.
 
     Raises ImageError for a photo that can't be read.
     """
-    named = [*drawn(), *((path.name, read_file(path)) for path in photos)]
+    named = [*draw_golden(), *((path.name, read_file(path)) for path in photos)]
     found = []
     for name, data in named:
         answer = classifier.predict(data)
@@ -43,8 +42,8 @@ def write(classifier: Classifier, photos: Sequence[Path] = ()) -> str:
     return json.dumps({"version": VERSION, "photos": found}, indent=1) + "\n"
 
 
-def check(classifier: Classifier, text: str | bytes, tolerance: float = TOLERANCE) -> int:
-    """Answer the golden photos; how many there are. Raises ModelError where an answer is off by over ``tolerance``."""
+def check_golden(classifier: Classifier, text: str | bytes, tolerance: float = TOLERANCE) -> int:
+    """Answer the golden photos, return how many there are; raises ModelError where one is off by over ``tolerance``."""
     try:
         photos = [
             (
@@ -52,7 +51,7 @@ def check(classifier: Classifier, text: str | bytes, tolerance: float = TOLERANC
                 base64.b64decode(photo["image"], validate=True),
                 {name: float(value) for name, value in photo["probabilities"].items()},
             )
-            for photo in _photos(text)
+            for photo in _parse_photos(text)
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"golden.json can't be understood ({type(error).__name__}); pack the model again") from error
@@ -67,46 +66,40 @@ def check(classifier: Classifier, text: str | bytes, tolerance: float = TOLERANC
         given = answer.probabilities
         if not all(abs(given[key] - expected[key]) <= tolerance for key in given):  # also refuses nan
             raise ModelError(
-                f"the model doesn't give the answers it was packed with: {name} is {_shown(given)} here, "
-                f"{_shown(expected)} in golden.json (tolerance {tolerance})"
+                f"the model doesn't give the answers it was packed with: {name} is {_format(given)} here, "
+                f"{_format(expected)} in golden.json (tolerance {tolerance})"
             )
     return len(photos)
 
 
-def drawn() -> list[tuple[str, bytes]]:
-    """Pictures made by code, as (name, encoded bytes), which use each step from bytes to pixels.
+def draw_golden() -> list[tuple[str, bytes]]:
+    """Draw pictures, as (name, encoded bytes), that between them need each step from bytes to pixels.
 
     A JPEG large enough to be decoded at reduced scale, one with an EXIF orientation, a PNG with alpha.
     """
     turned = Image.Exif()
-    turned[0x0112] = 6  # orientation: turn by 90 degrees
-    veiled = _clouds(96, 128, 7)
+    turned[ORIENTATION_TAG] = 6  # turn by 90 degrees
+    veiled = _draw_clouds(96, 128, 7)
     veiled.putalpha(Image.linear_gradient("L").resize(veiled.size))
     return [
-        ("large.jpg", _encoded(_clouds(1400, 1050, 3), "JPEG", quality=40)),
-        ("turned.jpg", _encoded(_clouds(320, 240, 5), "JPEG", quality=80, exif=turned)),
-        ("alpha.png", _encoded(veiled, "PNG")),
+        ("large.jpg", encode(_draw_clouds(1400, 1050, 3), "JPEG", quality=40)),
+        ("turned.jpg", encode(_draw_clouds(320, 240, 5), "JPEG", quality=80, exif=turned)),
+        ("alpha.png", encode(veiled, "PNG")),
     ]
 
 
-def _clouds(width: int, height: int, seed: int) -> Image.Image:
-    """Soft colours: a dozen by nine random ones, enlarged; of the same seed always the same."""
+def _draw_clouds(width: int, height: int, seed: int) -> Image.Image:
+    """Draw soft colours, twelve by nine random ones enlarged; the same for the same seed."""
     few = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
     return Image.fromarray(few).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _photos(text: str | bytes) -> list[Any]:
+def _parse_photos(text: str | bytes) -> list[Any]:
     data = json.loads(text)
     if data["version"] != VERSION:
         raise ValueError(data["version"])
     return list(data["photos"])
 
 
-def _shown(probabilities: dict[str, float]) -> str:
+def _format(probabilities: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in probabilities.items())

@@ -1,8 +1,7 @@
-"""The folder of a packed model to a Classifier that is known to work, warm, on a GPU or a CPU.
+"""Load a packed model, prove that it works here, and warm it up, on a GPU or a CPU.
 
-    contract.json, model.onnx, golden.json (and model.safetensors for a GPU) -> load_model -> Classifier
-
-Whatever is wrong with the folder is a CatdogError with one sentence, and nothing is served.
+The folder holds contract.json, model.onnx, golden.json, and for a GPU model.safetensors. Whatever is wrong with it is
+a CatdogError with one sentence, and nothing is served.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from catdog.classifier import BATCH_SIZE, Classifier
 from catdog.contract import Contract
 from catdog.errors import ContractError, ModelError, SettingsError
 from catdog.serving import golden
-from catdog.serving.requests import ALLOWED_S3, allowed_prefixes
+from catdog.serving.requests import ALLOWED_S3, parse_prefixes
 
 WEIGHTS_NAME: Final = "model.safetensors"
 CONTRACT_NAME: Final = "contract.json"
@@ -26,43 +25,43 @@ ONNX_NAME: Final = "model.onnx"
 GOLDEN_NAME: Final = "golden.json"
 THREADS: Final = "CATDOG_THREADS"
 DEFAULT_THREADS: Final = 1
-"""Of one model call. A server has a worker a core; with more threads each, they would only wait for one another."""
+"""Threads of a model call. A server has a worker for each core; with more threads they would wait for one another."""
 TORCH_TOLERANCE: Final = 0.25
-"""Between an int8 file's answers and the float weights' own, on pictures that are no photos of anything. The weights
-are proven to be the right ones by their fingerprint; this finds a GPU that computes nonsense."""
+"""The most that float weights may differ from the int8 file's golden answers, on pictures that show nothing. That the
+weights are the right ones is known from their fingerprint; this finds a GPU that computes nonsense."""
 
 _log = logging.getLogger(__name__)
 
 
 def load_model(folder: Path, device: str | None = None) -> Classifier:
-    """The packed model, checked and warm. ``device``: torch's name of a GPU, None for ONNX Runtime on the CPU.
+    """Return the packed model, checked and warm. ``device``: torch's name of a GPU; None: ONNX Runtime on the CPU.
 
     Raises CatdogError: something is missing, damaged or doesn't fit, or the golden photos get other answers.
     """
-    allowed_prefixes(os.environ.get(ALLOWED_S3, ""))  # a typo ends the start, not a request
-    threads = _threads(os.environ.get(THREADS, ""))
+    parse_prefixes(os.environ.get(ALLOWED_S3, ""))  # a typo ends the start, not a request
+    threads = _parse_threads(os.environ.get(THREADS, ""))
     contract = Contract.read(folder / CONTRACT_NAME)
     classifier = Classifier(folder / ONNX_NAME, threads)
-    check_same(contract, classifier)
+    check_same_contract(contract, classifier)
     try:
         text = (folder / GOLDEN_NAME).read_bytes()
     except OSError as error:
         raise ModelError(f"{folder / GOLDEN_NAME}: can't be read ({error.strerror}); pack the model again") from error
-    photos, backend = golden.check(classifier, text), f"ONNX Runtime on the CPU, {threads} thread(s)"
+    photos, backend = golden.check_golden(classifier, text), f"ONNX Runtime on the CPU, {threads} thread(s)"
     if device is not None and not (folder / WEIGHTS_NAME).is_file():
         _log.warning("catdog: %s is not used: the model was packed without %s", device, WEIGHTS_NAME)
     elif device is not None:
         from catdog.serving.torch_classifier import TorchClassifier
 
         classifier, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
-        golden.check(classifier, text, TORCH_TOLERANCE)
+        golden.check_golden(classifier, text, TORCH_TOLERANCE)
     _warm_up(classifier)
     _log.info("catdog: model %s on %s, %d golden photos answered", contract.model_fingerprint[:12], backend, photos)
     return classifier
 
 
-def gpu(index: object) -> str | None:
-    """torch's name of the GPU of this worker, None where torch is not installed or sees none."""
+def find_gpu(index: object) -> str | None:
+    """Return torch's name of this worker's GPU, None where torch is not installed or sees none."""
     try:
         import torch
     except ImportError:
@@ -72,15 +71,15 @@ def gpu(index: object) -> str | None:
     return f"cuda:{index}" if isinstance(index, int) and index >= 0 else "cuda:0"
 
 
-def check_same(contract: Contract, classifier: Classifier) -> None:
-    """Raise ContractError where contract.json and the ONNX file's own differ in more than measured quality."""
+def check_same_contract(contract: Contract, classifier: Classifier) -> None:
+    """Raise ContractError where contract.json and the one in the ONNX file differ in more than measured quality."""
     if contract.with_(quality={}) != classifier.contract.with_(quality={}):
         raise ContractError(
             f"{classifier.name}: its contract is not that of the {CONTRACT_NAME} beside it; export the model again"
         )
 
 
-def _threads(text: str) -> int:
+def _parse_threads(text: str) -> int:
     if not text:
         return DEFAULT_THREADS
     if not text.isdecimal() or not 1 <= int(text) <= 256:
@@ -89,7 +88,21 @@ def _threads(text: str) -> int:
 
 
 def _warm_up(classifier: Classifier) -> None:
-    """The first call of each size allocates, and on a GPU chooses its kernels; no caller should wait for that."""
+    """Make the first call of each size, which allocates memory and on a GPU chooses kernels, before a caller waits."""
     size = classifier.contract.input_size
     for count in (BATCH_SIZE, 1):
         classifier.probabilities(np.zeros((count, size, size, 3), np.uint8))
+
+
+def take_bodies_as_bytes() -> None:
+    """Make SageMaker's serving toolkit pass on all bodies as bytes; does nothing where it isn't installed.
+
+    It decodes those of the types in UTF8_TYPES itself, before any function of ours is called, and answers a body that
+    isn't UTF-8 with 500 and a traceback (sagemaker-pytorch-inference 2.0.25, transformer.py). ``requests.parse`` says
+    400 to that.
+    """
+    try:
+        from sagemaker_inference import content_types
+    except ImportError:
+        return
+    content_types.UTF8_TYPES = []

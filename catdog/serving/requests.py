@@ -1,6 +1,4 @@
-"""The body of a request to photos: what may be asked, and how it is refused.
-
-    (bytes, "image/jpeg") -> Request(photos, names, single)
+"""Read the photos out of a request's body, or refuse it.
 
 A request can name no file of this machine, and nothing elsewhere but S3 objects under the prefixes that the endpoint's
 owner allows. Nothing is unpickled.
@@ -24,6 +22,7 @@ from catdog.errors import CatdogError, ImageError, SettingsError
 from catdog.sources.objects import S3_SCHEME as SCHEME
 from catdog.sources.objects import read_object
 from catdog.sources.objects import split_s3_uri as split_uri
+from catdog.text import first_line
 
 IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")
 """One photo's bytes, which decide by themselves what they are."""
@@ -39,14 +38,14 @@ UNSUPPORTED_TYPE: Final = 415
 _NPY_MAGIC: Final = b"\x93NUMPY"
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # no base64 text has a colon
 
-Photo = bytes | npt.NDArray[np.uint8] | ImageError | Callable[[], bytes]
-"""Encoded bytes, pixels uint8 (H, W, 3), why there is none, or what reads the bytes (and may raise ImageError)."""
+RequestPhoto = bytes | npt.NDArray[np.uint8] | ImageError | Callable[[], bytes]
+"""Encoded bytes, pixels uint8 (H, W, 3), why there is none, or a function that reads the bytes or raises ImageError."""
 Prefixes = Sequence[tuple[str, str]]
-"""(bucket, start of the key), ...: a start is empty or ends in ``/``."""
+"""Pairs of a bucket and the start of a key, which is empty or ends in ``/``."""
 
 
 class RequestError(CatdogError):
-    """The caller's mistake; ``status`` is the HTTP status, 4xx, that says so."""
+    """A request can't be answered; ``status`` is the HTTP status that says so, 4xx for a mistake of the caller's."""
 
     def __init__(self, message: str, status: int = BAD_REQUEST) -> None:
         super().__init__(message)
@@ -57,14 +56,14 @@ class RequestError(CatdogError):
 class Request:
     """Photos to answer, in order; as many names as photos."""
 
-    photos: list[Photo]
+    photos: list[RequestPhoto]
     names: list[str]
     single: bool
-    """Asked about one photo, not about a list of them: then a photo that can't be read fails the request."""
+    """Whether one photo was sent rather than a list; then a photo that can't be read fails the request."""
 
 
-def parse(body: object, content_type: object, allowed: Prefixes) -> Request:
-    """What a request asks; raises RequestError (400, 413, 415). ``allowed``: where its s3:// addresses may lead."""
+def parse_request(body: object, content_type: object, allowed: Prefixes) -> Request:
+    """Return what is asked; raises RequestError (400, 413, 415). ``allowed``: where s3:// addresses may lead."""
     if not isinstance(content_type, str) or not content_type.strip():
         raise RequestError(f"no Content-Type; give {_TYPES}", UNSUPPORTED_TYPE)
     kind = content_type.split(";", 1)[0].strip().lower()
@@ -74,15 +73,15 @@ def parse(body: object, content_type: object, allowed: Prefixes) -> Request:
     if not isinstance(data, (bytes, bytearray)) or not data:
         raise RequestError("the request has no body")
     if kind == JSON_TYPE:
-        return _from_json(bytes(data), allowed)
+        return _parse_json(bytes(data), allowed)
     if kind == NPY_TYPE:
-        photos = list(_from_npy(bytes(data)))
-        return Request(photos, _numbered(len(photos)), single=False)
+        photos = list(_parse_npy(bytes(data)))
+        return Request(photos, _number_names(len(photos)), single=False)
     return Request([bytes(data)], ["image"], single=True)
 
 
-def allowed_prefixes(text: str) -> Prefixes:
-    """``CATDOG_ALLOWED_S3``, addresses with spaces or commas between them, as prefixes; raises SettingsError.
+def parse_prefixes(text: str) -> Prefixes:
+    """Read ``CATDOG_ALLOWED_S3``, addresses with spaces or commas between them; raises SettingsError.
 
     ``s3://bucket/photos`` allows what is under ``photos/``, not ``photos-of-others/``.
     """
@@ -93,30 +92,30 @@ def allowed_prefixes(text: str) -> Prefixes:
     return [(bucket, key if not key or key.endswith("/") else f"{key}/") for bucket, key in found]
 
 
-def _from_json(data: bytes, allowed: Prefixes) -> Request:
+def _parse_json(data: bytes, allowed: Prefixes) -> Request:
     try:
         asked = json.loads(data)
     except (ValueError, RecursionError) as error:  # ValueError: also of text that isn't UTF-8
-        raise RequestError(f"the body is not JSON ({_first_line(error)})") from error
+        raise RequestError(f"the body is not JSON ({first_line(error)})") from error
     if not isinstance(asked, dict) or len(asked) != 1 or not asked.keys() <= {"image", "images"}:
         raise RequestError(f"the JSON must be {_JSON_FORMS}")
     if "image" in asked:
-        photo, name = _item(asked["image"], "image", allowed)
+        photo, name = _parse_item(asked["image"], "image", allowed)
         return Request([photo], [name], single=True)
     items = asked["images"]
     if not isinstance(items, list) or not items:
         raise RequestError(f"images must be a list of one photo or more; the JSON must be {_JSON_FORMS}")
     _check_count(len(items))
-    pairs = [_item(item, name, allowed) for item, name in zip(items, _numbered(len(items)), strict=True)]
+    pairs = [_parse_item(item, name, allowed) for item, name in zip(items, _number_names(len(items)), strict=True)]
     return Request([photo for photo, _ in pairs], [name for _, name in pairs], single=False)
 
 
-def _item(item: Any, name: str, allowed: Prefixes) -> tuple[Photo, str]:
-    """One photo of a JSON body, and its name in the answer."""
+def _parse_item(item: Any, name: str, allowed: Prefixes) -> tuple[RequestPhoto, str]:
+    """Return one photo of a JSON body, and its name in the answer."""
     if not isinstance(item, str):
         return ImageError(f"{name}: must be text, base64 or an {SCHEME} address", "unsupported"), name
     if item[: len(SCHEME)].lower() == SCHEME:
-        return _object(item, allowed), item
+        return _find_object(item, allowed), item
     if _ADDRESS.match(item):
         return ImageError(f"{name}: of addresses, only {SCHEME} ones are read; or give base64", "unsupported"), name
     try:
@@ -125,8 +124,8 @@ def _item(item: Any, name: str, allowed: Prefixes) -> tuple[Photo, str]:
         return ImageError(f"{name}: is neither base64 nor an {SCHEME} address", "unsupported"), name
 
 
-def _object(uri: str, allowed: Prefixes) -> Photo:
-    """What reads an S3 object, or why it may not be read; nothing is asked of S3 here."""
+def _find_object(uri: str, allowed: Prefixes) -> RequestPhoto:
+    """Return a function that reads an S3 object, or why it may not be read; nothing is sent to S3 here."""
     try:
         bucket, key = split_uri(uri)
     except SettingsError as error:
@@ -138,8 +137,8 @@ def _object(uri: str, allowed: Prefixes) -> Photo:
     return partial(read_object, f"{SCHEME}{bucket}/{key}")
 
 
-def _from_npy(data: bytes) -> npt.NDArray[np.uint8]:
-    """uint8 (N, H, W, 3) from numpy's .npy format; a view, so that a header can't ask for memory the body hasn't."""
+def _parse_npy(data: bytes) -> npt.NDArray[np.uint8]:
+    """Return uint8 (N, H, W, 3) as a view of .npy bytes, so that a header can't ask for memory the body hasn't."""
     stream = io.BytesIO(data)
     try:
         if not data.startswith(_NPY_MAGIC):
@@ -164,12 +163,8 @@ def _check_count(count: int) -> None:
         raise RequestError(f"{count} photos in a request, at most {MAX_PHOTOS} are answered at once", TOO_LARGE)
 
 
-def _numbered(count: int) -> list[str]:
+def _number_names(count: int) -> list[str]:
     return [f"images[{i}]" for i in range(count)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 _TYPES: Final = ", ".join((*IMAGE_TYPES, JSON_TYPE)) + f" or {NPY_TYPE}"

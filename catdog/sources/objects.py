@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
 
 from catdog.errors import CatdogError, DataError, ImageError, SettingsError
-from catdog.extras import install_command
 from catdog.image import MAX_BYTES
 from catdog.sources.names import OBJECT_SCHEMES
 

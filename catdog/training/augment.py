@@ -1,9 +1,9 @@
-"""Augmentation of whole batches, on the device that trains.
+"""Augment whole batches, on the device that trains.
 
 uint8 (N, S, S, 3) -> random crop, mirror and turn in one step; colour; blur, JPEG or coarse pixels; erasing
 -> float32 (N, 3, C, C) in [0, 255]
 
-Each photo draws its own values. They come from the CPU's random numbers, so that they follow the seed on any device.
+Each photo gets its own random values. They come from the CPU, so that they follow the seed on any device.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _CHROMINANCE: Final = (
 
 
 def augment(images: Tensor, settings: Settings) -> Tensor:
-    """uint8 (N, S, S, 3) -> float32 (N, 3, crop_size, crop_size) in [0, 255]; draws from torch's CPU generator."""
+    """Turn uint8 (N, S, S, 3) into float32 (N, 3, crop_size, crop_size) in [0, 255], by torch's CPU random numbers."""
     pixels = _crop(images.permute(0, 3, 1, 2).float(), settings)
     if settings.color:
-        pixels = _colour(pixels, settings.color)
+        pixels = _change_colours(pixels, settings.color)
     if settings.degrade:
         pixels = _degrade(pixels, settings.degrade)
     if settings.erase:
@@ -47,20 +47,20 @@ def augment(images: Tensor, settings: Settings) -> Tensor:
     return pixels
 
 
-def _uniform(count: int, low: float, high: float) -> Tensor:
+def _draw_uniform(count: int, low: float, high: float) -> Tensor:
     return torch.empty(count).uniform_(low, high)
 
 
 def _crop(pixels: Tensor, settings: Settings) -> Tensor:
-    """A random part of each photo, of random shape, mirrored in half of the cases and turned in a third of them."""
+    """Cut a random part out of each photo, mirrored in half of the cases and turned in a third of them."""
     n, size = len(pixels), settings.crop_size
-    area = _uniform(n, settings.crop_scale, 1)
-    aspect = _uniform(n, *map(math.log, ASPECT)).exp()
+    area = _draw_uniform(n, settings.crop_scale, 1)
+    aspect = _draw_uniform(n, *map(math.log, ASPECT)).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     # grid_sample's coordinates: -1 to 1 from edge to edge.
-    centre_x, centre_y = (1 - width) * _uniform(n, -1, 1), (1 - height) * _uniform(n, -1, 1)
+    centre_x, centre_y = (1 - width) * _draw_uniform(n, -1, 1), (1 - height) * _draw_uniform(n, -1, 1)
     mirror = torch.randint(0, 2, (n,)) * 2 - 1
-    angle = _uniform(n, -1, 1) * math.radians(settings.rotation) * (torch.rand(n) < 1 / 3)
+    angle = _draw_uniform(n, -1, 1) * math.radians(settings.rotation) * (torch.rand(n) < 1 / 3)
     cos, sin = angle.cos(), angle.sin()
     matrix = torch.stack(
         [width * cos * mirror, -width * sin, centre_x, height * sin * mirror, height * cos, centre_y], dim=1
@@ -70,20 +70,20 @@ def _crop(pixels: Tensor, settings: Settings) -> Tensor:
     return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 
-def _grey(pixels: Tensor) -> Tensor:
-    """(N, 3, H, W) -> (N, 1, H, W)."""
+def _to_grey(pixels: Tensor) -> Tensor:
+    """Turn colour (N, 3, H, W) into grey (N, 1, H, W)."""
     r, g, b = LUMA
     return r * pixels[:, 0:1] + g * pixels[:, 1:2] + b * pixels[:, 2:3]
 
 
-def _colour(pixels: Tensor, amount: float) -> Tensor:
-    """Brightness, contrast and saturation, each times 1 - amount to 1 + amount; now and then no colour at all."""
+def _change_colours(pixels: Tensor, amount: float) -> Tensor:
+    """Multiply brightness, contrast and saturation by 1 - amount to 1 + amount; now and then, take all colour away."""
     n = len(pixels)
-    factors = _uniform(3 * n, 1 - amount, 1 + amount).view(3, n, 1, 1, 1)
+    factors = _draw_uniform(3 * n, 1 - amount, 1 + amount).view(3, n, 1, 1, 1)
     factors[2, torch.rand(n) < amount / 10] = 0
     brightness, contrast, saturation = factors.to(pixels.device, non_blocking=True)
     # Grey and mean commute with brightness and contrast, so that one pass over the photo does all three.
-    grey = _grey(pixels) * brightness
+    grey = _to_grey(pixels) * brightness
     mean = grey.mean((2, 3), keepdim=True)
     flat = mean + contrast * (grey - mean)
     coloured = mean + contrast * (pixels * brightness - mean)
@@ -91,8 +91,8 @@ def _colour(pixels: Tensor, amount: float) -> Tensor:
 
 
 def _degrade(pixels: Tensor, probability: float) -> Tensor:
-    """Blur, JPEG artefacts or coarse pixels. Real collections hold thumbnails, screenshots, photos saved many times."""
-    ways: tuple[Callable[[Tensor], Tensor], ...] = (_blur, _jpeg, _pixelate)
+    """Blur some photos, save them as JPEG, or make them coarse, as in real collections' thumbnails and screenshots."""
+    ways: tuple[Callable[[Tensor], Tensor], ...] = (_blur, _save_as_jpeg, _pixelate)
     # Photos come in random order, so the first ones of a batch are as random a choice as any, and cost no search.
     chosen = int((torch.rand(len(pixels)) < probability).sum())
     ends = [0, *sorted(int(torch.randint(0, chosen + 1, ())) for _ in ways[1:]), chosen]
@@ -101,9 +101,9 @@ def _degrade(pixels: Tensor, probability: float) -> Tensor:
 
 
 def _blur(pixels: Tensor) -> Tensor:
-    """Gaussian, 5x5, of another width for each photo."""
+    """Blur with a 5x5 Gaussian, of another width for each photo."""
     n, size = len(pixels), pixels.shape[-1]
-    sigma = _uniform(n, *BLUR_PX).to(pixels.device).view(n, 1)
+    sigma = _draw_uniform(n, *BLUR_PX).to(pixels.device).view(n, 1)
     kernel = torch.exp(-torch.arange(-2, 3, device=pixels.device).square() / (2 * sigma.square()))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
     flat = F.pad(pixels, (2, 2, 2, 2), mode="reflect").reshape(1, 3 * n, size + 4, size + 4)
@@ -111,8 +111,8 @@ def _blur(pixels: Tensor) -> Tensor:
     return F.conv2d(flat, kernel.view(3 * n, 1, 5, 1), groups=3 * n).view(n, 3, size, size)
 
 
-def _jpeg(pixels: Tensor) -> Tensor:
-    """What JPEG of a random quality leaves: 8x8 blocks of YCbCr, their cosine transform rounded to coarse steps.
+def _save_as_jpeg(pixels: Tensor) -> Tensor:
+    """Lose what JPEG of a random quality loses: the cosine transform of 8x8 YCbCr blocks is rounded to coarse steps.
 
     Colour is kept at full resolution, and the coding, which loses nothing, is left out.
     """
@@ -124,7 +124,7 @@ def _jpeg(pixels: Tensor) -> Tensor:
     cosines = torch.cos(math.pi / 8 * (k + 0.5) * k[:, None]) / 2
     cosines[0] /= math.sqrt(2)
     tables = torch.tensor([[float(s) for s in t.split()] for t in (_LUMINANCE, _CHROMINANCE, _CHROMINANCE)])
-    quality = _uniform(n, *JPEG_QUALITY)
+    quality = _draw_uniform(n, *JPEG_QUALITY)
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)  # libjpeg's jpeg_quality_scaling
     steps = (tables * scale.view(n, 1, 1)).round().clamp(1, 255).view(n, 3, 1, 1, 8, 8)
     to_ycc, to_rgb, cosines, steps = (
@@ -142,16 +142,16 @@ def _jpeg(pixels: Tensor) -> Tensor:
 
 
 def _pixelate(pixels: Tensor) -> Tensor:
-    """Down to between half and all of the size, and up again: what a small photo looks like at the input size."""
+    """Shrink to between half and all of the size, and enlarge again, as a small photo is."""
     size = pixels.shape[-1]
     small = int(torch.randint(size // 2, size, ()))
     return vision.resize(vision.resize(pixels, [small, small], antialias=True), [size, size], antialias=True)
 
 
 def _erase(pixels: Tensor, probability: float) -> Tensor:
-    """A grey rectangle over a part of some photos (Zhong et al. 2020)."""
+    """Cover a part of some photos with a grey rectangle (Zhong et al. 2020)."""
     n, size = len(pixels), pixels.shape[-1]
-    area, aspect = _uniform(n, *ERASED), _uniform(n, math.log(0.3), math.log(1 / 0.3)).exp()
+    area, aspect = _draw_uniform(n, *ERASED), _draw_uniform(n, math.log(0.3), math.log(1 / 0.3)).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     width *= torch.rand(n) < probability  # no width, nothing erased
     left, top = (1 - width) * torch.rand(n), (1 - height) * torch.rand(n)

@@ -1,4 +1,4 @@
-"""What validation photos say about a contract's temperature and threshold. Both are fitted after training."""
+"""Fit a contract's temperature and threshold on validation photos, after training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from torch import Tensor
 
 from catdog.errors import TrainingError
-from catdog.training.metrics import answered
+from catdog.training.metrics import count_answered
 
 TEMPERATURES: Final = (0.05, 20.0)
 """No temperature outside these is believed; ImageNet models need 1 to 3 (Guo et al. 2017, table 2)."""
@@ -22,7 +22,7 @@ _HALVINGS: Final = 60  # of the range of 1/T, down to the precision of float64
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T in ``TEMPERATURES`` for which softmax(logits / T) has the smallest mean -ln p(true class).
+    """Return the T in ``TEMPERATURES`` for which softmax(logits / T) has the smallest mean -ln p(true class).
 
     logits float (N, C), labels int64 (N,), N >= 1; Guo et al. 2017, section 4.2. ln p serves as logits as well, since
     softmax ignores a constant: of a model that has a temperature already, the result is the factor to multiply it by.
@@ -47,7 +47,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def fit_threshold(probabilities: Tensor, labels: Tensor) -> float:
-    """The smallest threshold at which 99.9% of the answered photos are right, or else as high as 90% coverage allows.
+    """Return the smallest threshold at which 99.9% of the answered photos are right, with 90% or more answered.
 
     probabilities float (N, C), labels int64 (N,), N >= 1; a photo is answered when its confidence is at least the
     threshold, as ``catdog.prediction`` has it. In full: thresholds are tried from 1/C up, where all is answered. The
@@ -57,18 +57,18 @@ def fit_threshold(probabilities: Tensor, labels: Tensor) -> float:
     Of all numbers that answer the same photos, the result is 1/C where all are answered, and otherwise one with as few
     decimals as possible, at least two: rounding never changes which photos are answered.
     """
-    confidence, photos, wrong = answered(probabilities, labels)
+    confidence, photos, wrong = count_answered(probabilities, labels)
     # In float64: 0.9 and 0.999 as float32 are other numbers, and 9 of 10 photos have to be 90%.
     allowed = int((photos.double() / len(labels) >= MIN_COVERAGE).sum())  # coverage falls, so these are the first ones
     reached = ((photos - wrong).double() / photos.double() >= TARGET_ACCURACY)[:allowed].nonzero()
     chosen = int(reached[0]) if len(reached) else allowed - 1
     if chosen == 0:
         return min(1 / probabilities.shape[1], confidence[0].item())  # a float32 1/C may lie just under 1/C
-    return _shortest(confidence[chosen - 1].item(), confidence[chosen].item())
+    return _round_between(confidence[chosen - 1].item(), confidence[chosen].item())
 
 
-def _shortest(above: float, up_to: float) -> float:
-    """The largest number of the fewest decimals (two or more) in (above, up_to], both in [0, 1]."""
+def _round_between(above: float, up_to: float) -> float:
+    """Return the largest number with the fewest decimals, two or more, in (above, up_to], both in [0, 1]."""
     for decimals in range(2, 17):
         number = round(math.floor(up_to * 10**decimals) / 10**decimals, decimals)
         if above < number <= up_to:

@@ -1,25 +1,33 @@
-"""PNG charts of a training run and of an evaluation, drawn by matplotlib without a display."""
+"""PNG charts of a training run, an evaluation and a search, drawn by matplotlib without a display."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Final
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from torch import Tensor
 from torchmetrics.functional.classification import binary_precision_recall_curve, binary_roc
 
 from catdog.colours import BLUE, GREEN, GREY, ORANGE, PURPLE
 from catdog.files import replace_file
-from catdog.training.metrics import answered
+from catdog.training.metrics import count_answered
+from catdog.training.space import Choices, Range, TrialOutcome
 
-_CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+_CLASS_COLOURS: Final = (BLUE, ORANGE, GREEN, PURPLE)
+SCORE: Final = "best epoch's validation accuracy"
+_COLUMNS: Final = 4  # of small charts in a row, at most
+_FEWEST_FOR_FLOOR: Final = 4  # finished trials
+_STYLES: Final[Mapping[str, tuple[str, str]]] = {"finished": ("o", BLUE), "pruned": ("x", GREY)}
 
 
-def curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
-    """Training and validation loss and accuracy by epoch, from ``history.csv``'s rows."""
+def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
+    """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         epochs = [row["epoch"] for row in rows]
@@ -34,22 +42,20 @@ def curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> 
     _save(figure, path)
 
 
-def learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
-    """The smoothed loss at ever higher learning rates."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes: Any = figure.subplots()
+def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
+    """Draw the smoothed loss at ever higher learning rates."""
+    axes = _new_axes(6, 4)
     axes.semilogx(rates, losses, color=BLUE)
     axes.axvline(suggestion, color=ORANGE, ls=":", label=f"steepest: --lr {suggestion:.2g}")
     axes.set(xlabel="--lr", ylabel="loss (smoothed)", title="Learning rate test")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    _save(axes.figure, path)
 
 
-def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str, path: Path) -> None:
-    """Counts (and shares of the true class) of every true class against every answer."""
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-    axes: Any = figure.subplots()
+def draw_confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str, path: Path) -> None:
+    """Draw how many photos of each class got each answer, and their share of the class."""
+    axes = _new_axes(4.6, 4.2)
     shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for i, row in enumerate(matrix):
@@ -60,29 +66,31 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str]
     axes.set(xlabel="answer", ylabel="truth", title=title, xticks=ticks, yticks=ticks)
     axes.set_xticklabels(class_names)
     axes.set_yticklabels(class_names)
-    _save(figure, path)
+    _save(axes.figure, path)
 
 
-def roc(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
-    """Hits against false alarms, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
+def draw_roc(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
+    """Draw hits against false alarms, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
     lines = []
-    for i, name in _judged(labels, class_names):
+    for i, name in _list_judged(labels, class_names):
         false_alarms, hits, _ = binary_roc(probabilities[:, i].clamp(0, 1), (labels == i).long())
         lines.append((name, false_alarms, hits))
-    _with_corner(lines, ("false alarms (share of the others called it)", "hits (recall)"), (0, 0.05), title, path)
+    _draw_with_corner(lines, ("false alarms (share of the others called it)", "hits (recall)"), (0, 0.05), title, path)
 
 
-def precision_recall(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
-    """Precision against recall, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
+def draw_precision_recall(
+    probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path
+) -> None:
+    """Draw precision against recall, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
     lines = []
-    for i, name in _judged(labels, class_names):
+    for i, name in _list_judged(labels, class_names):
         precision, recall, _ = binary_precision_recall_curve(probabilities[:, i].clamp(0, 1), (labels == i).long())
         lines.append((name, recall, precision))
-    _with_corner(lines, ("recall", "precision"), (0.95, 1), title, path)
+    _draw_with_corner(lines, ("recall", "precision"), (0.95, 1), title, path)
 
 
-def reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path: Path) -> None:
-    """Accuracy against confidence with 95% intervals, over a histogram of the confidences.
+def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path: Path) -> None:
+    """Draw accuracy against confidence with 95% intervals, over a histogram of the confidences.
 
     ``rows`` as ``metrics.reliability`` gives them; ``lowest``: the smallest confidence there can be, 1/C.
     """
@@ -93,7 +101,7 @@ def reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path:
     upper.plot([lowest, 1], [lowest, 1], ls=":", color=GREY, label="as right as sure")
     upper.errorbar(confidence, accuracy, bounds, fmt="o", ms=5, capsize=3, color=BLUE, label="measured, 95% interval")
     upper.set(ylabel="accuracy", title=title, xlim=(lowest - 0.01, 1.01))
-    upper.legend(loc="lower right")
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)  # hides nothing
     edges = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
     lower.bar(edges, [row["photos"] for row in rows], widths, align="edge", color=BLUE, edgecolor="white")
@@ -103,20 +111,19 @@ def reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path:
     _save(figure, path)
 
 
-def coverage(probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Error among the answered photos against the share that is answered (El-Yaniv & Wiener 2010).
+def draw_coverage(
+    probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, Any]], title: str, path: Path
+) -> None:
+    """Draw the error among the answered photos against the share that is answered (El-Yaniv & Wiener 2010).
 
     ``marks``: rows of ``metrics.coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes: Any = figure.subplots()
-    _, photos, wrong = answered(probabilities, labels)
+    axes = _new_axes(6.4, 4.4)
+    _, photos, wrong = count_answered(probabilities, labels)
     axes.plot((photos / len(labels)).tolist(), (wrong / photos).tolist(), color=BLUE, label="confidence thresholds")
-    for row in marks[:-1]:
-        if row["answered"]:
-            at = (row["coverage"], row["error"])
-            axes.plot(*at, "o", color=BLUE, ms=6)
-            axes.annotate(f"{row['threshold']:g}", at, (6, 4), textcoords="offset points", fontsize=8, color=BLUE)
+    for text, at in label_marks(marks[:-1]):
+        axes.plot(*at, "o", color=BLUE, ms=6)
+        axes.annotate(text, at, (6, 4), textcoords="offset points", fontsize=8, color=BLUE)
     own = marks[-1]
     if own["answered"]:
         label = f"the model's threshold, {own['threshold']:g}"
@@ -126,25 +133,39 @@ def coverage(probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, An
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
-    _save(figure, path)
+    _save(axes.figure, path)
 
 
-def _judged(labels: Tensor, class_names: Sequence[str]) -> list[tuple[int, str]]:
-    """The classes that have a curve: some photos are of it, and some are not."""
+def label_marks(marks: Sequence[dict[str, Any]]) -> list[tuple[str, tuple[float, float]]]:
+    """Return a label and its place, (coverage, error), for each mark; near ones share one, as in "0.5 to 0.7"."""
+    shown = [row for row in marks if row["answered"]]
+    groups: list[list[dict[str, Any]]] = []
+    for row in shown:
+        spans = {k: max(r[k] for r in shown) - min(r[k] for r in shown) for k in ("coverage", "error")}
+        if groups and all(abs(row[k] - groups[-1][0][k]) <= 0.07 * span for k, span in spans.items()):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    ends = [sorted({group[0]["threshold"], group[-1]["threshold"]}) for group in groups]
+    places = [(group[0]["coverage"], group[0]["error"]) for group in groups]
+    return [(" to ".join(f"{end:g}" for end in pair), place) for pair, place in zip(ends, places, strict=True)]
+
+
+def _list_judged(labels: Tensor, class_names: Sequence[str]) -> list[tuple[int, str]]:
+    """Return the classes that have a curve: some photos are of it, and some are not."""
     present = [(i, name, int((labels == i).sum())) for i, name in enumerate(class_names)]
     return [(i, name) for i, name, photos in present if 0 < photos < len(labels)]
 
 
-def _with_corner(
+def _draw_with_corner(
     lines: Sequence[tuple[str, Tensor, Tensor]],
     names: tuple[str, str],
     corner: tuple[float, float],
     title: str,
     path: Path,
 ) -> None:
-    """Curves in the unit square. A good model's lie in one corner, so that corner is shown enlarged as well."""
-    figure = Figure(figsize=(5.4, 5), layout="constrained")
-    axes: Any = figure.subplots()
+    """Draw curves in the unit square, and the corner in which a good model's lie enlarged."""
+    axes = _new_axes(5.4, 5)
     inset = axes.inset_axes((0.3, 0.22, 0.62, 0.58), xlim=corner, ylim=(0.95, 1))
     for k, (name, x, y) in enumerate(lines):
         style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--", "label": name}
@@ -162,7 +183,117 @@ def _with_corner(
         axes.legend(loc="lower center", ncols=len(lines))
     else:
         axes.text(0.5, 0.5, "no curve: the photos are all of one class", ha="center")
+    _save(axes.figure, path)
+
+
+def draw_history(outcomes: Sequence[TrialOutcome], path: Path) -> None:
+    """Draw the score of each trial, and the best one so far."""
+    axes = _new_axes(8, 4.4)
+    floor = _find_floor(outcomes)
+    best: list[tuple[int, float]] = []
+    for outcome, score in _list_scored(outcomes, "finished"):
+        best.append((outcome.number, max(score, best[-1][1] if best else floor)))
+    if best:
+        best.append((max(o.number for o in outcomes), best[-1][1]))
+        axes.step(*zip(*best, strict=True), where="post", color=ORANGE, label="best so far")
+    _draw_trials(axes, outcomes, lambda outcome: outcome.number, floor)
+    axes.set(xlabel="trial", ylabel=SCORE, title="Search")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    _save(axes.figure, path)
+
+
+def draw_importance(shares: Mapping[str, float], why_not: str, path: Path) -> None:
+    """Draw how much each parameter has to do with what makes trials the best, or write why that isn't known."""
+    axes = _new_axes(6.4, 1.2 + 0.35 * max(4, len(shares)))
+    if shares:
+        names = sorted(shares, key=lambda name: shares[name])
+        bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
+        axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=3)
+        axes.set(xlabel="importance, all together 1", title="What made the difference (PED-ANOVA)")
+        axes.margins(x=0.12)
+        axes.grid(alpha=0.3, axis="x")
+    else:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, why_not, ha="center", wrap=True)
+    _save(axes.figure, path)
+
+
+def draw_parameters(outcomes: Sequence[TrialOutcome], search: Mapping[str, Range | Choices], path: Path) -> None:
+    """Draw the score against each parameter."""
+    rows = math.ceil(len(search) / _COLUMNS)
+    columns = math.ceil(len(search) / rows)
+    figure = Figure(figsize=(max(5, 3 * columns), 2.6 * rows + 0.6), layout="constrained")
+    grid: Any = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, (name, choice) in zip(grid.flat, search.items(), strict=False):
+        if isinstance(choice, Choices):
+            axes.set_xticks(range(len(choice.values)), [str(value) for value in choice.values])
+            axes.set_xlim(-0.5, len(choice.values) - 0.5)
+        else:
+            _scale_axis(axes, choice)
+        _draw_trials(axes, outcomes, partial(_find_place, name, choice), _find_floor(outcomes))
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(search) :]:
+        axes.set_axis_off()
+    figure.supylabel(SCORE, fontsize=10)
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     _save(figure, path)
+
+
+def _scale_axis(axes: Any, choice: Range) -> None:
+    """Scale the x axis to the range, with a little room; on a log scale, with three ticks."""
+    low, high = choice.low, choice.high
+    if choice.log:
+        axes.set_xscale("log")
+        ticks = (low, math.sqrt(low * high), high)
+        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        room = (high / low) ** 0.04
+        axes.set_xlim(low / room, high * room)
+    else:
+        room = (high - low) * 0.04
+        axes.set_xlim(low - room, high + room)
+
+
+def _draw_trials(
+    axes: Any, outcomes: Sequence[TrialOutcome], place: Callable[[TrialOutcome], float], floor: float
+) -> None:
+    """Draw a mark for each trial, on the lower edge where its score is under ``floor`` or it failed and has none."""
+    for state, (marker, colour) in _STYLES.items():
+        chosen = _list_scored(outcomes, state)
+        label = f"{state} (at the bottom: lower)" if any(score < floor for _, score in chosen) else state
+        scores = [max(score, floor) for _, score in chosen]
+        axes.plot([place(o) for o, _ in chosen], scores, marker, ms=5, alpha=0.8, color=colour, label=label)
+    if failed := [place(o) for o in outcomes if o.state == "failed"]:
+        edge = axes.get_xaxis_transform()
+        axes.plot(failed, [0] * len(failed), "v", color=ORANGE, transform=edge, clip_on=False, label="failed")
+
+
+def _find_place(name: str, choice: Range | Choices, outcome: TrialOutcome) -> float:
+    """Return the place on the x axis: choices stand in a row, their trials a little apart."""
+    value = outcome.params[name]
+    if isinstance(choice, Choices):
+        return choice.values.index(value) + (outcome.number * 7 % 11 - 5) / 30
+    return float(value)
+
+
+def _find_floor(outcomes: Sequence[TrialOutcome]) -> float:
+    """Return the lowest score that is drawn to scale, so that a few bad trials don't squeeze the others into a line."""
+    finished = [score for _, score in _list_scored(outcomes, "finished")]
+    if len(finished) < _FEWEST_FOR_FLOOR:
+        return 0.0
+    return max(0.0, median(finished) - 4 * max(max(finished) - median(finished), 0.005))
+
+
+def _list_scored(outcomes: Sequence[TrialOutcome], state: str) -> list[tuple[TrialOutcome, float]]:
+    return [(o, o.score) for o in outcomes if o.state == state and o.score is not None]
+
+
+def _new_axes(width: float, height: float) -> Any:
+    """Return the axes of a new figure, whose sides are in inches."""
+    return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
 def _save(figure: Figure, path: Path) -> None:

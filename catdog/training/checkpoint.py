@@ -1,4 +1,4 @@
-"""Where a run that was cut off goes on from: one file, replaced whole, and what asks a run to write it and stop.
+"""The checkpoint from which a run that was cut off goes on, and the signals that ask a run to write it and stop.
 
 The file is opened without unpickling anything but tensors, numbers, text, lists and dictionaries.
 """
@@ -18,6 +18,7 @@ import torch
 
 from catdog.errors import ModelError, SettingsError, TrainingError
 from catdog.files import replace_file
+from catdog.text import first_line
 from catdog.training.settings import Settings
 
 FILE_NAME: Final = "run.ckpt"
@@ -29,7 +30,7 @@ FREE_TO_CHANGE: Final = frozenset(
 
 
 class Checkpoint:
-    """A run's state on disk. ``identity`` says which run it is: settings and data."""
+    """A run's state in one file, with the settings and photos that say which run it is."""
 
     def __init__(self, folder: Path, settings: Settings, data_fingerprint: str, processes: int = 1) -> None:
         self.path = folder / FILE_NAME
@@ -41,24 +42,26 @@ class Checkpoint:
         }
 
     @property
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether the last one is older than ``--checkpoint-minutes``."""
         return time.monotonic() - self._written > self._every_s
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Put ``state`` (tensors, numbers, text, lists, dictionaries) in place of what was there, or leave that."""
+        """Replace the file by ``state`` (tensors, numbers, text, lists, dictionaries); raises TrainingError."""
         try:
             with replace_file(self.path) as temporary, temporary.open("wb") as file:
                 torch.save({"identity": self._identity, "state": dict(state)}, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise TrainingError(f"{self.path}: the checkpoint can't be written ({error.strerror})") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's, after an OSError of the file's
+            cause = error if isinstance(error, OSError) else error.__context__
+            why = cause.strerror if isinstance(cause, OSError) else first_line(error)
+            raise TrainingError(f"{self.path}: the checkpoint can't be written ({why}); make room and go on") from error
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The state that was written last, or None; raises SettingsError (another run's) or ModelError (damaged)."""
-        self._tidy()
+        """Return the state that was written last, or None; raises SettingsError (another run's) or ModelError."""
+        self._delete_half_written()
         foreign = f"{self.path}: not a checkpoint of this train.py; remove it to start anew"
         try:
             data = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -90,22 +93,22 @@ class Checkpoint:
         return dict(state)
 
     def remove(self) -> None:
-        """The run is finished."""
+        """Delete the file of a finished run, and its folder if nothing else is there."""
         self.path.unlink(missing_ok=True)
-        self._tidy()
+        self._delete_half_written()
         try:
             self.path.parent.rmdir()
         except OSError:
             return  # it holds something else, or is a mount
 
-    def _tidy(self) -> None:
-        """Half-written files of a run that was killed."""
+    def _delete_half_written(self) -> None:
+        """Delete half-written files of a run that was killed."""
         for file in self.path.parent.glob(f".{FILE_NAME}.*.tmp"):
             file.unlink(missing_ok=True)
 
 
 class StopRequest:
-    """While entered, SIGTERM (a spot instance is taken away) and the first Ctrl-C set ``signal`` instead of killing."""
+    """While it is entered, SIGTERM (of a spot instance, say) and the first Ctrl-C set ``signal`` instead of killing."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

@@ -32,11 +32,12 @@ def main(argv: Sequence[str] | None = None, command: str = "python train.py") ->
     try:
         with edge("train.py", failed=TrainingError, extra="train", advice=_ADVICE, prefix=prefix):
             settings = parse(sys.argv[1:] if argv is None else argv, command=command)
-            # Imported after parsing, so that --help and a typo answer at once.
-            from catdog.training.run import run
+            settings.check_paths()
+            # Imported after the checks, since torch takes seconds, which --help and a typo need not wait for.
+            from catdog.training.run import run_training
 
             logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-            run(settings)
+            run_training(settings)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

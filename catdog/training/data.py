@@ -1,7 +1,7 @@
-"""Manifest to batches: uint8 (N, S, S, 3) photos and int64 (N,) class indices.
+"""From a dataset to batches: uint8 (N, S, S, 3) photos and int64 (N,) class indices.
 
-Which photos make a batch follows from the seed, the epoch and the place in the epoch alone, so that a run can go on
-from any step, and several processes share each batch without knowing of one another.
+Which photos make a batch follows from the seed, the epoch and the place in the epoch alone. So a run can go on from any
+step, and several processes share each batch without talking to one another.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from catdog.errors import DataError, SettingsError
 from catdog.machine import usable_cores
 from catdog.progress import show_progress
 from catdog.training.history import say
-from catdog.training.pixels import Decoded, Inputs, open_pixels
+from catdog.training.pixels import DecodedPhotos, Inputs, open_pixels
 from catdog.training.settings import Settings
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Shard(NamedTuple):
-    """This process among those that train together."""
+    """Which of the processes that train together this is."""
 
     rank: int = 0
     world: int = 1
@@ -40,7 +40,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples(Dataset[Batch]):
-    """Inputs (photos, or what a frozen network made of them) with their classes; read a batch at a time."""
+    """Photos, or the features that a frozen network made of them, with their classes; read a batch at a time."""
 
     inputs: Inputs
     labels: Sequence[int]
@@ -54,13 +54,13 @@ class Examples(Dataset[Batch]):
         return torch.from_numpy(self.inputs.read(indices)), labels
 
 
-def photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
-    """A split as consumers will see it, at ``contract``'s size."""
+def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
+    """Return the photos of a split as consumers will see them, at ``contract``'s size."""
     chosen = sorted(manifest.of(split), key=lambda photo: photo.sha256)  # whatever their folders are called
-    folder = cache_folder(settings)
+    folder = find_cache_folder(settings)
     with show_progress(f"{split}: decoded") as progress:
         pixels = open_pixels(manifest, chosen, contract, folder, round(settings.cache_gb * 1e9), progress)
-    if folder and chosen and isinstance(pixels, Decoded):
+    if folder and chosen and isinstance(pixels, DecodedPhotos):
         gigabytes = len(chosen) * contract.input_size**2 * 3 / 1e9
         say(
             f"{split}: {gigabytes:.1f} GB of decoded photos don't fit into {folder} (--cache-gb {settings.cache_gb:g}, "
@@ -69,13 +69,13 @@ def photos(manifest: Manifest, split: Split, contract: Contract, settings: Setti
     return Examples(pixels, [contract.class_names.index(photo.label) for photo in chosen])
 
 
-def training_photos(manifest: Manifest, contract: Contract, settings: Settings) -> Examples:
-    """The training split by the same rule, larger: random crops of it have about the size that the network sees."""
-    return photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
+def load_training_photos(manifest: Manifest, contract: Contract, settings: Settings) -> Examples:
+    """Return the training split, larger: random crops of it have about the size that the network sees."""
+    return load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
 
 
-def cache_folder(settings: Settings) -> Path | None:
-    """Where decoded photos are kept, or None: ``--cache``, by default the user's cache folder (XDG)."""
+def find_cache_folder(settings: Settings) -> Path | None:
+    """Return where decoded photos are kept: ``--cache``, by default the user's cache folder (XDG); None for none."""
     if settings.cache == "none":
         return None
     if settings.cache == "auto":
@@ -83,13 +83,13 @@ def cache_folder(settings: Settings) -> Path | None:
     return Path(settings.cache)
 
 
-def seed_from(*parts: int) -> None:
-    """Set torch's random numbers, on all devices, to those of this place in a run."""
+def set_seed(*parts: int) -> None:
+    """Seed torch's random numbers, on all devices, from the numbers that say where in a run it is."""
     torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]))
 
 
-def training_batches(count: int, batch_size: int, seed: int, epoch: int, shard: Shard) -> list[list[int]]:
-    """This process's part of each batch of an epoch; what doesn't fill a last batch waits for another epoch's order.
+def make_training_batches(count: int, batch_size: int, seed: int, epoch: int, shard: Shard) -> list[list[int]]:
+    """Return this process's part of each batch of an epoch; photos that don't fill a last batch are left out.
 
     ``batch_size`` is that of all processes together. A last batch of one photo would break batch norm's statistics.
     """
@@ -100,18 +100,18 @@ def training_batches(count: int, batch_size: int, seed: int, epoch: int, shard: 
     return [order[i : i + size][shard.rank :: shard.world] for i in range(0, count - size + 1, size)]
 
 
-def plain_batches(count: int, batch_size: int, shard: Shard = Shard()) -> list[list[int]]:  # noqa: B008  immutable
-    """This process's part of all indices in order, each once, in batches; no photo is counted twice to fill one up."""
+def make_plain_batches(count: int, batch_size: int, shard: Shard = Shard()) -> list[list[int]]:  # noqa: B008  immutable
+    """Return this process's part of all indices in order, each exactly once, in batches."""
     mine = list(range(shard.rank, count, shard.world))
     return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
 
 
-def loader(examples: Examples, batches: Sequence[Sequence[int]], settings: Settings) -> DataLoader[Batch]:
-    """These batches, read ahead by worker processes where reading them costs more than a copy."""
+def make_loader(examples: Examples, batches: Sequence[Sequence[int]], settings: Settings) -> DataLoader[Batch]:
+    """Return a loader of these batches, with worker processes where reading a batch costs more than sending it."""
     cuda = torch.cuda.is_available() and settings.device != "cpu"
     workers = settings.workers
     if workers < 0:
-        cached = not isinstance(examples.inputs, Decoded)
+        cached = not isinstance(examples.inputs, DecodedPhotos)
         workers = min(usable_cores(), 8) if not cached else min(usable_cores(), 4) if cuda else 0
     return DataLoader(
         examples,
@@ -120,24 +120,23 @@ def loader(examples: Examples, batches: Sequence[Sequence[int]], settings: Setti
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=cuda,
-        worker_init_fn=_leave_signals_to_the_run,
+        worker_init_fn=_ignore_signals,
     )
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
-    """A signal to the whole process group stops a run at its next step; till then it needs its workers."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore signals in a worker: a run that is told to stop needs its workers until its next step."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def open_data(settings: Settings, scratch: Path) -> Manifest:
-    """The dataset that the settings name; raw sources are checked and split first, into ``scratch``.
+    """Return the dataset that the settings name; raw photos are checked and split first, into ``scratch``.
 
     ``--validation`` and ``--test`` (SageMaker's channels) fix the split of their photos. Raises DataError or
     SettingsError when there is nothing to learn from or to validate on.
     """
-    if settings.data is None:
-        raise SettingsError("--data is needed: a dataset made by catdog.dataset, a folder of photos or an archive")
+    assert settings.data is not None, "see Settings.check_paths"
     apart: list[tuple[str, Split]] = []
     if settings.validation:
         apart.append((settings.validation, "val"))

@@ -19,9 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from catdog.classifier import EMBEDDED
 from catdog.edge import edge
-from catdog.errors import SettingsError
+from catdog.errors import DataError, ModelError, SettingsError
+from catdog.files import check_output_folder
 from catdog.progress import show_progress
+from catdog.sources.names import is_object_uri
 from catdog.text import printable
 
 _HELP: Final = """Measure a model on photos whose class is known.
@@ -59,7 +62,7 @@ _NAMES: Final = {
 _SHARES: Final = ("accuracy", "precision", "recall", "f1")  # shown in per cent
 
 
-class Choice(str, Enum):
+class SplitChoice(str, Enum):
     """What ``--split`` takes."""
 
     train = "train"
@@ -75,51 +78,69 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 @edge("catdog.training.evaluate", extra="train", advice="nothing was measured")
 def main(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model file, or: embedded.")],
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="A dataset, or folders and archives.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="A dataset, or folders and archives.")],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: print, and write nothing.")
     ] = None,
     split: Annotated[
-        Choice | None,
+        SplitChoice | None,
         typer.Option(help="The photos to use. Default: test of a dataset, all of raw photos.", show_default=False),
     ] = None,
 ) -> None:
     console = Console(stderr=True, highlight=False)
-    # Imported after parsing, so that --help and a typo answer at once.
-    from catdog.training.evaluation import answer, evaluate, open_data, open_model, write
+    _check_paths(model, sources)
+    # Imported after the checks, since torch takes seconds, which --help and a typo need not wait for.
+    from catdog.training.evaluation import (
+        PREDICTIONS_NAME,
+        answer_chosen,
+        choose_photos,
+        evaluate,
+        open_model,
+        write_evaluation,
+    )
 
     if out is not None:
-        _make(out)
-    asked = open_model(model)
+        check_output_folder("--out", out, [PREDICTIONS_NAME])
+        _make_folder(out)
+    opened = open_model(model)
     with TemporaryDirectory(prefix="catdog-") as scratch:
         with show_progress("checked") as progress:
-            data = open_data(sources, split.value if split else None, asked.contract, Path(scratch), progress)
+            part: Any = split.value if split else None
+            chosen = choose_photos(sources, part, opened.contract, Path(scratch), progress)
         with show_progress("answered") as progress:
-            probabilities = answer(asked, data, progress)
+            probabilities = answer_chosen(model, opened, chosen, progress)
         with show_progress("drew", "resamples") as progress:
-            done = evaluate(asked, data, probabilities, progress=progress)
+            done = evaluate(model, opened, chosen, probabilities, progress=progress)
         if out is not None:
-            write(done, out)
-    _show(console, done.metrics)
-    typer.echo(json.dumps(_headline(done.metrics) | {"out": None if out is None else str(out)}))
+            write_evaluation(done, out)
+    _print_tables(console, done.metrics)
+    typer.echo(json.dumps(_make_headline(done.metrics) | {"out": None if out is None else str(out)}))
 
 
-def _make(out: Path) -> None:
-    """The folder, before the minutes that its contents take."""
+def _check_paths(model: str, sources: Sequence[str]) -> None:
+    if model != EMBEDDED and not is_object_uri(model) and not Path(model).exists():
+        raise ModelError(f"{model}: no such run folder, model.safetensors or .onnx file")
+    for source in sources:
+        if not is_object_uri(source) and not Path(source).exists():
+            raise DataError(f"{source}: no such file or folder")
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder before the minutes that its contents take."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"--out {out}: no folder can be made there ({error.strerror})") from error
 
 
-def _headline(metrics: dict[str, Any]) -> dict[str, Any]:
+def _make_headline(metrics: dict[str, Any]) -> dict[str, Any]:
     about = ("model", "model_fingerprint", "data", "data_fingerprint", "split", "photos", "errors")
     numbers = {f"{k}{end}": v for k in _NAMES for end, v in (("", metrics[k]), ("_95", metrics["intervals"][k]))}
     return {k: metrics[k] for k in about} | numbers | {"at_threshold": metrics["at_threshold"]}
 
 
-def _show(console: Console, metrics: dict[str, Any]) -> None:
-    """The tables for a person."""
+def _print_tables(console: Console, metrics: dict[str, Any]) -> None:
+    """Print the tables for a person."""
     where = f"{metrics['photos']} photos ({metrics['split']}) of {metrics['data']}"
     console.print(escape(printable(f"{metrics['model']} on {where}: {metrics['errors']} wrong")), soft_wrap=True)
     if metrics["left_out"]:
@@ -128,31 +149,41 @@ def _show(console: Console, metrics: dict[str, Any]) -> None:
     if metrics["trained_on_some"]:
         console.print("warning: the model was trained on some of these photos, so it looks better than it is")
     bounds = metrics["intervals"]
-    rows = [(name, _value(k, metrics[k]), _range(k, bounds[k])) for k, name in _NAMES.items()]
-    _print(console, ("", "measured", "95% interval"), rows)
+    rows = [(name, _format_value(k, metrics[k]), _format_interval(k, bounds[k])) for k, name in _NAMES.items()]
+    _print_table(console, ("", "measured", "95% interval"), rows)
     classes = bounds["per_class"]
-    _print(
+    _print_table(
         console,
         ("class", "precision", "95% interval", "recall", "95% interval", "F1"),
         [
             (
                 name,
-                *(cell for k in ("precision", "recall") for cell in (_value(k, v[k]), _range(k, classes[name][k]))),
-                _value("f1", v["f1"]),
+                *(
+                    cell
+                    for k in ("precision", "recall")
+                    for cell in (_format_value(k, v[k]), _format_interval(k, classes[name][k]))
+                ),
+                _format_value("f1", v["f1"]),
             )
             for name, v in metrics["per_class"].items()
         ],
     )
-    _print(
+    _print_table(
         console,
         ("source", "photos", "wrong", "accuracy", "95% interval"),
         [
-            (name, str(v["photos"]), str(v["errors"]), f"{v['accuracy']:.2%}", _range("accuracy", v["accuracy_95"]))
+            (
+                name,
+                str(v["photos"]),
+                str(v["errors"]),
+                f"{v['accuracy']:.2%}",
+                _format_interval("accuracy", v["accuracy_95"]),
+            )
             for name, v in metrics["by_source"].items()
         ],
     )
     thresholds = [("", row) for row in metrics["coverage"]] + [("the model's", metrics["at_threshold"])]
-    _print(
+    _print_table(
         console,
         ("threshold", "answered", "wrong of those", "", "95% interval", ""),
         [
@@ -160,8 +191,8 @@ def _show(console: Console, metrics: dict[str, Any]) -> None:
                 f"{row['threshold']:g}",
                 f"{row['coverage']:.2%}",
                 str(row["errors"]),
-                _value("accuracy", row["error"]),
-                _range("accuracy", row["error_95"]),
+                _format_value("accuracy", row["error"]),
+                _format_interval("accuracy", row["error_95"]),
                 note,
             )
             for note, row in thresholds
@@ -169,7 +200,7 @@ def _show(console: Console, metrics: dict[str, Any]) -> None:
     )
 
 
-def _print(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False)
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left", no_wrap=True)
@@ -179,11 +210,11 @@ def _print(console: Console, headings: Sequence[str], rows: Sequence[Sequence[st
     console.print(table)
 
 
-def _value(key: str, value: float | None) -> str:
+def _format_value(key: str, value: float | None) -> str:
     if value is None:
         return "undefined"
     return f"{value:.2%}" if key in _SHARES else f"{value:.4f}"
 
 
-def _range(key: str, bounds: Sequence[float] | None) -> str:
-    return " to ".join(_value(key, bound) for bound in bounds) if bounds else ""
+def _format_interval(key: str, bounds: Sequence[float] | None) -> str:
+    return " to ".join(_format_value(key, bound) for bound in bounds) if bounds else ""

@@ -1,10 +1,8 @@
-"""A model and photos whose class is known -> numbers, charts and contact sheets.
+"""Measure a model on photos whose class is known: numbers, charts and contact sheets.
 
 DIR/metrics.json       all numbers, and what was measured on what
 DIR/predictions.csv    a row a photo
 DIR/*.png              confusion, roc, pr, reliability, coverage; mistakes and least_sure are contact sheets
-
-Checkpoints and ONNX files are asked through the same function, uint8 pixels in, probabilities out.
 """
 
 from __future__ import annotations
@@ -16,45 +14,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from catdog.ahead import batches_ahead
-from catdog.classifier import BATCH_SIZE, load
+from catdog.classifier import EMBEDDED, load
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, Cell, contact_sheet
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
-from catdog.dataset.building import Progress
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import replace_file
-from catdog.image import load_pixels
 from catdog.prediction import decide
 from catdog.training import charts
-from catdog.training.metrics import RESAMPLES, by_group, coverage, intervals, measure, reliability
-from catdog.training.model import load_checkpoint
+from catdog.training.metrics import (
+    RESAMPLES,
+    estimate_intervals,
+    measure,
+    measure_coverage,
+    measure_groups,
+    measure_reliability,
+)
+from catdog.training.model import WEIGHTS_NAME, Model, answer_photos, load_checkpoint
 
 Part = Split | Literal["all"]
+Report = Callable[[int, int], None]
+"""Is told how many are done, and of how many."""
 
-EMBEDDED: Final = "embedded"
+PREDICTIONS_NAME: Final = "predictions.csv"  # by which the folder of an evaluation is known
 THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
-class Model:
-    """Something that answers."""
-
-    name: str
-    contract: Contract
-    answer: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-    """uint8 (N, H, W, 3) at the contract's size -> probabilities float32 (N, C)."""
-
-
-@dataclass(frozen=True)
-class Data:
+class ChosenPhotos:
     """The photos to answer, at least one."""
 
     name: str
@@ -62,15 +54,15 @@ class Data:
     part: Part
     photos: Sequence[Photo]
     left_out: dict[str, int]
-    """Of raw photos: how many could not be used, by reason."""
+    """How many of the raw photos could not be used, by reason."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's answers to ``data.photos``, in that order."""
+    """A model's answers to ``chosen.photos``, in that order, and what they come to."""
 
-    model: Model
-    data: Data
+    contract: Contract
+    chosen: ChosenPhotos
     probabilities: Tensor
     """float32 (N, C)."""
     labels: Tensor
@@ -80,30 +72,23 @@ class Evaluation:
 
 
 def open_model(name: str) -> Model:
-    """``embedded``, an .onnx file, a run folder or its model.safetensors; raises ModelError or ContractError."""
-    if name == EMBEDDED or name.endswith(".onnx"):
-        classifier = load(None if name == EMBEDDED else name)
-        return Model(name, classifier.contract, classifier.probabilities)
-    if not Path(name).exists():
-        raise ModelError(f"{name}: no such run folder, model.safetensors or .onnx file")
-    network, contract = load_checkpoint(name)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device)
+    """Open ``embedded``, an .onnx file, a run folder or its model.safetensors; raises ModelError or ContractError.
 
-    def ask(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            answers: npt.NDArray[np.float32] = network(torch.from_numpy(images).to(device)).cpu().numpy()
-        return answers
-
-    return Model(name, contract, ask)
+    Of a run folder, torch answers with the trained weights; without them ONNX Runtime does, as for ``catdog.load``.
+    """
+    path = Path(name)
+    if name == EMBEDDED or path.suffix == ".onnx" or (path.is_dir() and not (path / WEIGHTS_NAME).exists()):
+        return load(name)
+    return load_checkpoint(name).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_data(
-    sources: Sequence[Path], part: Part | None, contract: Contract, scratch: Path, progress: Progress | None = None
-) -> Data:
-    """A dataset folder's split, by default ``test``, or raw photos (built in ``scratch``), by default all of them.
+def choose_photos(
+    sources: Sequence[str | Path], part: Part | None, contract: Contract, scratch: Path, progress: Report | None = None
+) -> ChosenPhotos:
+    """Choose the photos of a dataset's split, by default ``test``, or raw photos, by default all of them.
 
-    Raises DataError: nothing usable, no photo in the split, or other classes than the contract's.
+    Raw photos become a dataset in ``scratch`` first. Raises DataError: nothing usable, no photo in the split, or other
+    classes than the contract's.
     """
     left_out: dict[str, int] = {}
     if len(sources) == 1 and is_dataset(sources[0]):
@@ -122,77 +107,78 @@ def open_data(
     photos = manifest.photos if part == "all" else manifest.of(part)
     if not photos:
         raise DataError(f"{name}: no photo in the {part} split; choose another one with --split")
-    return Data(name, manifest, part, photos, left_out)
+    return ChosenPhotos(name, manifest, part, photos, left_out)
 
 
-def answer(model: Model, data: Data, progress: Progress | None = None) -> Tensor:
-    """Probabilities float32 (N, C) of the photos, in their order; threads decode one batch ahead of the model.
+def answer_chosen(name: str, model: Model, chosen: ChosenPhotos, progress: Report | None = None) -> Tensor:
+    """Return the probabilities float32 (N, C) of the photos, in their order.
 
-    Raises ImageError for a photo that can't be read, and ModelError for answers that are no numbers.
+    Raises ImageError for a photo that can't be read, and ModelError, with the user's ``name`` of the model, for answers
+    that are no numbers.
     """
-    answers, done = [], 0
-    paths = [data.manifest.root / photo.path for photo in data.photos]
-    for batch in batches_ahead(lambda path: load_pixels(path, model.contract), paths, BATCH_SIZE):
-        answers.append(torch.from_numpy(model.answer(np.stack(batch))))
-        done += len(batch)
-        if progress:
-            progress(done, len(paths))
-    probabilities = torch.cat(answers)
+    paths = [chosen.manifest.root / photo.path for photo in chosen.photos]
+    probabilities = torch.from_numpy(answer_photos(model, paths, progress))
     if not probabilities.isfinite().all():
-        raise ModelError(f"{model.name}: answers that are no numbers (NaN or infinite); its training diverged")
+        raise ModelError(f"{name}: answers that are no numbers (NaN or infinite); its training diverged")
     return probabilities
 
 
 def evaluate(
-    model: Model, data: Data, probabilities: Tensor, *, resamples: int = RESAMPLES, progress: Progress | None = None
+    name: str,
+    model: Model,
+    chosen: ChosenPhotos,
+    probabilities: Tensor,
+    *,
+    resamples: int = RESAMPLES,
+    progress: Report | None = None,
 ) -> Evaluation:
-    """Measure the answers; ``resamples`` of the bootstrap, which ``progress`` counts."""
+    """Measure the answers of the model that the user calls ``name``; ``progress`` counts the bootstrap's resamples."""
     contract, names = model.contract, model.contract.class_names
-    labels = torch.tensor([names.index(photo.label) for photo in data.photos])
-    clusters = [photo.cluster for photo in data.photos]
+    labels = torch.tensor([names.index(photo.label) for photo in chosen.photos])
+    clusters = [photo.cluster for photo in chosen.photos]
     metrics = {
-        "model": model.name,
+        "model": name,
         "arch": contract.arch,
         "model_fingerprint": contract.model_fingerprint,
-        "data": data.name,
-        "data_fingerprint": data.manifest.fingerprint,
-        "split": data.part,
-        "left_out": data.left_out,
-        "trained_on_some": _trained_on_some(contract, data),
+        "data": chosen.name,
+        "data_fingerprint": chosen.manifest.fingerprint,
+        "split": chosen.part,
+        "left_out": chosen.left_out,
+        "trained_on_some": _trained_on_some(contract, chosen),
         "class_names": list(names),
         "temperature": contract.temperature,
         "threshold": contract.threshold,
-        **measure(probabilities, labels, names),
-        "intervals": intervals(probabilities, labels, names, clusters, resamples=resamples, progress=progress),
-        "at_threshold": coverage(probabilities, labels, [contract.threshold])[0],
-        "coverage": coverage(probabilities, labels, THRESHOLDS),
-        "by_source": by_group(probabilities, labels, [photo.source for photo in data.photos]),
-        "reliability": reliability(probabilities, labels),
+        **measure(probabilities, labels, names, clusters),
+        "intervals": estimate_intervals(probabilities, labels, names, clusters, resamples=resamples, progress=progress),
+        "at_threshold": measure_coverage(probabilities, labels, [contract.threshold], clusters)[0],
+        "coverage": measure_coverage(probabilities, labels, THRESHOLDS, clusters),
+        "by_source": measure_groups(probabilities, labels, [photo.source for photo in chosen.photos], clusters),
+        "reliability": measure_reliability(probabilities, labels, clusters),
     }
-    return Evaluation(model, data, probabilities, labels, metrics)
+    return Evaluation(contract, chosen, probabilities, labels, metrics)
 
 
-def write(done: Evaluation, out: Path) -> None:
-    """All files into the folder ``out``; those of an earlier evaluation are replaced. Raises SettingsError."""
-    metrics, names, contract = done.metrics, done.model.contract.class_names, done.model.contract
+def write_evaluation(done: Evaluation, out: Path) -> None:
+    """Write all files into ``out``, over those of an earlier evaluation. Raises SettingsError."""
+    metrics, names, contract = done.metrics, done.contract.class_names, done.contract
     probabilities, labels = done.probabilities, done.labels
-    title = f"{metrics['photos']} photos ({done.data.part})"
+    title = f"{metrics['photos']} photos ({done.chosen.part})"
     marks = [*metrics["coverage"], metrics["at_threshold"]]
     try:
+        _write_predictions(done, out / PREDICTIONS_NAME)
         with replace_file(out / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        _write_predictions(done, out / "predictions.csv")
-        charts.confusion_matrix(metrics["confusion_matrix"], names, title, out / "confusion.png")
-        charts.roc(probabilities, labels, names, f"ROC, {title}", out / "roc.png")
-        charts.precision_recall(probabilities, labels, names, f"Precision and recall, {title}", out / "pr.png")
-        charts.reliability(
+        charts.draw_confusion_matrix(metrics["confusion_matrix"], names, title, out / "confusion.png")
+        charts.draw_roc(probabilities, labels, names, f"ROC, {title}", out / "roc.png")
+        charts.draw_precision_recall(probabilities, labels, names, f"Precision and recall, {title}", out / "pr.png")
+        charts.draw_reliability(
             metrics["reliability"], 1 / len(names), f"Confidence and accuracy, {title}", out / "reliability.png"
         )
-        charts.coverage(probabilities, labels, marks, f"Coverage and error, {title}", out / "coverage.png")
+        charts.draw_coverage(probabilities, labels, marks, f"Coverage and error, {title}", out / "coverage.png")
         confidence, answers = probabilities.max(1)
         cells = [
-            _cell(done.data.manifest.root, photo, names[answer], sure)
-            for photo, answer, sure in zip(done.data.photos, answers.tolist(), confidence.tolist(), strict=True)
+            _cell(done.chosen.manifest.root, photo, names[answer], sure)
+            for photo, answer, sure in zip(done.chosen.photos, answers.tolist(), confidence.tolist(), strict=True)
         ]
         order = confidence.argsort(stable=True).tolist()
         wrong = [cells[i] for i in reversed(order) if answers[i] != labels[i]]
@@ -205,21 +191,21 @@ def write(done: Evaluation, out: Path) -> None:
 
 
 def _cell(root: Path, photo: Photo, answer: str, confidence: float) -> Cell:
-    """Blue where the answer is right, orange where it is wrong."""
+    """Return a photo's cell: blue where the answer is right, orange where it is wrong."""
     verdict = f"{photo.label}, answered {answer} {confidence:.1%}"
     return Cell(root / photo.path, verdict, photo.path, BLUE if answer == photo.label else ORANGE)
 
 
-def _trained_on_some(contract: Contract, data: Data) -> bool | None:
-    """Whether the model was trained on some of the photos; None where the data isn't what it was trained on."""
-    if contract.data_fingerprint != data.manifest.fingerprint:
+def _trained_on_some(contract: Contract, chosen: ChosenPhotos) -> bool | None:
+    """Return whether the model was trained on some of the photos; None where it was trained on other data."""
+    if contract.data_fingerprint != chosen.manifest.fingerprint:
         return None
-    return any(photo.split == "train" for photo in data.photos)
+    return any(photo.split == "train" for photo in chosen.photos)
 
 
 def _write_predictions(done: Evaluation, path: Path) -> None:
-    """path, source, truth, label ("unsure" under the threshold), confidence, a column a class: as predict's CSV."""
-    contract, photos = done.model.contract, done.data.photos
+    """Write a row a photo, its answer with the same digits as in predict's CSV."""
+    contract, photos = done.contract, done.chosen.photos
     answers = decide([photo.path for photo in photos], done.probabilities.numpy(), contract)
     # A file name need not be UTF-8.
     with (

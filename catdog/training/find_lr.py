@@ -1,4 +1,4 @@
-"""Which learning rate: a hundred steps at ever higher ones (Smith 2017, section 3.3), their losses, and a chart."""
+"""The learning rate test: a hundred steps at ever higher rates (Smith 2017, section 3.3), and a chart of the losses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lightning.fabric import Fabric
 
 from catdog.errors import TrainingError
 from catdog.training import charts
-from catdog.training.data import Shard, loader, seed_from, training_batches
+from catdog.training.data import Shard, make_loader, make_training_batches, set_seed
 from catdog.training.history import say, say_metrics, show_steps
 from catdog.training.learner import Learner
 from catdog.training.loop import keep_freed_memory
-from catdog.training.phases import phases
+from catdog.training.phases import remaining_phases
 from catdog.training.prepared import Prepared
-from catdog.training.processes import total
+from catdog.training.processes import sum_over_processes
 from catdog.training.settings import Settings
 
 STEPS: Final = 100
@@ -34,9 +34,9 @@ def find_lr(
     settings: Settings,
     reports: Path,
 ) -> float:
-    """Try learning rates on the run's last phase; writes ``find_lr.png`` and gives a suggestion for ``--lr``.
+    """Try learning rates on the run's last phase, write ``find_lr.png``, and return a suggestion for ``--lr``.
 
-    The model is spoilt afterwards. Raises TrainingError when no rate lowers the loss.
+    The model is of no use afterwards. Raises TrainingError when no rate lowers the loss.
     """
     keep_freed_memory()
     shard = Shard(fabric.global_rank, fabric.world_size)
@@ -45,33 +45,35 @@ def find_lr(
     losses: list[float] = []
     with TemporaryDirectory(prefix="catdog-features-") as scratch:
         done = settings.frozen_epochs if settings.epochs else 0
-        phase = next(phases(fabric, prepared, settings, done, Path(scratch)))
+        phase = next(remaining_phases(fabric, prepared, settings, done, Path(scratch)))
         learner = Learner(fabric, prepared, phase, settings)
-        orders = (training_batches(len(phase.train), settings.batch_size, settings.seed, e, shard) for e in count())
+        orders = (
+            make_training_batches(len(phase.train), settings.batch_size, settings.seed, e, shard) for e in count()
+        )
         batches = list(islice(chain.from_iterable(orders), STEPS))
         average = 0.0
-        todo = loader(phase.train, batches, settings)
+        todo = make_loader(phase.train, batches, settings)
         for step, batch in enumerate(show_steps(todo, "learning rates", 0, STEPS, settings.batch_size)):
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
-            seed_from(settings.seed, step, shard.rank)
-            loss = total(fabric, learner.step(batch, rate / settings.lr)[None])[0] / shard.world
+            set_seed(settings.seed, step, shard.rank)
+            loss = sum_over_processes(fabric, learner.step(batch, rate / settings.lr)[None])[0] / shard.world
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
             corrected = average / (1 - SMOOTHING ** (step + 1))  # the average began at 0 (Kingma & Ba 2015)
             if not math.isfinite(loss) or (losses and corrected > DIVERGED * min(losses)):
                 break
             rates.append(rate)
             losses.append(corrected)
-    suggestion = suggest(rates, losses)
+    suggestion = suggest_rate(rates, losses)
     if fabric.global_rank == 0:
         chart = reports / "find_lr.png"
-        charts.learning_rates(rates, losses, suggestion, chart)
+        charts.draw_learning_rates(rates, losses, suggestion, chart)
         say(f"--lr from {rates[0]:.0e} to {rates[-1]:.2g} tried: {chart}; try --lr {suggestion:.2g}")
         say_metrics({"suggested_lr": suggestion})
     return suggestion
 
 
-def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Where the loss falls fastest over the logarithm of the rate; raises TrainingError when it never falls."""
+def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Return the rate at which the loss falls fastest; raises TrainingError when it never falls."""
     slopes = [after - before for before, after in pairwise(losses)]  # the rates' logarithms are evenly spaced
     if not slopes or min(slopes) >= 0:
         raise TrainingError("no learning rate lowered the loss; look at the photos' labels, or give other --weights")

@@ -1,4 +1,4 @@
-"""What is told of a run while it runs: history.csv, metric lines on stdout, progress on stderr."""
+"""What a run tells while it runs: history.csv, metric lines on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ Row = dict[str, float]
 T = TypeVar("T")
 
 
-def score_of(row: Row) -> float:
-    """Orders epochs: by validation accuracy, then by loss (which moves it by less than one photo in ten thousand)."""
+def score_epoch(row: Row) -> float:
+    """Return the number by which epochs are compared: validation accuracy, and between equal ones the lower loss."""
     return row["val_accuracy"] - 1e-4 * min(row["val_loss"], 1)
 
 
 def write_history(path: Path, rows: Sequence[Row]) -> None:
-    """``history.csv``: a row an epoch."""
+    """Write ``history.csv``, a row an epoch."""
     with replace_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
 
 
-def metric_line(values: Row) -> str:
-    """``epoch=1 train_loss=0.1234 ...``: the form that SageMaker's metric definitions parse."""
+def format_metrics(values: Row) -> str:
+    """Return ``epoch=1 train_loss=0.1234 ...``, the form that SageMaker's metric definitions parse."""
     return " ".join(f"{k}={v}" if isinstance(v, int) else f"{k}={v:.6g}" for k, v in values.items())
 
 
 def say_metrics(values: Row) -> None:
-    """A metric line on stdout, which holds nothing else."""
-    sys.stdout.write(metric_line(values) + "\n")
+    """Write a metric line to stdout, which holds nothing else."""
+    sys.stdout.write(format_metrics(values) + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """Talk, on stderr; stdout is for metric lines."""
+    """Write a line to stderr; stdout is for metric lines."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

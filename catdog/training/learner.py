@@ -1,4 +1,4 @@
-"""One phase's tensors with their optimizer: batches in, steps taken, the average kept, validation measured."""
+"""A phase's module with its optimizer, which takes steps, averages the weights and measures validation photos."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
-from catdog.training.data import Batch, Shard, loader, plain_batches
-from catdog.training.optimisation import freeze_all_but, new_optimizer
-from catdog.training.phases import Phase
+from catdog.training.data import Batch, Shard, make_loader, make_plain_batches
+from catdog.training.phases import Phase, freeze_all_but, new_optimizer
 from catdog.training.prepared import Prepared
-from catdog.training.processes import total
+from catdog.training.processes import sum_over_processes
 from catdog.training.settings import Settings
 
 
 class Learner:
-    """A phase's module with its optimizer: batches in, steps taken."""
+    """Takes the steps of one phase."""
 
     def __init__(self, fabric: Fabric, prepared: Prepared, phase: Phase, settings: Settings):
         self.settings = settings
@@ -37,15 +36,15 @@ class Learner:
         self._averaged = 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
         classes = int(max(phase.train.labels)) + 1
-        ways = [
+        mixes = [
             mix(alpha=alpha, num_classes=classes)
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
             if alpha and phase.whole
         ]
-        self._mix = v2.RandomChoice(ways) if ways else None
+        self._mix = v2.RandomChoice(mixes) if mixes else None
 
     def step(self, batch: Batch, factor: float) -> Tensor:
-        """One step at ``factor`` times the peak learning rates; the loss, (), still on the device."""
+        """Learn from a batch at ``factor`` times the peak learning rates; return the loss, (), on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         images, labels = (tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
@@ -69,31 +68,31 @@ class Learner:
         return detached
 
     def validate(self) -> tuple[float, float]:
-        """Cross-entropy and accuracy, over all processes, of the weights that would be served now."""
+        """Return cross-entropy and accuracy, over all processes, of the weights that would be served now."""
         module = self.phase.module if self.average is None else self.average.module
-        _same_buffers(self.fabric, module)
+        _share_buffers(self.fabric, module)
         sums = torch.zeros_like(self.sums)
         shard = Shard(self.fabric.global_rank, self.fabric.world_size)
-        batches = plain_batches(len(self.phase.val), self.settings.batch_size, shard)
+        batches = make_plain_batches(len(self.phase.val), self.settings.batch_size, shard)
         module.eval()
         with torch.inference_mode(), self.fabric.autocast():
-            for images, labels in loader(self.phase.val, batches, self.settings):
-                logits = module(self.phase.plain(images.to(self.fabric.device))).float()
+            for images, labels in make_loader(self.phase.val, batches, self.settings):
+                logits = module(self.phase.prepare_val(images.to(self.fabric.device))).float()
                 truth = labels.to(self.fabric.device)
                 loss = F.cross_entropy(logits, truth, reduction="sum")
                 sums += torch.stack([loss, (logits.argmax(1) == truth).sum(), torch.full_like(loss, len(labels))])
         freeze_all_but(self.network, self.phase.learning)
-        summed, right, photos = total(self.fabric, sums)
+        summed, right, photos = sum_over_processes(self.fabric, sums)
         return summed / photos, right / photos
 
-    def served(self) -> dict[str, Tensor]:
-        """The network's tensors that would be served now: the average's where there is one, copied to the CPU."""
+    def copy_served(self) -> dict[str, Tensor]:
+        """Return the tensors that would be served now, the average's where there is one, copied to the CPU."""
         averaged: Any = self.average and self.average.module  # a WholeNetwork
         network = averaged.model.network if averaged else self.network
         return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """All tensors that a resumed run needs."""
+        """Return all tensors that a resumed run needs."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -102,7 +101,7 @@ class Learner:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """The opposite of ``state``."""
+        """Go back to where ``state`` was taken."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -111,7 +110,7 @@ class Learner:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
     def _move_average(self, averages: Any, currents: Any, count: Any) -> None:
-        """average <- d average + (1 - d) weights, with d rising to ``--ema`` over the first steps.
+        """Set each average to d average + (1 - d) weight, with d rising to ``--ema`` over the first steps.
 
         The rise, (1 + n) / (10 + n), is that of TensorFlow's ExponentialMovingAverage: a short run has an average too.
         """
@@ -124,8 +123,8 @@ class Learner:
                 average.copy_(current)
 
 
-def _same_buffers(fabric: Fabric, module: nn.Module) -> None:
-    """The first process's batch norm statistics for all: they are the ones that are served, so they are measured."""
+def _share_buffers(fabric: Fabric, module: nn.Module) -> None:
+    """Give all processes the first one's batch norm statistics: these are served, so these are measured."""
     if fabric.world_size > 1:
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)

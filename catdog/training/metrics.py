@@ -1,8 +1,9 @@
-"""Probabilities and true classes to numbers: how often right, how well ranked, how honest, and how sure we are of that.
+"""What probabilities are worth: how often they are right, how well they rank, how honest they are, and how sure we are.
 
 Everywhere: ``probabilities`` float (N, C), each row in [0, 1] and summing to 1; ``labels`` int64 (N,), indices into the
-class names; N >= 1. A photo's confidence is its largest probability. What is undefined (the recall of a class without
-photos, a ROC-AUC of one class) is None.
+class names; N >= 1. ``clusters`` (N,) are ``Photo.cluster``: copies of a picture share one, and are no independent
+evidence, so every interval counts a cluster as one trial. Without them, each photo is its own. A photo's confidence is
+its largest probability. What is undefined (the recall of a class without photos, a ROC-AUC of one class) is None.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,23 +28,30 @@ from torchmetrics.functional.classification import (
 Z_95 = 1.959964  # standard normal quantile of a two-sided 95% interval
 RESAMPLES: Final = 1000  # of the bootstrap; enough for the 2.5% quantiles (Efron & Tibshirani 1993, section 14.3)
 BINS: Final = 15  # of confidence, equal widths over [0, 1] (Guo et al. 2017, section 5)
+SHARES: Final = ("precision", "recall", "f1", "roc_auc", "average_precision")  # in [0, 1], and 1 is the best
 SMALLEST_P: Final = 1e-7  # in a log loss, so that one hopeless answer doesn't make it infinite
 
 
-def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Accuracy and its 95% interval; the metrics of ``summary``; precision, recall, F1 by class; counts.
+Clusters: TypeAlias = Sequence[str] | None
+
+
+def measure(
+    probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...], clusters: Clusters = None
+) -> dict[str, Any]:
+    """Return accuracy and its 95% interval, what ``summarise`` gives, precision, recall and F1 by class, and counts.
 
     ``confusion_matrix[i][j]`` counts photos of class i answered j.
     """
     classes = len(class_names)
-    correct = int((probabilities.argmax(1) == labels).sum())
+    is_right = probabilities.argmax(1) == labels
+    correct = int(is_right.sum())
     per_class = _by_class(probabilities, labels, classes)
     return {
         "photos": len(labels),
         "errors": len(labels) - correct,
         "accuracy": correct / len(labels),
-        "accuracy_95": list(wilson(correct, len(labels))),
-        **{k: None if math.isnan(v) else v for k, v in summary(probabilities, labels, classes).items()},
+        "accuracy_95": _proportion(is_right, _number_clusters(clusters, len(labels))),
+        **{k: None if math.isnan(v) else v for k, v in summarise(probabilities, labels, classes).items()},
         "per_class": {
             name: {k: None if math.isnan(values[i]) else values[i] for k, values in per_class.items()}
             for i, name in enumerate(class_names)
@@ -52,8 +60,8 @@ def measure(probabilities: Tensor, labels: Tensor, class_names: tuple[str, ...])
     }
 
 
-def summary(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
-    """One number a metric; NaN where it is undefined.
+def summarise(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
+    """Return one number for each metric; NaN where it is undefined.
 
     - ``precision``, ``recall``, ``f1``: macro, the plain mean over the classes that have photos; the precision of a
       class that is never answered is 0.
@@ -67,7 +75,7 @@ def summary(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, fl
     truth = torch.nn.functional.one_hot(labels, classes)
     by_class = _by_class(probabilities, labels, classes)
     judged = [c for c in range(classes) if 0 < int(truth[:, c].sum()) < len(labels)]
-    return {
+    values = {
         **{k: _mean([v for v in row if not math.isnan(v)]) for k, row in by_class.items()},
         "roc_auc": _mean([binary_auroc(probabilities[:, c], truth[:, c]).item() for c in judged]),
         "average_precision": _mean([binary_average_precision(probabilities[:, c], truth[:, c]).item() for c in judged]),
@@ -75,60 +83,72 @@ def summary(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, fl
         "brier": (probabilities - truth).square().sum(1).mean().item(),
         "ece": multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1").item(),
     }
+    highest = {"log_loss": math.inf, "brier": 2.0}  # of the others, 1; float32 may come out just beyond
+    return {k: v if math.isnan(v) else max(0.0, min(v, highest.get(k, 1.0))) for k, v in values.items()}
 
 
 def _by_class(probabilities: Tensor, labels: Tensor, classes: int) -> dict[str, list[float]]:
-    """Precision, recall and F1 of each class; NaN for a class without photos."""
+    """Return precision, recall and F1 of each class; NaN for a class without photos."""
     present = set(labels.tolist())
     metrics = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
     values = {k: metric(probabilities, labels, classes, average=None).tolist() for k, metric in metrics.items()}
     return {k: [v if i in present else math.nan for i, v in enumerate(row)] for k, row in values.items()}
 
 
-def intervals(
+def estimate_intervals(
     probabilities: Tensor,
     labels: Tensor,
     class_names: tuple[str, ...],
-    clusters: Sequence[str] | None = None,
+    clusters: Clusters = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """95% intervals [low, high] of what ``measure`` gives; the same for the same ``seed``.
+    """Return 95% intervals [low, high] of what ``measure`` gives; the same for the same ``seed``.
 
-    Accuracy, and precision and recall by class, are proportions: Wilson's interval. All of ``summary``: percentile
-    bootstrap (Efron & Tibshirani 1993, section 13.3). ``clusters`` (N,) are ``Photo.cluster``: copies of a picture
-    are drawn together, since they are no independent evidence. About 3 ms a resample of 2,000 photos.
+    Accuracy, and precision and recall by class, are proportions: Wilson's interval. All of ``summarise``: percentile
+    bootstrap (Efron & Tibshirani 1993, section 13.3), in which a cluster is drawn as a whole. Where all resamples give
+    the same number, which says nothing about other photos, a share gets Wilson's interval for as many trials as the
+    rarest class has clusters, and any other number gets none. About 3 ms a resample of 2,000 photos.
     """
-    answers = probabilities.argmax(1)
-    hits = torch.bincount(labels[answers == labels], minlength=len(class_names)).tolist()
-    said, present = (torch.bincount(v, minlength=len(class_names)).tolist() for v in (answers, labels))
-    names = list(range(len(labels))) if clusters is None else clusters
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    cluster = torch.tensor([index[name] for name in names])
+    answers, cluster = probabilities.argmax(1), _number_clusters(clusters, len(labels))
+    is_right, count = answers == labels, int(cluster.max()) + 1
     dice = torch.Generator().manual_seed(seed)
     samples = []
     with _one_thread():
         for done in range(resamples):
-            drawn = torch.randint(len(index), (len(index),), generator=dice)
-            times = torch.bincount(drawn, minlength=len(index))[cluster]
+            times = torch.bincount(torch.randint(count, (count,), generator=dice), minlength=count)[cluster]
             rows = torch.arange(len(labels)).repeat_interleave(times)
-            samples.append(summary(probabilities[rows], labels[rows], len(class_names)))
+            samples.append(summarise(probabilities[rows], labels[rows], len(class_names)))
             if progress:
                 progress(done + 1, resamples)
+    fewest = min(len(torch.unique(cluster[labels == c])) for c in torch.unique(labels))
+
+    def bound(name: str) -> list[float] | None:
+        defined = torch.tensor([s[name] for s in samples if not math.isnan(s[name])], dtype=torch.float64)
+        if not len(defined):
+            return None
+        low, high = torch.quantile(defined, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        if low < high:
+            return [low, high]
+        return list(wilson_interval(low * fewest, fewest)) if name in SHARES else None
+
     return {
-        "accuracy": _interval(sum(hits), len(labels)),
-        **{name: _quantiles([sample[name] for sample in samples]) for name in samples[0]},
+        "accuracy": _proportion(is_right, cluster),
+        **{name: bound(name) for name in samples[0]},
         "per_class": {
-            name: {"precision": _interval(hits[i], said[i]), "recall": _interval(hits[i], present[i])}
+            name: {
+                "precision": _proportion(is_right[answers == i], cluster[answers == i]),
+                "recall": _proportion(is_right[labels == i], cluster[labels == i]),
+            }
             for i, name in enumerate(class_names)
         },
     }
 
 
-def answered(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What each possible threshold leaves: (confidence float64 (K,) rising and distinct, photos (K,), wrong (K,)).
+def count_answered(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each possible threshold leaves: confidence float64 (K,), rising and distinct; photos and wrong, (K,).
 
     ``photos[k]`` have a confidence of at least ``confidence[k]``, and ``wrong[k]`` of those are answered wrongly.
     """
@@ -140,94 +160,100 @@ def answered(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
     return confidence, *(part.flip(0).cumsum(0).flip(0) for part in (counts, errors))
 
 
-def coverage(probabilities: Tensor, labels: Tensor, thresholds: Sequence[float]) -> list[dict[str, Any]]:
-    """A row a threshold: how many photos are answered (not "unsure") at it, and how many of those wrongly."""
+def measure_coverage(
+    probabilities: Tensor, labels: Tensor, thresholds: Sequence[float], clusters: Clusters = None
+) -> list[dict[str, Any]]:
+    """Return a row for each threshold: how many photos are answered (not "unsure"), and how many of those wrongly."""
+    confidence, is_wrong = probabilities.double().amax(1), probabilities.argmax(1) != labels
+    cluster = _number_clusters(clusters, len(labels))
     rows = []
-    confidence, photos, wrong = answered(probabilities, labels)
     for threshold in thresholds:
-        first = int((confidence < threshold).sum())
-        kept, errors = (int(part[first]) if first < len(part) else 0 for part in (photos, wrong))
+        kept = confidence >= threshold
+        photos, errors = int(kept.sum()), int(is_wrong[kept].sum())
         rows.append(
             {
                 "threshold": threshold,
-                "answered": kept,
-                "coverage": kept / len(labels),
+                "answered": photos,
+                "coverage": photos / len(labels),
                 "errors": errors,
-                "error": errors / kept if kept else None,
-                "error_95": _interval(errors, kept),
+                "error": errors / photos if photos else None,
+                "error_95": _proportion(is_wrong[kept], cluster[kept]),
             }
         )
     return rows
 
 
-def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """A row a bin of confidence that holds photos: its edges, photos, mean confidence and accuracy.
+def measure_reliability(probabilities: Tensor, labels: Tensor, clusters: Clusters = None) -> list[dict[str, Any]]:
+    """Return a row for each bin of confidence that holds photos: its edges, photos, mean confidence and accuracy.
 
-    The same bins as ``ece``'s, which is the mean of abs(accuracy - confidence) over them, weighted by photos.
+    The bins are those of ``ece``, which is the mean of abs(accuracy - confidence) over them, weighted by photos.
     """
-    confidence, right = probabilities.amax(1), probabilities.argmax(1) == labels
+    confidence, is_right = probabilities.amax(1), probabilities.argmax(1) == labels
+    cluster = _number_clusters(clusters, len(labels))
     edges = torch.linspace(0, 1, BINS + 1)
     # As torchmetrics has it: a bin holds its lower edge, and the last one 1 as well.
     bins = (torch.bucketize(confidence, edges, right=True) - 1).clamp_max(BINS - 1)
-    rows = []
-    for i in sorted(set(bins.tolist())):
-        inside = bins == i
-        hits, photos = int(right[inside].sum()), int(inside.sum())
-        rows.append(
-            {
-                "low": edges[i].item(),
-                "high": edges[i + 1].item(),
-                "photos": photos,
-                "confidence": confidence[inside].double().mean().item(),
-                "accuracy": hits / photos,
-                "accuracy_95": _interval(hits, photos),
-            }
-        )
-    return rows
+    return [
+        {
+            "low": edges[i].item(),
+            "high": edges[i + 1].item(),
+            "photos": int((bins == i).sum()),
+            "confidence": confidence[bins == i].double().mean().item(),
+            "accuracy": is_right[bins == i].double().mean().item(),
+            "accuracy_95": _proportion(is_right[bins == i], cluster[bins == i]),
+        }
+        for i in torch.unique(bins).tolist()
+    ]
 
 
-def by_group(probabilities: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Photos, errors, accuracy and its 95% interval (Wilson) of each of ``groups`` (N,), by name."""
-    right = (probabilities.argmax(1) == labels).tolist()
+def measure_groups(
+    probabilities: Tensor, labels: Tensor, groups: Sequence[str], clusters: Clusters = None
+) -> dict[str, dict[str, Any]]:
+    """Return photos, errors, accuracy and its 95% interval of each of ``groups`` (N,), by name."""
+    is_right, cluster = probabilities.argmax(1) == labels, _number_clusters(clusters, len(labels))
     rows = {}
     for name in sorted(set(groups)):
-        hits = [hit for hit, group in zip(right, groups, strict=True) if group == name]
+        inside = torch.tensor([group == name for group in groups])
+        photos, hits = int(inside.sum()), int(is_right[inside].sum())
         rows[name] = {
-            "photos": len(hits),
-            "errors": len(hits) - sum(hits),
-            "accuracy": sum(hits) / len(hits),
-            "accuracy_95": _interval(sum(hits), len(hits)),
+            "photos": photos,
+            "errors": photos - hits,
+            "accuracy": hits / photos,
+            "accuracy_95": _proportion(is_right[inside], cluster[inside]),
         }
     return rows
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """95% interval of a proportion, [0, 1] (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1)."""
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+    """Return the 95% interval of a proportion, [0, 1] (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1)."""
     p, z2 = successes / trials, Z_95**2
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z_95 / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def table(name: str, values: dict[str, Any]) -> str:
-    """A plain-text table of what ``measure`` gave."""
+def format_table(name: str, values: dict[str, Any]) -> str:
+    """Return what ``measure`` gave as a plain-text table."""
     low, high = values["accuracy_95"]
     lines = [
         f"{name}: {values['photos']} photos, {values['errors']} wrong, "
         f"accuracy {values['accuracy']:.2%} (95% {low:.2%} to {high:.2%}), log loss {values['log_loss']:.4f}",
-        f"  ROC-AUC {_number(values['roc_auc'])}, average precision {_number(values['average_precision'])}, "
+        f"  ROC-AUC {_format_number(values['roc_auc'])}, "
+        f"average precision {_format_number(values['average_precision'])}, "
         f"Brier {values['brier']:.4f}, calibration error {values['ece']:.4f}",
         f"  {'class':<10} {'precision':>9} {'recall':>9} {'F1':>9}",
     ]
     rows = {**values["per_class"], "macro": values}
     for name, row in rows.items():
-        lines.append(f"  {name:<10} " + " ".join(f"{_percent(row[k]):>9}" for k in ("precision", "recall", "f1")))
+        lines.append(
+            f"  {name:<10} " + " ".join(f"{_format_percent(row[k]):>9}" for k in ("precision", "recall", "f1"))
+        )
     return "\n".join(lines)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, and lose 10 times and more to waiting for busy cores."""
+    """Work on one thread: tensors this small lose 10 times and more to threads that wait for busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -236,23 +262,29 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-def _interval(successes: int, trials: int) -> list[float] | None:
-    return list(wilson(successes, trials)) if trials else None
+def _number_clusters(clusters: Clusters, photos: int) -> Tensor:
+    """Return int64 (N,), the same number for photos of one cluster, from 0 on without a gap."""
+    if clusters is None:
+        return torch.arange(photos)
+    index = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    return torch.tensor([index[name] for name in clusters])
 
 
-def _quantiles(values: Sequence[float]) -> list[float] | None:
-    """The middle 95%, of the resamples in which the metric is defined."""
-    defined = torch.tensor([value for value in values if not math.isnan(value)], dtype=torch.float64)
-    return torch.quantile(defined, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist() if len(defined) else None
+def _proportion(hits: Tensor, cluster: Tensor) -> list[float] | None:
+    """Return Wilson's interval of the share of ``hits``, bool (n,), with a trial for each cluster; None for n = 0."""
+    trials = len(torch.unique(cluster))
+    if not trials:
+        return None
+    return list(wilson_interval(int(hits.sum()) * trials / len(hits), trials))
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"

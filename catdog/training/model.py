@@ -2,35 +2,45 @@
 
     images uint8 (N, H, W, 3) -> [normalise -> network -> softmax(logits / temperature)] -> probabilities (N, C)
 
-All in brackets is ``ImageModel``: training, evaluation and export use the same module, so that nothing outside it
-ever scales a pixel. Checkpoints hold torchvision's own tensor names in safetensors, with ``contract.json`` beside.
+All in brackets is ``ImageModel``, which training, evaluation and export share, so that nothing outside it scales a
+pixel. Checkpoints hold torchvision's own tensor names in safetensors, with ``contract.json`` beside.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
 
+from catdog.ahead import batches_ahead
+from catdog.classifier import BATCH_SIZE
 from catdog.contract import Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file
-from catdog.training.cnn import SmallCNN
+from catdog.image import load_pixels
 from catdog.training.settings import ARCHS
 
 WEIGHTS_NAME: Final = "model.safetensors"
 CONTRACT_NAME: Final = "contract.json"
+CNN_CHANNELS: Final = (32, 64, 128, 256)
+CNN_HIDDEN: Final = 128  # units between the features and the logits
+Images = npt.NDArray[np.uint8]
+"""uint8 (N, H, W, 3), RGB."""
+Probabilities = npt.NDArray[np.float32]
+"""float32 (N, C), rows summing to 1."""
 
 
-class Head(nn.Linear):
+class ResNetHead(nn.Linear):
     """Dropout and a linear layer under torchvision's own names, ``fc.weight`` and ``fc.bias``."""
 
     def __init__(self, in_features: int, class_count: int, dropout: float) -> None:
@@ -38,8 +48,45 @@ class Head(nn.Linear):
         self.dropout = dropout
 
     def forward(self, features: Tensor) -> Tensor:
-        """float (N, in_features) -> logits (N, class_count)."""
+        """Turn features float (N, in_features) into logits (N, class_count)."""
         return super().forward(F.dropout(features, self.dropout, self.training))
+
+
+class SmallCNN(nn.Module):
+    """The classic network from scratch: convolutions, max-pooling, dropout, fully connected layers.
+
+    It has 0.43 million parameters, ResNet-18 has 11.2. Its stages carry the names of a ResNet's, so that everything
+    that freezes, schedules or names a stage works on both.
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(self, class_count: int, dropout: float) -> None:
+        super().__init__()
+        first, *_, last = CNN_CHANNELS
+        self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        for i, (before, after) in enumerate(zip((first, *CNN_CHANNELS), CNN_CHANNELS, strict=False), start=1):
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+            stage = nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))
+            setattr(self, f"layer{i}", stage)
+        self.fc = nn.Sequential(
+            nn.Linear(last, CNN_HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(CNN_HIDDEN, class_count)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn float (N, 3, H, W), sides of 32 px or more, into logits (N, class_count)."""
+        features = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 2)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features = stage(features)
+        logits: Tensor = self.fc(features.mean((2, 3)))
+        return logits
 
 
 class ImageModel(nn.Module):
@@ -52,40 +99,47 @@ class ImageModel(nn.Module):
     def __init__(self, network: nn.Module, contract: Contract) -> None:
         super().__init__()
         self.network = network
+        self.contract = contract
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(contract.mean).mul(255).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(contract.std).mul(255).view(shape), persistent=False)
         self.register_buffer("temperature", torch.tensor(float(contract.temperature)), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (or float in [0, 255]) (N, 3, H, W) -> what the network takes, of the same shape."""
+        """Turn uint8 (or float in [0, 255]) (N, 3, H, W) into what the network takes, of the same shape."""
         return (images.to(self.mean.dtype, memory_format=torch.channels_last) - self.mean) / self.std
 
     def logits(self, images: Tensor) -> Tensor:
-        """uint8 (or float in [0, 255]) (N, 3, H, W) -> logits float (N, C)."""
+        """Turn uint8 (or float in [0, 255]) (N, 3, H, W) into logits float (N, C)."""
         return self.network(self.normalise(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) -> probabilities float32 (N, C)."""
+        """Turn uint8 (N, H, W, 3) into probabilities float32 (N, C)."""
         return torch.softmax(self.logits(images.permute(0, 3, 1, 2)).float() / self.temperature, dim=1)
+
+    def probabilities(self, images: Images) -> Probabilities:
+        """Do the same from array to array, as ``Classifier.probabilities`` does, on the device of the model."""
+        with torch.inference_mode():
+            answers = self(torch.tensor(images, device=self.mean.device))  # a copy: photos may be read-only arrays
+            return np.asarray(answers.cpu().numpy())
 
 
 def new_network(arch: str, class_count: int, dropout: float = 0.0) -> Any:  # torchvision has no types
-    """A randomly initialised ResNet or SmallCNN with a fresh head; raises ModelError for an unknown ``arch``."""
+    """Return a randomly initialised ResNet or SmallCNN; raises ModelError for an unknown ``arch``."""
     if arch not in ARCHS:
         raise ModelError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHS)}")
     if arch == "cnn":
         network: Any = SmallCNN(class_count, dropout)
     else:
         network = get_model(arch, weights=None)
-        network.fc = Head(network.fc.in_features, class_count, dropout)
+        network.fc = ResNetHead(network.fc.in_features, class_count, dropout)
     return network.to(memory_format=torch.channels_last)
 
 
-def split(network: ResNet, learning: Collection[str]) -> tuple[nn.Sequential, nn.Sequential]:
-    """The network in two, sharing its tensors: all from the input up to where something learns, and the rest.
+def split_network(network: ResNet, learning: Collection[str]) -> tuple[nn.Sequential, nn.Sequential]:
+    """Split the network in two that share its tensors: the part before the first layer that learns, and the rest.
 
-    ``learning``: names of parameters. Both parts in a row, from normalised (N, 3, H, W) on, give the network's logits.
+    ``learning``: names of parameters. One after the other, the two turn normalised (N, 3, H, W) into logits.
     """
     parts: list[tuple[tuple[str, ...], nn.Module]] = [
         (("conv1", "bn1"), nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool))
@@ -99,14 +153,14 @@ def split(network: ResNet, learning: Collection[str]) -> tuple[nn.Sequential, nn
     return nn.Sequential(*modules[:first]), nn.Sequential(*modules[first:])
 
 
-def stage_of(tensor_name: str) -> str:
-    """The stage that a tensor of a ResNet's state dict belongs to."""
+def find_stage(tensor_name: str) -> str:
+    """Return the stage that a tensor of a ResNet's state dict belongs to."""
     first = tensor_name.split(".", 1)[0]
     return {"conv1": "stem", "bn1": "stem", "fc": "head"}.get(first, first)
 
 
-def fingerprint(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and values of the tensors, independent of the file format."""
+def fingerprint_weights(state: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of the tensors' names, shapes, dtypes and values, whatever their file format."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -116,18 +170,18 @@ def fingerprint(state: dict[str, Tensor]) -> str:
 
 
 def save_checkpoint(folder: Path, network: nn.Module, contract: Contract) -> Contract:
-    """Write ``model.safetensors`` and ``contract.json``; gives the contract back with the weights' fingerprint."""
+    """Write ``model.safetensors`` and ``contract.json``; return the contract with the weights' fingerprint in it."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    contract = contract.with_(model_fingerprint=fingerprint(state))
+    contract = contract.with_(model_fingerprint=fingerprint_weights(state))
     with replace_file(folder / WEIGHTS_NAME) as temporary:
-        save_file(state, temporary, metadata={"arch": contract.arch})
+        temporary.write_bytes(save(state, metadata={"arch": contract.arch}))
     with replace_file(folder / CONTRACT_NAME) as temporary:
         temporary.write_text(contract.to_json() + "\n", encoding="utf-8")
     return contract
 
 
-def load_checkpoint(path: str | Path) -> tuple[ImageModel, Contract]:
-    """A run folder or its ``model.safetensors`` -> the model in eval mode, and its contract.
+def load_checkpoint(path: str | Path) -> ImageModel:
+    """Return the model, in eval mode, of a run folder or of its ``model.safetensors``.
 
     Raises ModelError (not readable, other architecture) or ContractError.
     """
@@ -139,13 +193,13 @@ def load_checkpoint(path: str | Path) -> tuple[ImageModel, Contract]:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"{weights}: not the {contract.arch} that {CONTRACT_NAME} beside it describes") from error
-    if contract.model_fingerprint != fingerprint(state):
+    if contract.model_fingerprint != fingerprint_weights(state):
         raise ModelError(f"{weights}: the weights are not those that {CONTRACT_NAME} was written for")
-    return ImageModel(network, contract).eval(), contract
+    return ImageModel(network, contract).eval()
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; pickles (.pt, .pth) are refused, since opening one runs its code."""
+    """Return all tensors of a safetensors file; pickles (.pt, .pth) are refused, since opening one runs its code."""
     path = Path(path)
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
         raise ModelError(
@@ -158,3 +212,31 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+class Model(Protocol):
+    """What ``Classifier`` and ``ImageModel`` have in common."""
+
+    contract: Contract
+
+    def probabilities(self, images: Images) -> Probabilities:
+        """Answer images of the contract's size."""
+
+
+def load_batches(photos: Sequence[Path | bytes], contract: Contract, size: int = BATCH_SIZE) -> Iterator[Images]:
+    """Yield the photos' pixels in order, ``size`` at a time, decoded one batch ahead; raises ImageError."""
+    for batch in batches_ahead(lambda photo: load_pixels(photo, contract), photos, size):
+        yield np.stack(batch)
+
+
+def answer_photos(
+    model: Model, photos: Sequence[Path | bytes], progress: Callable[[int, int], None] | None = None
+) -> Probabilities:
+    """Return the model's answers in the order of the photos; raises ImageError for a photo that can't be read."""
+    answers, done = [], 0
+    for images in load_batches(photos, model.contract):
+        answers.append(model.probabilities(images))
+        done += len(images)
+        if progress:
+            progress(done, len(photos))
+    return np.concatenate(answers)

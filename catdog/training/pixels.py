@@ -1,8 +1,8 @@
 """Decoded photos: uint8 (N, S, S, 3), memory-mapped from a cache that the next run finds again.
 
 Every photo is decoded once, by ``catdog.image.load_pixels``, the function that every consumer calls, so training sees
-no other pixels than serving does. The cache's name is a hash of what it holds (the photos' contents, in order, and the
-rule that turns them into pixels), so it can't be out of date; the least recently used caches make room for new ones.
+the same pixels as serving. A cache is named by a hash of what it holds (the photos' contents, in order, and the rule
+that turns them into pixels), so it can't be out of date; the least recently used caches make room for new ones.
 """
 
 from __future__ import annotations
@@ -24,46 +24,50 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError
 from catdog.files import replace_file
-from catdog.image import load_pixels, read_file
+from catdog.image import Pixels, load_pixels, read_file
 
-Images = npt.NDArray[np.uint8]
 CACHE_VERSION: Final = 1  # part of the name; raise it when the same photo gives other pixels
 SPARE_BYTES: Final = 2 * 2**30  # of the disk, that no cache takes
 ABANDONED_S: Final = 24 * 3600  # age of a half-written cache that belongs to no run any more
 _AHEAD: Final = 256  # photos
+_NAME: Final = "[0-9a-f]" * 32 + ".pixels"  # a pattern; nothing else in the folder is ever touched
 
 
 class Inputs(Protocol):
-    """Arrays by index."""
+    """Arrays that can be read by index."""
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[Any]:
-        """A copy of these, (n, ...), in this order."""
+        """Return a copy of these, (n, ...), in this order."""
 
 
-class Cached:
-    """uint8 (n, S, S, 3) from one memory-mapped file, which the kernel keeps in memory while there is room."""
+class MappedArray:
+    """An array (n, ...) in a memory-mapped file, which the kernel keeps in memory while there is room.
 
-    def __init__(self, path: Path, count: int, size: int) -> None:
-        self._arguments = (path, count, size)
+    Pickling it, for a process that isn't forked, pickles the file's path; that process maps the file itself.
+    """
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...], writable: bool = False) -> None:
+        self._arguments = (path, dtype, shape)
         # Mapped at once: from now on the file may be deleted, to make room for another run's.
-        self._images: Images = np.memmap(path, np.uint8, "r", shape=(count, size, size, 3))
+        self.array: npt.NDArray[Any] = np.memmap(path, dtype, "r+" if writable else "r", shape=shape)
 
-    def __reduce__(self) -> tuple[type[Cached], tuple[Path, int, int]]:
-        return Cached, self._arguments  # a worker that isn't forked maps the file itself
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedArray, self._arguments
 
-    def read(self, indices: Sequence[int]) -> Images:
-        """A copy of these photos' pixels, in this order."""
-        return np.asarray(self._images[np.asarray(indices)])
+    def read(self, indices: Sequence[int]) -> npt.NDArray[Any]:
+        """Return a copy of these, (n, ...), in this order."""
+        return np.asarray(self.array[np.asarray(indices)])
 
 
-class Decoded:
-    """The same without a cache: decoded whenever they are asked for."""
+class DecodedPhotos:
+    """Photos without a cache: they are decoded whenever they are asked for."""
 
     def __init__(self, paths: Sequence[str], contract: Contract) -> None:
         self.paths = paths
         self.contract = contract
 
-    def read(self, indices: Sequence[int]) -> Images:
+    def read(self, indices: Sequence[int]) -> Pixels:
+        """Return the pixels of these, uint8 (n, S, S, 3), in this order."""
         return np.stack([load_pixels(self.paths[i], self.contract) for i in indices])
 
 
@@ -74,19 +78,19 @@ def open_pixels(
     folder: Path | None,
     budget_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Cached | Decoded:
-    """The pixels of ``photos`` at ``contract``'s size, from a cache in ``folder`` where it fits, made now if need be.
+) -> MappedArray | DecodedPhotos:
+    """Return the pixels of ``photos`` at ``contract``'s size, from a cache in ``folder``, which is made where needed.
 
-    It fits when ``folder`` holds no more than ``budget_bytes`` with it, after dropping caches that were not used for
-    longest, and the disk keeps 2 GiB. Otherwise, and without a ``folder``, photos are decoded each time.
+    It is made where ``folder`` holds no more than ``budget_bytes`` with it, after deleting the caches that were not
+    used for longest, and the disk keeps 2 GiB. Otherwise, and without a ``folder``, photos are decoded each time.
     Raises ImageError for a photo that can't be read, and DataError for one that isn't the one in the manifest.
     """
-    decoded = Decoded([str(manifest.root / photo.path) for photo in photos], contract)
+    decoded = DecodedPhotos([str(manifest.root / photo.path) for photo in photos], contract)
     size = contract.input_size
     needed = len(photos) * size * size * 3
     if folder is None or not photos:
         return decoded
-    path = folder / f"{_key(photos, contract)}.pixels"
+    path = folder / f"{_hash_content(photos, contract)}.pixels"
     try:
         if not (path.exists() and path.stat().st_size == needed):
             if not _make_room(folder, needed, budget_bytes):
@@ -94,12 +98,12 @@ def open_pixels(
             with replace_file(path) as temporary:
                 _fill(temporary, decoded, photos, progress)
         os.utime(path)
-        return Cached(path, len(photos), size)
+        return MappedArray(path, np.uint8, (len(photos), size, size, 3))
     except OSError:  # a read-only or full disk; a cache is no reason to fail
         return decoded
 
 
-def _key(photos: Sequence[Photo], contract: Contract) -> str:
+def _hash_content(photos: Sequence[Photo], contract: Contract) -> str:
     rule = (CACHE_VERSION, contract.input_size, contract.resize, contract.interpolation, contract.crop)
     digest = hashlib.sha256(repr(rule).encode())
     for photo in photos:
@@ -108,12 +112,12 @@ def _key(photos: Sequence[Photo], contract: Contract) -> str:
 
 
 def _make_room(folder: Path, needed: int, budget: int) -> bool:
-    """Whether ``needed`` bytes fit, after deleting what was not used for longest."""
+    """Delete the caches that were not used for longest, and return whether ``needed`` bytes fit."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file, info in _existing(folder, ".*.tmp"):
+    for file, info in _list_files(folder, f".{_NAME}.*.tmp"):
         if time.time() - info.st_mtime > ABANDONED_S:
             file.unlink(missing_ok=True)
-    oldest_first = sorted(_existing(folder, "*.pixels"), key=lambda found: found[1].st_mtime)
+    oldest_first = sorted(_list_files(folder, _NAME), key=lambda found: found[1].st_mtime)
     used = sum(info.st_size for _, info in oldest_first)
     free = shutil.disk_usage(folder).free - SPARE_BYTES
     if needed > min(budget, free + used):
@@ -126,8 +130,8 @@ def _make_room(folder: Path, needed: int, budget: int) -> bool:
     return True
 
 
-def _existing(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
-    """Files and what is known of them, without those that another run deletes meanwhile."""
+def _list_files(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
+    """Return files with their status, without those that another run deletes meanwhile."""
     found = []
     for file in folder.glob(pattern):
         with suppress(FileNotFoundError):
@@ -135,8 +139,8 @@ def _existing(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
     return found
 
 
-def _fill(path: Path, decoded: Decoded, photos: Sequence[Photo], progress: Callable[[int, int], None]) -> None:
-    def pixels(index: int) -> Images:
+def _fill(path: Path, decoded: DecodedPhotos, photos: Sequence[Photo], progress: Callable[[int, int], None]) -> None:
+    def load(index: int) -> Pixels:
         data = read_file(decoded.paths[index])
         if hashlib.sha256(data).hexdigest() != photos[index].sha256:
             raise DataError(
@@ -146,7 +150,7 @@ def _fill(path: Path, decoded: Decoded, photos: Sequence[Photo], progress: Calla
 
     with path.open("wb") as file:
         done = 0
-        for batch in batches_ahead(pixels, range(len(photos)), _AHEAD):
+        for batch in batches_ahead(load, range(len(photos)), _AHEAD):
             for image in batch:
                 file.write(image.tobytes())
             done += len(batch)

@@ -1,4 +1,4 @@
-"""A whole training run: settings in, a run folder out.
+"""A whole training run, from settings to a run folder.
 
 RUN/model.safetensors, contract.json, metrics.json, history.csv, config.yaml, model.onnx, reports/*.png
 """
@@ -7,47 +7,54 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
-from catdog.files import replace_file
+from catdog.files import check_output_folder, lock_folder, replace_file
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_threshold
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
-from catdog.training.data import Examples, loader, photos, plain_batches
+from catdog.training.data import Examples, load_photos, make_loader, make_plain_batches
 from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics, write_history
 from catdog.training.loop import fit
-from catdog.training.metrics import measure, table
+from catdog.training.metrics import format_table, measure
 from catdog.training.model import WEIGHTS_NAME, ImageModel, save_checkpoint
 from catdog.training.prepared import Prepared, prepare
-from catdog.training.processes import quiet, start
+from catdog.training.processes import is_first_process, silence_lightning, start_processes
 from catdog.training.settings import Settings
 
+MARKS: Final = ("history.csv", "checkpoints/run.ckpt", "reports/find_lr.png")  # by which a run folder is known
 
-def run(settings: Settings) -> None:
+
+def run_training(settings: Settings) -> None:
     """Train, measure, save and export; or with ``--find-lr`` try learning rates only.
 
     Raises CatdogError: unusable data or settings, a loss that is no longer finite, or a signal that stopped it; then
     the run folder holds no model. Or an export failed its proof; then it holds all but ``model.onnx``.
     """
-    if settings.output is None:
-        raise SettingsError("--output is needed: the run folder to write")
+    assert settings.output is not None, "see Settings.check_paths"
     output = Path(settings.output)
     reports = Path(settings.output_data) if settings.output_data else output / "reports"
     folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else output / "checkpoints"
     if (output / WEIGHTS_NAME).exists() and not (folder / FILE_NAME).exists():  # else it was cut off while finishing
         raise SettingsError(f"--output {output}: already holds a finished run; give another folder or remove it")
-    fabric = start(settings)
+    check_output_folder("--output", output, MARKS)
     for flag, path in (("output", output), ("checkpoint-dir", folder)):
         _check_writable(flag, path)
-    with TemporaryDirectory(prefix="catdog-data-") as scratch, quiet():
+    with (
+        TemporaryDirectory(prefix="catdog-data-") as scratch,
+        silence_lightning(),
+        lock_folder("--output", output, "training") if is_first_process() else nullcontext(),
+    ):
+        fabric = start_processes(settings)
         prepared = prepare(fabric, settings, Path(scratch))
         if settings.find_lr:
             find_lr(fabric, prepared, settings, reports)
@@ -71,43 +78,45 @@ def run(settings: Settings) -> None:
 
 
 def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Path, reports: Path, device: str) -> None:
-    """Fit temperature and threshold on validation, measure, and write the run folder; the weights come last but one."""
+    """Fit temperature and threshold on validation photos, measure, and write the run folder."""
     manifest, contract, model = prepared.manifest, prepared.contract, prepared.model
-    answers = {"val": answer(model, prepared.val, settings, device)}
-    logits, labels = answers["val"]
+    outputs = {"val": compute_logits(model, prepared.val, settings, device)}
+    logits, labels = outputs["val"]
     temperature = fit_temperature(logits, labels)
     probabilities = torch.softmax(logits / temperature, 1)
     contract = contract.with_(temperature=temperature, threshold=fit_threshold(probabilities, labels))
     if manifest.of("test"):
-        answers["test"] = answer(model, photos(manifest, "test", contract, settings), settings, device)
+        outputs["test"] = compute_logits(model, load_photos(manifest, "test", contract, settings), settings, device)
     metrics: dict[str, Any] = {}
-    for split, (logits, labels) in answers.items():
+    for split, (logits, labels) in outputs.items():
         metrics[split] = measure(torch.softmax(logits / temperature, 1), labels, manifest.class_names)
-        say(table(split, metrics[split]))
+        say(format_table(split, metrics[split]))
         matrix = metrics[split]["confusion_matrix"]
-        charts.confusion_matrix(matrix, manifest.class_names, split, reports / f"confusion_{split}.png")
+        charts.draw_confusion_matrix(matrix, manifest.class_names, split, reports / f"confusion_{split}.png")
     measured = "test" if "test" in metrics else "val"
     quality = {f"{measured}_{k}": metrics[measured][k] for k in ("photos", "accuracy", "f1")}
     if (report := manifest.root / REPORT_NAME).exists():
         _write(reports / "dataset.json", report.read_text(encoding="utf-8"))
     if rows:
-        charts.curves(rows, settings.frozen_epochs, reports / "curves.png")
+        charts.draw_curves(rows, settings.frozen_epochs, reports / "curves.png")
     _write(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     _write(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())
     save_checkpoint(output, model.network, contract.with_(quality=quality))
     if settings.export:
-        from export import export  # here, so that a run without it needs no ONNX packages
+        from catdog.export import export  # here, so that a run without it needs no ONNX packages
 
         export(output, output / "model.onnx", manifest)
     say_metrics({f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")})
 
 
-def answer(model: ImageModel, examples: Examples, settings: Settings, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Logits float32 (N, C) and labels int64 (N,) of all examples, computed in float32 on ``device``."""
+def compute_logits(
+    model: ImageModel, examples: Examples, settings: Settings, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Return logits float32 (N, C) and labels int64 (N,) of all examples, computed in float32 on ``device``."""
     model = model.to(device).eval()
     logits, labels = [], []
     with torch.inference_mode():
-        for images, truth in loader(examples, plain_batches(len(examples), settings.batch_size), settings):
+        for images, truth in make_loader(examples, make_plain_batches(len(examples), settings.batch_size), settings):
             logits.append(model.logits(images.to(device).permute(0, 3, 1, 2)).cpu())
             labels.append(truth)
     model.to("cpu")
@@ -115,7 +124,7 @@ def answer(model: ImageModel, examples: Examples, settings: Settings, device: st
 
 
 def _check_writable(flag: str, folder: Path) -> None:
-    """Before hours of work, not after; a folder that wasn't there is not left behind."""
+    """Raise SettingsError where nothing can be written, before hours of work; no folder is made."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         with TemporaryDirectory(prefix=".catdog-", dir=existing):

@@ -1,17 +1,18 @@
 """All settings of a training run: one typed dataclass, its command line, and its YAML form.
 
-A setting's name, type, default, unit and meaning stand in one place, ``Settings``. The command line is derived from
-it, for people (``--batch-size 32``), for SageMaker (``--batch_size 32 --amp True``) and for ``--config`` files.
+``Settings`` holds each setting's name, type, default, unit and meaning. The command line is derived from it, for people
+(``--batch-size 32``), for SageMaker (``--batch_size 32 --amp True``) and for ``--config`` files.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import math
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -45,8 +46,26 @@ ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
-    """A field with its help; ``env``: the SageMaker variable that gives the default where it exists."""
+    """Declare a setting; ``env``: the SageMaker variable that gives its default where that is set."""
     return field(default=default, metadata={"help": help, "env": env})
+
+
+_RULES: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
+    ("arch", lambda v: v in ARCHS, f"must be one of {', '.join(ARCHS)}"),
+    ("size", lambda v: 32 <= v <= 1024, "must be 32..1024 px"),
+    ("train_size", lambda v: v == 0 or 32 <= v <= 1024, "must be 32..1024 px, or 0"),
+    ("dropout label_smoothing warmup ema", lambda v: 0 <= v < 1, "must be in [0, 1)"),
+    ("crop crop_scale stage_decay", lambda v: 0 < v <= 1, "must be in (0, 1]"),
+    ("color degrade erase", lambda v: 0 <= v <= 1, "must be in [0, 1]"),
+    ("mixup cutmix clip_norm cache_gb", lambda v: 0 <= v < 1e6, "must not be negative, and must be under 1,000,000"),
+    ("checkpoint_minutes", lambda v: 0 < v < 1e6, "must be positive and under 1,000,000"),
+    ("lr backbone_lr", lambda v: 0 < v < 100, "must be positive and under 100"),
+    ("weight_decay frozen_epochs epochs patience seed", lambda v: v >= 0, "must not be negative"),
+    ("rotation", lambda v: 0 <= v <= 180, "must be 0..180 degrees"),
+    ("batch_size", lambda v: v >= 1, "must be at least 1"),
+    ("workers", lambda v: v >= -1, "must be -1 or more"),
+)
+"""Names of settings, whether a value is in their bounds (NaN never is), and how these bounds are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,44 +154,35 @@ class Settings:
     export: bool = _setting(True, "write model.onnx, proven equal, at the end")
 
     def __post_init__(self) -> None:
-        _require(self.arch in ARCHS, "arch", f"must be one of {', '.join(ARCHS)}")
-        for name in ("size", "train_size"):
-            value = getattr(self, name)
-            _require(32 <= value <= 1024 or (name == "train_size" and value == 0), name, "must be 32..1024 px")
-        for name in ("dropout", "label_smoothing", "warmup", "ema"):
-            _require(0 <= getattr(self, name) < 1, name, "must be in [0, 1)")
-        for name in ("crop", "crop_scale", "stage_decay"):
-            _require(0 < getattr(self, name) <= 1, name, "must be in (0, 1]")
-        for name in ("color", "degrade", "erase"):
-            _require(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
-        for name in ("mixup", "cutmix", "clip_norm", "cache_gb"):
-            _require(0 <= getattr(self, name) < 1e6, name, "must not be negative")
-        _require(0 < self.checkpoint_minutes < 1e6, "checkpoint_minutes", "must be positive")
-        for name in ("lr", "backbone_lr"):
-            _require(0 < getattr(self, name) < 100, name, "must be positive")
-        _require(self.weight_decay >= 0, "weight_decay", "must not be negative")
-        _require(0 <= self.rotation <= 180, "rotation", "must be 0..180 degrees")
-        _require(self.batch_size >= 1, "batch_size", "must be at least 1")
-        _require(self.frozen_epochs >= 0 and self.epochs >= 0, "epochs", "must not be negative")
-        _require(self.patience >= 0, "patience", "must not be negative")
-        _require(self.workers >= -1, "workers", "must be -1 or more")
-        _require(self.seed >= 0, "seed", "must not be negative")
+        for names, is_allowed, rule in _RULES:
+            for name in names.split():
+                _require(is_allowed(getattr(self, name)), name, rule)
         for f in fields(self):
             if choices := _choices(_types()[f.name]):
                 _require(getattr(self, f.name) in choices, f.name, f"must be one of {', '.join(choices)}")
 
     @property
     def crop_size(self) -> int:
-        """Side of the training crops, px."""
+        """The side of the training crops, px."""
         return self.train_size or self.size
 
     @property
     def canvas_size(self) -> int:
-        """Side, px, of the squares that random crops are cut from: an average crop, 80% of a side, is not magnified."""
+        """The side, px, of the squares that random crops are cut from: large enough for an average crop, 80% of it."""
         return max(self.size, math.ceil(self.crop_size * 4 / 3))
 
+    def check_paths(self) -> None:
+        """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be."""
+        if self.data is None:
+            raise SettingsError("--data is needed: a dataset made by catdog.dataset, a folder of photos or an archive")
+        if self.output is None:
+            raise SettingsError("--output is needed: the run folder to write")
+        for path in (self.data, self.validation, self.test):
+            if path and "://" not in path and not Path(path).exists():
+                raise SettingsError(f"{path}: no such file or folder")
+
     def contract(self, class_names: tuple[str, ...], data_fingerprint: str) -> Contract:
-        """The contract of the model that this run will train, before anything is measured."""
+        """Return the contract of the model that this run will train, before anything is measured."""
         return Contract(
             class_names=class_names,
             input_size=self.size,
@@ -186,19 +196,19 @@ class Settings:
         )
 
     def to_yaml(self) -> str:
-        """The resolved settings; ``train.py --config`` runs them again."""
+        """Return the settings as a file that ``train.py --config`` runs again."""
         return "# python train.py --config config.yaml\n" + yaml.safe_dump(asdict(self), sort_keys=False)
 
 
 def parse(
     argv: Sequence[str], environment: Mapping[str, str] = os.environ, command: str = "python train.py"
 ) -> Settings:
-    """Command line > SageMaker's variables > ``--config`` file > the architecture's defaults > defaults.
+    """Return the settings that a command line asks for.
 
-    In a container the paths in a file come from another machine, so SageMaker's win.
-
+    What isn't on it comes from SageMaker's variables, then from the ``--config`` file, then from the architecture's
+    defaults. The variables win over the file, whose paths come from another machine. ``--help`` prints and exits;
+    ``command`` is how its examples call the command.
     Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
-    ``--help`` prints and exits, as argparse does; ``command`` is how its examples call the command.
     """
     given = vars(_parser(command).parse_args(argv))
     from_config = _read_config(given.pop("config", None))
@@ -214,12 +224,12 @@ def parse(
 
 
 def resolve(chosen: Mapping[str, Any]) -> Settings:
-    """The settings ``chosen`` over the architecture's defaults over the defaults; raises SettingsError."""
+    """Return ``chosen``, completed by the architecture's defaults and then by the defaults; raises SettingsError."""
     return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
 
 
 def read_yaml(path: Path, named: str) -> Any:
-    """What a YAML file holds; raises SettingsError that begins with ``named`` where it can't be read or isn't YAML."""
+    """Return what a YAML file holds; raises SettingsError, beginning with ``named``, where it is none."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -235,7 +245,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            raise SettingsError(f"unknown argument {unknown[0]}{_suggest(unknown[0].split('=')[0], self._flags())}")
+            raise SettingsError(f"unknown argument {unknown[0]}{suggest(unknown[0].split('=')[0], self._flags())}")
         return known
 
     def _flags(self) -> list[str]:
@@ -278,28 +288,42 @@ def _read_config(path: str | None) -> dict[str, Any]:
     data = read_yaml(Path(path), f"--config {path}")
     if not isinstance(data, dict):
         raise SettingsError(f"--config {path}: not a mapping of settings")
-    known = [f.name for f in fields(Settings)]
     settings: dict[str, Any] = {}
     for name, value in data.items():
-        if name not in known:
-            raise SettingsError(f"--config {path}: unknown setting {name}{_suggest(str(name), known)}")
-        kind = _types()[name]
-        if value is None and type(None) in get_args(kind):
-            continue
-        plain = _plain(kind)
-        exact = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
-        if not exact and not (plain is float and isinstance(value, int) and not isinstance(value, bool)):
-            raise SettingsError(f"--config {path}: {name} must be {plain.__name__}, not {value!r}")
-        settings[name] = plain(value)
+        if name not in _types():
+            raise SettingsError(f"--config {path}: unknown setting {name}{suggest(str(name), list(_types()))}")
+        try:
+            settings[name] = check_type(name, value)
+        except SettingsError as error:
+            raise SettingsError(f"--config {path}: {name} {error}") from error
     return settings
 
 
+def check_type(name: str, value: Any) -> Any:
+    """Return a value of a YAML file as the type of the setting ``name``; raises SettingsError, "must be ..."."""
+    kind = _plain(_types()[name])
+    if value is None and type(None) in get_args(_types()[name]):
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and (kind is float or isinstance(value, int)) if kind in (int, float) else type(value) is kind):
+        hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if kind is float and isinstance(value, str) else ""
+        raise SettingsError(f"must be {kind.__name__}, not {value!r}{hint}")
+    return kind(value)
+
+
+def suggest(word: str, known: Sequence[str], otherwise: str = "see --help") -> str:
+    """Return the end of a message about an unknown word: the nearest known one, or where to look."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; {otherwise}"
+
+
+@functools.cache
 def _types() -> dict[str, Any]:
     return get_type_hints(Settings)
 
 
 def _plain(kind: Any) -> type:
-    """str for ``str | None`` and for a Literal of strings; the type itself otherwise."""
+    """Return str for ``str | None`` and for a Literal of strings, and any other type itself."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(k for k in get_args(kind) if k is not type(None))
     return type(get_args(kind)[0]) if get_origin(kind) is Literal else kind
@@ -316,11 +340,6 @@ def _bool(text: str) -> bool:
     if text.lower() in ("false", "0", "no", "off"):
         return False
     raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else "; see --help"
 
 
 def _require(ok: bool, name: str, message: str) -> None:

@@ -1,17 +1,16 @@
-"""A search space: which settings of a training run are fixed, which are searched, and between what.
+"""A search space: which settings of a training run are fixed, and which are searched in what range.
 
     settings: {epochs: 2, size: 128}                    # any field of Settings
     search:
       lr: {min: 0.01, max: 0.2, scale: log}             # a range; whole numbers where the setting's are; scale: linear
       trainable_from: [layer2, layer3, layer4]          # choices, of two or more
 
-Plain data: whoever searches (``catdog.training.study`` by optuna here, a tuning service elsewhere) maps it to its own
-kinds of parameters.
+It is plain data. Whoever searches (``catdog.training.study`` with optuna here, a tuning service elsewhere) maps it to
+its own kinds of parameters.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from catdog.errors import SettingsError
-from catdog.training.settings import Settings, read_yaml, resolve
+from catdog.training.settings import Settings, check_type, read_yaml, resolve, suggest
 
 Value = float | int | str
 Scale = Literal["linear", "log"]
@@ -35,7 +34,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {f.name: f.default for f in fields(Setting
 
 @dataclass(frozen=True)
 class Range:
-    """From ``low`` to ``high``, both included; ``log``: equally likely in each power of ten. Integers if both are."""
+    """The numbers from ``low`` to ``high``, both included; whole ones if both are. ``log``: on a logarithmic scale."""
 
     low: float | int
     high: float | int
@@ -43,34 +42,34 @@ class Range:
 
     @property
     def ends(self) -> tuple[Value, Value]:
-        """The smallest value and the largest."""
+        """The smallest and the largest value."""
         return self.low, self.high
 
     def plain(self) -> dict[str, Value]:
-        """As in the file."""
+        """Return it as it stands in the file."""
         return {"min": self.low, "max": self.high, "scale": "log" if self.log else "linear"}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One of these, in no order."""
+    """A few values, in no order."""
 
     values: tuple[Value, ...]
 
     @property
     def ends(self) -> tuple[Value, Value]:
-        """The smallest value and the largest; by name for text."""
+        """The smallest and the largest value; text is ordered as words are."""
         ordered = sorted(self.values)  # all of one type, that of the setting
         return ordered[0], ordered[-1]
 
     def plain(self) -> list[Value]:
-        """As in the file."""
+        """Return it as it stands in the file."""
         return list(self.values)
 
 
 @dataclass(frozen=True)
 class Space:
-    """A space file, checked."""
+    """What a space file says."""
 
     path: Path
     settings: Mapping[str, Any]
@@ -78,7 +77,7 @@ class Space:
     search: Mapping[str, Range | Choices]
 
     def trial(self, params: Mapping[str, Value], data: str | None = None) -> Settings:
-        """A point's settings: ``params`` over the fixed ones over the architecture's defaults.
+        """Return the settings of a trial: ``params``, completed by the fixed ones and the architecture's defaults.
 
         Raises SettingsError when values that are fine alone contradict each other.
         """
@@ -92,11 +91,11 @@ class Space:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of a point of the space."""
+class TrialOutcome:
+    """What came of a trial."""
 
     number: int
-    """Of the trial, from 0."""
+    """From 0."""
     state: Literal["finished", "pruned", "failed", "interrupted"]
     """``pruned``: ended early as no better than the others; ``failed``: loss became NaN, out of memory, and such."""
     score: float | None = None
@@ -115,16 +114,16 @@ def read_space(path: str | Path) -> Space:
     data = read_yaml(path, str(path))
     if not isinstance(data, dict):
         raise SettingsError(f"{path}: must have the keys settings and search")
-    _known(str(path), data, ("settings", "search"))
+    _check_names(str(path), data, ("settings", "search"))
     fixed, searched = ({} if data.get(key) is None else data[key] for key in ("settings", "search"))
     for key, part in (("settings", fixed), ("search", searched)):
         if not isinstance(part, dict):
             raise SettingsError(f"{path}: {key}: must map names of settings to values")
-        _known(f"{path}: {key}", part, list(_DEFAULTS))
+        _check_names(f"{path}: {key}", part, list(_DEFAULTS))
     if not searched:
         raise SettingsError(f"{path}: search: is empty; name a setting and its range, as in lr: {{min: 0.01, max: 1}}")
-    settings = {name: _fixed(f"{path}: settings: {name}", name, value) for name, value in fixed.items()}
-    search = {name: _searched(f"{path}: search: {name}", name, value) for name, value in searched.items()}
+    settings = {name: _check_fixed(f"{path}: settings: {name}", name, value) for name, value in fixed.items()}
+    search = {name: _check_searched(f"{path}: search: {name}", name, value) for name, value in searched.items()}
     if both := [name for name in search if name in settings]:
         raise SettingsError(f"{path}: search: {both[0]}: is in settings too; keep one of them")
     space = Space(path, settings, search)
@@ -133,28 +132,28 @@ def read_space(path: str | Path) -> Space:
     return space
 
 
-def _fixed(where: str, name: str, value: Any) -> Any:
+def _check_fixed(where: str, name: str, value: Any) -> Any:
     if name in FROM_COMMAND:
         raise SettingsError(f"{where}: is not for trials; leave it out (the command has --data and --output)")
-    return None if value is None and _DEFAULTS[name] is None else _value(where, name, value)
+    return _check_value(where, name, value)
 
 
-def _searched(where: str, name: str, given: Any) -> Range | Choices:
+def _check_searched(where: str, name: str, given: Any) -> Range | Choices:
     if name in NOT_SEARCHED:
         raise SettingsError(f"{where}: can't be searched, only set under settings: it doesn't say what to learn")
     if isinstance(given, list):
-        values = tuple(_value(where, name, value) for value in given)
+        values = tuple(_check_value(where, name, value) for value in given)
         if len(set(values)) < max(2, len(values)):
             raise SettingsError(f"{where}: needs two or more choices, all different; a single value goes into settings")
         return Choices(values)
     if not isinstance(given, dict):
         raise SettingsError(f"{where}: must be {{min: ..., max: ..., scale: log or linear}} or a list, not {given!r}")
-    _known(where, given, ("min", "max", "scale"))
+    _check_names(where, given, ("min", "max", "scale"))
     if isinstance(_DEFAULTS[name], str):
         raise SettingsError(f"{where}: has no range; give a list of choices")
     if missing := [key for key in ("min", "max") if key not in given]:
         raise SettingsError(f"{where}: needs {missing[0]}")
-    low, high = (_value(where, name, given[key]) for key in ("min", "max"))
+    low, high = (_check_value(where, name, given[key]) for key in ("min", "max"))
     scale = given.get("scale", "linear")
     if scale not in ("linear", "log"):
         raise SettingsError(f"{where}: scale must be log or linear, not {scale!r}")
@@ -165,16 +164,14 @@ def _searched(where: str, name: str, given: Any) -> Range | Choices:
     return Range(low, high, scale == "log")
 
 
-def _value(where: str, name: str, value: Any) -> Any:
-    """``value`` as the setting's type, in the setting's bounds."""
-    kind = str if _DEFAULTS[name] is None else type(_DEFAULTS[name])
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (whole if kind is int else (whole or isinstance(value, float)) if kind is float else type(value) is kind):
-        hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if kind is float and isinstance(value, str) else ""
-        raise SettingsError(f"{where}: must be {kind.__name__}, not {value!r}{hint}")
-    if kind is float and not math.isfinite(value):
+def _check_value(where: str, name: str, value: Any) -> Any:
+    """Return ``value`` as the setting's type; raises SettingsError where it is another or out of its bounds."""
+    try:
+        value = check_type(name, value)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
+    if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{where}: must be a finite number, not {value}")
-    value = kind(value)
     try:
         Settings(**{name: value})
     except SettingsError as error:
@@ -183,9 +180,7 @@ def _value(where: str, name: str, value: Any) -> Any:
     return value
 
 
-def _known(where: str, given: Mapping[Any, Any], known: Sequence[str]) -> None:
+def _check_names(where: str, given: Mapping[Any, Any], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see python train.py --help"
-            raise SettingsError(f"{where}: {name}: unknown; {hint}")
+            raise SettingsError(f"{where}: {name}: unknown{suggest(str(name), known, 'see python train.py --help')}")

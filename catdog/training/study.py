@@ -1,4 +1,4 @@
-"""A search for settings: trials that train, kept in a study on disk, and what came of them.
+"""A search for settings: trials that train, in a study on disk, and the files that show what came of them.
 
 OUTPUT/study.db (optuna's, sqlite), config.yaml, trials.csv, history.png, importance.png, parameters.png
 """
@@ -6,9 +6,7 @@ OUTPUT/study.db (optuna's, sqlite), config.yaml, trials.csv, history.png, import
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
-import os
 import signal
 import sys
 import time
@@ -29,15 +27,15 @@ from sqlalchemy.exc import DatabaseError
 
 from catdog.dataset import Manifest
 from catdog.errors import CatdogError, SettingsError, TrainingError, TrainingStopped
-from catdog.files import replace_file
-from catdog.training import study_charts
+from catdog.files import check_output_folder, lock_folder, replace_file
+from catdog.training import charts
 from catdog.training.checkpoint import FREE_TO_CHANGE
 from catdog.training.data import open_data
-from catdog.training.history import Row, say, score_of
+from catdog.training.history import Row, say, score_epoch
 from catdog.training.loop import fit
 from catdog.training.prepared import prepare
-from catdog.training.processes import quiet, start
-from catdog.training.space import Choices, Outcome, Range, Space
+from catdog.training.processes import silence_lightning, start_processes
+from catdog.training.space import Choices, Range, Space, TrialOutcome
 
 FILE_NAME: Final = "study.db"
 WORST: Final = -1e-4  # score: nothing right, and a loss of 1 or more
@@ -46,14 +44,20 @@ _STATES: Final = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", 
 
 
 def search(space: Space, data: str, output: Path, trials: int, minutes: float | None = None, seed: int = 0) -> Study:
-    """Train until ``trials`` trials in all have ended, or no longer than it takes to end the one at ``minutes``.
+    """Train until ``trials`` trials in all have ended; after ``minutes``, no other one is started.
 
-    Goes on where an earlier call with the same ``output`` was cut off. The files in ``output`` are written anew after
-    every trial. The test split is not touched. Raises SettingsError (the study there is another one), TrainingStopped
-    (SIGTERM, or Ctrl-C in a trial), or what unusable data raises.
+    It goes on where an earlier call with the same ``output`` was cut off. The files in ``output`` are written anew
+    after every trial. The test split is not touched. Raises SettingsError (the study there is another one),
+    TrainingStopped (SIGTERM, or Ctrl-C in a trial), or what unusable data raises.
     """
     started = time.monotonic()
-    with TemporaryDirectory(prefix="catdog-data-") as scratch, _alone(output), _terminable(), quiet():
+    check_output_folder("--output", output, [FILE_NAME])
+    with (
+        TemporaryDirectory(prefix="catdog-data-") as scratch,
+        lock_folder("--output", output, "search"),
+        _stop_on_sigterm(),
+        silence_lightning(),
+    ):
         manifest = open_data(space.trial({name: c.ends[0] for name, c in space.search.items()}, data), Path(scratch))
         study = Study(space, data, manifest, output, seed)
         if study.interrupted:
@@ -67,42 +71,42 @@ def search(space: Space, data: str, output: Path, trials: int, minutes: float | 
 
 
 class Study:
-    """Trials on disk, in ``output``. Only one process at a time may have it open."""
+    """The trials in ``output``. Only one process at a time may have it open."""
 
     def __init__(self, space: Space, data: str, manifest: Manifest, output: Path, seed: int) -> None:
         self.space, self.data, self.manifest, self.output = space, data, manifest, output
         self._seed = seed
         self._told = False
-        self._distributions = {name: _distribution(choice) for name, choice in space.search.items()}
-        self._study = _open(output / FILE_NAME)
+        self._distributions = {name: _make_distribution(choice) for name, choice in space.search.items()}
+        self._study = _open_study(output / FILE_NAME)
         self._check_identity()
         self.interrupted = [t.number for t in self._study.get_trials(states=(TrialState.RUNNING,))]
         for number in self.interrupted:  # by kill -9, or the power
             self._try_again(number)
 
     @property
-    def outcomes(self) -> list[Outcome]:
-        """Of all trials that are over, in their order."""
-        return [_outcome(t) for t in self._study.trials if t.state in _STATES]
+    def outcomes(self) -> list[TrialOutcome]:
+        """What came of all trials that are over, in their order."""
+        return [_read_outcome(t) for t in self._study.trials if t.state in _STATES]
 
     @property
-    def best(self) -> Outcome | None:
+    def best(self) -> TrialOutcome | None:
         """The finished trial with the highest score, the first of equals."""
         finished = [o for o in self.outcomes if o.state == "finished"]
         return max(finished, key=lambda o: o.score or 0.0, default=None)
 
     @property
     def ended(self) -> int:
-        """Trials that count: all but the interrupted ones."""
+        """How many trials have ended, not counting the interrupted ones."""
         return sum(o.state != "interrupted" for o in self.outcomes)
 
     def counts(self) -> dict[str, int]:
-        """Trials by state."""
+        """Return how many trials there are in each state."""
         states = [o.state for o in self.outcomes]
         return {state: states.count(state) for state in ("finished", "pruned", "failed", "interrupted")}
 
     def try_next(self, scratch: Path, trials: int) -> str:
-        """Train at the next point, and keep what came of it; a line on it, as one of ``trials``."""
+        """Train with the next settings, keep what came of it, and return a line about it, one of ``trials``."""
         # What is tried next follows from the seed and the trials before, also after an interruption.
         sequence = np.random.SeedSequence((self._seed, self.ended))
         self._study.sampler = optuna.samplers.TPESampler(seed=int(sequence.generate_state(1)[0]))
@@ -118,21 +122,21 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
             raise
         if rows:
-            top = max(rows, key=score_of)
+            top = max(rows, key=score_epoch)
             for key in ("val_accuracy", "val_loss"):
                 trial.set_user_attr(key, top[key])
         trial.set_user_attr("epochs", len(rows))
         trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
-        score = max(map(score_of, rows)) if state is TrialState.COMPLETE else None
-        outcome = _outcome(self._study.tell(trial, score, state))
-        return f"{self.ended}/{trials}: {_line(outcome, trial.user_attrs.get('error'))}"
+        score = max(map(score_epoch, rows)) if state is TrialState.COMPLETE else None
+        outcome = _read_outcome(self._study.tell(trial, score, state))
+        return f"{self.ended}/{trials}: {_describe(outcome, trial.user_attrs.get('error'))}"
 
     def _train(self, trial: Trial, rows: list[Row], scratch: Path) -> TrialState:
-        """Train, filling ``rows``; how it ended."""
+        """Train, put a row for each epoch into ``rows``, and return how it ended."""
 
         def record(history: list[Row]) -> None:
             rows[:] = history
-            trial.report(score_of(rows[-1]), len(rows))
+            trial.report(score_epoch(rows[-1]), len(rows))
             # The frozen epochs' scores say little of what comes after them; after the last one, nothing is saved.
             if settings.frozen_epochs < len(rows) < settings.frozen_epochs + settings.epochs and trial.should_prune():
                 raise optuna.TrialPruned
@@ -142,7 +146,7 @@ class Study:
                 settings = self.space.trial(trial.params, self.data)
             except SettingsError as error:
                 raise TrainingError(str(error)) from error
-            fabric = start(settings)
+            fabric = start_processes(settings)
             if fabric.world_size > 1:
                 raise SettingsError("a search trains one process at a time; start it without torchrun")
             with redirect_stderr(io.StringIO() if self._told else sys.stderr):  # every trial says the same of the data
@@ -160,13 +164,13 @@ class Study:
         return TrialState.COMPLETE
 
     def _try_again(self, number: int) -> None:
-        """Give up this trial, and queue its parameters; in this order a second kill at worst queues them twice."""
+        """Queue the trial's parameters, then end it: in this order, a second kill at worst queues them twice."""
         if params := self._study.trials[number].params:
             self._study.enqueue_trial(params)
         self._study.tell(number, state=TrialState.FAIL)
 
     def _check_identity(self) -> None:
-        """Raises SettingsError when the study on disk searched something else, or on other photos."""
+        """Raise SettingsError when the study on disk searched something else, or on other photos."""
         settings = vars(self.space.trial({name: c.ends[0] for name, c in self.space.search.items()}))
         identity: dict[str, Any] = {
             "search": {name: choice.plain() for name, choice in self.space.search.items()},
@@ -200,11 +204,11 @@ class Study:
             writer = csv.writer(file)
             writer.writerow([*about, *self.space.search])
             for o in outcomes:
-                values = [_short(getattr(o, name)) for name in about]
+                values = [_shorten(getattr(o, name)) for name in about]
                 writer.writerow([*values, *(o.params.get(name) for name in self.space.search)])
-        study_charts.history(outcomes, self.output / "history.png")
-        study_charts.importance(*self._importance(), self.output / "importance.png")
-        study_charts.parameters(outcomes, self.space.search, self.output / "parameters.png")
+        charts.draw_history(outcomes, self.output / "history.png")
+        charts.draw_importance(*self._importance(), self.output / "importance.png")
+        charts.draw_parameters(outcomes, self.space.search, self.output / "parameters.png")
 
     def _importance(self) -> tuple[Mapping[str, float], str]:
         finished = self.counts()["finished"]
@@ -217,7 +221,7 @@ class Study:
         return shares, ""
 
 
-def _open(path: Path) -> optuna.Study:
+def _open_study(path: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return optuna.create_study(
@@ -231,7 +235,7 @@ def _open(path: Path) -> optuna.Study:
         raise SettingsError(f"{path}: can't be opened as a study; remove it to start anew") from error
 
 
-def _distribution(choice: Range | Choices) -> BaseDistribution:
+def _make_distribution(choice: Range | Choices) -> BaseDistribution:
     if isinstance(choice, Choices):
         return CategoricalDistribution(choice.values)
     if isinstance(choice.low, int) and isinstance(choice.high, int):
@@ -239,8 +243,8 @@ def _distribution(choice: Range | Choices) -> BaseDistribution:
     return FloatDistribution(choice.low, choice.high, log=choice.log)
 
 
-def _outcome(trial: FrozenTrial) -> Outcome:
-    """Of a trial that is over."""
+def _read_outcome(trial: FrozenTrial) -> TrialOutcome:
+    """Return what came of a trial that is over."""
     about, reported = trial.user_attrs, trial.intermediate_values
     known: dict[str, Any] = {key: about.get(key) for key in ("epochs", "minutes")}
     state: Any = _STATES[trial.state]
@@ -248,40 +252,23 @@ def _outcome(trial: FrozenTrial) -> Outcome:
         state = "failed"
     elif state != "interrupted":
         known |= {key: about[key] for key in ("val_accuracy", "val_loss")} | {"score": max(reported.values())}
-    return Outcome(number=trial.number, state=state, params=trial.params, **known)
+    return TrialOutcome(number=trial.number, state=state, params=trial.params, **known)
 
 
-def _line(outcome: Outcome, error: str | None) -> str:
+def _describe(outcome: TrialOutcome, error: str | None) -> str:
     what = error or f"{outcome.val_accuracy:.2%} right, loss {outcome.val_loss:.4f}"
-    params = ", ".join(f"{name} {_short(value)}" for name, value in outcome.params.items())
+    params = ", ".join(f"{name} {_shorten(value)}" for name, value in outcome.params.items())
     spent = f"epochs {outcome.epochs}, minutes {outcome.minutes:.1f}"
     return f"trial {outcome.number} {outcome.state}: {what}; {spent}; {params}"
 
 
-def _short(value: object) -> object:
+def _shorten(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Make the folder and lock it while entered; the kernel lets go of it whatever becomes of the process."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"--output {output}: can't be made a folder ({error.strerror})") from error
-    folder = os.open(output, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise SettingsError(f"--output {output}: another search works there") from error
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """While entered, a SIGTERM between two trials raises TrainingStopped, as one in a trial does."""
+def _stop_on_sigterm() -> Iterator[None]:
+    """Raise TrainingStopped for a SIGTERM between two trials, as for one in a trial."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TrainingStopped("stopped by SIGTERM", number)

@@ -1,7 +1,4 @@
-"""Starting weights: torchvision's, a file (also a partial one), the mean of several files, or none.
-
-``load_weights`` fills a fresh network and says which tensors it filled and which start from scratch.
-"""
+"""Starting weights: torchvision's, a file (also a partial one), the mean of several files, or none."""
 
 from __future__ import annotations
 
@@ -19,22 +16,22 @@ from catdog.training.settings import ARCHS
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What a weight file filled. Names are those of the network's state dict."""
+class LoadedWeights:
+    """Which tensors of the network's state dict were filled, and which not."""
 
     filled: tuple[str, ...]
     fresh: tuple[str, ...]
-    """Start from scratch: the head always, and whatever a partial file lacks."""
+    """They start from scratch: the head, and whatever a partial file lacks."""
 
     def describe(self) -> str:
-        """Two lines for the log."""
+        """Return two lines for the log."""
         return (
-            f"weights: filled {len(self.filled)} tensors: {_summary(self.filled) or 'none'}\n"
-            f"weights: {len(self.fresh)} tensors start from scratch: {_summary(self.fresh)}"
+            f"weights: filled {len(self.filled)} tensors: {_fold_names(self.filled) or 'none'}\n"
+            f"weights: {len(self.fresh)} tensors start from scratch: {_fold_names(self.fresh)}"
         )
 
 
-def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
+def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
     """Fill ``network`` from ``weights``: "none", "imagenet" (downloaded by torchvision), or a safetensors file.
 
     Several files, separated by commas, are averaged: networks fine-tuned from the same weights lie so near to one
@@ -48,10 +45,10 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
         raise ModelError("--weights imagenet: the cnn has none; give --weights none, or a file of its own")
     own = network.state_dict()
     if weights in ("none", "imagenet"):
-        state = {} if weights == "none" else _imagenet(arch)
+        state = {} if weights == "none" else _download_imagenet(arch)
     else:
-        state = _mean(
-            [_read(file, arch) for file in ([weights] if Path(weights).exists() else weights.split(","))], weights
+        state = _average(
+            [_read_file(file, arch) for file in ([weights] if Path(weights).exists() else weights.split(","))], weights
         )
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(usable, strict=False)
@@ -59,18 +56,18 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> Loaded:
     filled = tuple(k for k in counted if k in usable)
     fresh = tuple(k for k in counted if k not in usable)
     if filled:
-        _empty_residuals(network, set(fresh))
-    return Loaded(filled, fresh)
+        _start_as_identity(network, set(fresh))
+    return LoadedWeights(filled, fresh)
 
 
-def _read(file: str, arch: str) -> dict[str, Tensor]:
+def _read_file(file: str, arch: str) -> dict[str, Tensor]:
     state = read_weights(file)
     _check_architecture(state, arch, file)
     return state
 
 
-def _mean(states: list[dict[str, Tensor]], files: str) -> dict[str, Tensor]:
-    """Tensor by tensor; raises ModelError when the files have different ones."""
+def _average(states: list[dict[str, Tensor]], files: str) -> dict[str, Tensor]:
+    """Average the files tensor by tensor; raises ModelError when they have different ones."""
     first, *others = states
     if not others:
         return first
@@ -80,7 +77,7 @@ def _mean(states: list[dict[str, Tensor]], files: str) -> dict[str, Tensor]:
     return {k: torch.stack([s[k].double() for s in states]).mean(0).to(first[k].dtype) for k in first}
 
 
-def _imagenet(arch: str) -> dict[str, Tensor]:
+def _download_imagenet(arch: str) -> dict[str, Tensor]:
     try:
         weights = get_model_weights(arch)["IMAGENET1K_V1"]
         return dict(weights.get_state_dict(progress=False, check_hash=True))
@@ -92,7 +89,7 @@ def _imagenet(arch: str) -> dict[str, Tensor]:
 
 
 def _check_architecture(state: dict[str, Tensor], arch: str, source: str) -> None:
-    """The smallest architecture that has all of the file's tensors is the file's; it must be ``arch``."""
+    """Raise ModelError unless ``arch`` is the smallest architecture that has all of the file's tensors."""
     found = next((a for a in ARCHS if _fits(state, a)), None)
     if found == arch:
         return
@@ -118,15 +115,15 @@ def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
         return {k: tuple(v.shape) for k, v in new_network(arch, 1).state_dict().items()}
 
 
-def _empty_residuals(network: nn.Module, fresh: set[str]) -> None:
+def _start_as_identity(network: nn.Module, fresh: set[str]) -> None:
     for name, block in network.named_modules():
         if isinstance(block, (BasicBlock, Bottleneck)) and f"{name}.conv1.weight" in fresh:
             last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
             torch.nn.init.zeros_(last.weight)
 
 
-def _summary(names: tuple[str, ...]) -> str:
-    """Tensor names folded to modules: layer4.1 (10), fc (2)."""
+def _fold_names(names: tuple[str, ...]) -> str:
+    """Return tensor names folded to modules: layer4.1 (10), fc (2)."""
     counts: dict[str, int] = {}
     for name in names:
         parts = name.split(".")

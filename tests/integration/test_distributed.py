@@ -46,7 +46,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     assert metrics["val"]["photos"] == len(manifest.of("val"))
 
     # What both measured together is what one measures alone.
-    model, contract = load_checkpoint(output)
+    model = load_checkpoint(output)
+    contract = model.contract
     val = manifest.of("val")
     images = np.stack([load_pixels(data / photo.path, contract) for photo in val])
     labels = torch.tensor([manifest.class_names.index(photo.label) for photo in val])

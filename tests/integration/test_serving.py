@@ -77,7 +77,7 @@ def server(embedded: Path, s3: dict[str, str], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def photos(photo: Encode) -> dict[str, bytes]:
     """Photos by media type; one is turned, one has alpha."""
-    (_, large), (_, turned), (_, veiled) = golden.drawn()
+    (_, large), (_, turned), (_, veiled) = golden.draw_golden()
     return {
         "image/jpeg": large,
         "application/x-image": turned,

@@ -14,8 +14,9 @@ from PIL import Image
 
 from catdog.contract import Contract
 from catdog.errors import TrainingError
+from catdog.files import lock_folder
 from catdog.training.cli import main
-from catdog.training.find_lr import suggest
+from catdog.training.find_lr import suggest_rate
 from catdog.training.model import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,7 @@ def test_weights_can_be_measured_as_they_are(finished: Path, photos: Path, tmp_p
     weights = str(finished / "model.safetensors")
     assert main([*arguments, "--weights", f"{weights},{weights}"]) == 0
     assert (tmp_path / "run/metrics.json").read_text() == (finished / "metrics.json").read_text()
-    assert load_checkpoint(tmp_path / "run")[1] == load_checkpoint(finished)[1]
+    assert load_checkpoint(tmp_path / "run").contract == load_checkpoint(finished).contract
 
 
 def test_a_network_from_scratch_has_to_learn(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +112,55 @@ def test_a_finished_run_is_not_overwritten(finished: Path, photos: Path, capsys:
     assert main(["--data", str(photos), "--output", str(finished), *SMALL]) == 2
     assert "already holds a finished run" in capsys.readouterr().err
     assert (finished / "model.safetensors").read_bytes() == before
+
+
+def test_only_a_new_folder_an_empty_one_or_a_run_s_own_is_written_to(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(photos), *SMALL, "--export", "False"]
+    album = paint(tmp_path / "album", {"cats": 1, "dogs": 1})
+    before = sorted(album.rglob("*"))
+    assert main([*arguments, "--output", str(album)]) == 2
+    assert f"--output {album}: holds files of something else" in capsys.readouterr().err
+    assert sorted(album.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    tried = [*arguments, "--output", str(tmp_path / "empty"), "--arch", "cnn", "--train-size", "32", "--find-lr"]
+    assert main(tried) == 0
+    assert main(tried) == 0, "its own file is no obstacle"
+
+
+def test_two_trainings_do_not_share_a_folder(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "run"
+    with lock_folder("--output", output, "training"):
+        assert main(["--data", str(photos), "--output", str(output), *SMALL]) == 2
+        assert f"--output {output}: another training works there" in capsys.readouterr().err
+    assert not output.exists(), "a folder that was made for the lock alone goes with it"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as a full disk would")
+def test_a_disk_that_fills_up_is_said_in_one_line(photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
+        "from catdog.training.cli import main; raise SystemExit(main())"
+    )
+    arguments = ["--data", str(photos), "--output", str(output), "--arch", "cnn", "--size", "48", "--train-size", "32"]
+    arguments += ["--epochs", "1", "--device", "cpu", "--workers", "0", "--cache", "none"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"train.py: error: {output}/checkpoints/run.ckpt: the checkpoint can't be written (")
+    assert "File too large" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_typo_in_a_path_does_not_wait_for_torch(photos: Path, tmp_path: Path) -> None:
+    code = "import sys; from catdog.training.cli import main; end = main(); sys.exit('torch' in sys.modules or end)"
+    for arguments in (["--data", "nowhere", "--output", str(tmp_path)], ["--data", str(photos)], ["--output", "x"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 2, done.stderr
 
 
 def test_sagemaker_channels_and_metric_lines(tmp_path: Path) -> None:
@@ -189,7 +239,8 @@ def test_one_class_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_checkpoint_of_a_real_run_loads(finished: Path) -> None:
-    model, contract = load_checkpoint(finished)
+    model = load_checkpoint(finished)
+    contract = model.contract
     assert not model.training
     assert contract.arch == "resnet18"
 
@@ -207,6 +258,6 @@ def test_the_learning_rate_test_suggests_one_and_writes_no_model(
 
 
 def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
-    assert suggest([0.001, 0.01, 0.1, 1.0], [0.70, 0.69, 0.40, 0.55]) == 0.1
+    assert suggest_rate([0.001, 0.01, 0.1, 1.0], [0.70, 0.69, 0.40, 0.55]) == 0.1
     with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
-        suggest([0.001, 0.01], [0.7, 0.8])
+        suggest_rate([0.001, 0.01], [0.7, 0.8])

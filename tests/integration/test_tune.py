@@ -18,12 +18,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from catdog.training.settings import parse
-from catdog.training.space import Outcome, read_space
+from catdog.training.space import TrialOutcome, read_space
 from catdog.training.tune import app
 from tests.integration.test_train import paint
 
 pytest.importorskip("optuna")
-from catdog.training import study_charts
+from catdog.training import charts
 
 ROOT = Path(__file__).parents[2]
 FIXED = {"arch": "cnn", "size": 32, "train_size": 32, "epochs": 2, "batch_size": 16, "workers": 0, "device": "cpu"}
@@ -235,14 +235,14 @@ def test_charts_take_every_state_and_none(tmp_path: Path) -> None:
     search = read_space(ROOT / "docs/space.yaml").search
     params = {name: choice.ends[0] for name, choice in search.items()}
     some = [
-        Outcome(number=0, state="interrupted", params={}),
-        Outcome(number=1, state="failed", params=params),
-        Outcome(number=2, state="pruned", score=0.4, params=params),
-        *(Outcome(number=3 + i, state="finished", score=0.9 + i / 100, params=params) for i in range(5)),
+        TrialOutcome(number=0, state="interrupted", params={}),
+        TrialOutcome(number=1, state="failed", params=params),
+        TrialOutcome(number=2, state="pruned", score=0.4, params=params),
+        *(TrialOutcome(number=3 + i, state="finished", score=0.9 + i / 100, params=params) for i in range(5)),
     ]
     for name, outcomes in (("none", some[:0]), ("failed", some[:2]), ("all", some)):
-        study_charts.history(outcomes, tmp_path / f"{name}-history.png")
-        study_charts.parameters(outcomes, search, tmp_path / f"{name}-parameters.png")
-    study_charts.importance({}, "too few", tmp_path / "few.png")
-    study_charts.importance({"lr": 0.75, "size": 0.25}, "", tmp_path / "importance.png")
+        charts.draw_history(outcomes, tmp_path / f"{name}-history.png")
+        charts.draw_parameters(outcomes, search, tmp_path / f"{name}-parameters.png")
+    charts.draw_importance({}, "too few", tmp_path / "few.png")
+    charts.draw_importance({"lr": 0.75, "size": 0.25}, "", tmp_path / "importance.png")
     assert len(list(tmp_path.glob("*.png"))) == 8

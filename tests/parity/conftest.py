@@ -65,4 +65,4 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(run_folder: Path) -> ImageModel:
     """That checkpoint as a torch module."""
-    return load_checkpoint(run_folder)[0]
+    return load_checkpoint(run_folder)

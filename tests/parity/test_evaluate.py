@@ -16,8 +16,8 @@ from PIL import Image
 from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest
+from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.training.model import load_checkpoint
-from export.onnx_file import float_model, write
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +33,9 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_checkpoint_and_its_onnx_file_are_measured_alike(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
-    model, contract = load_checkpoint(run_folder)
-    write(float_model(model, contract), contract, tmp_path / "model.onnx")
+    model = load_checkpoint(run_folder)
+    contract = model.contract
+    write_onnx(to_onnx(model), contract, tmp_path / "model.onnx")
     measured = []
     for given, out in ((run_folder, tmp_path / "torch"), (tmp_path / "model.onnx", tmp_path / "onnx")):
         done = run(given, dataset.root, "--out", out)
@@ -82,6 +83,20 @@ def test_raw_photos_are_all_used_and_nothing_is_written_unasked(tiny_model: Path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_folder_of_a_training_or_of_photos_is_not_written_to(
+    run_folder: Path, dataset: Manifest, tiny_model: Path, tmp_path: Path
+) -> None:
+    trained = shutil.copytree(run_folder, tmp_path / "run")
+    (trained / "metrics.json").write_text("of the training")
+    before = sorted(trained.iterdir())
+    done = run(tiny_model, dataset.root, "--out", trained)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--out {trained}: holds files of something else; give a new or an empty folder" in done.stderr
+    assert sorted(trained.iterdir()) == before
+    for _ in range(2):  # its own folder is written to again
+        assert run(tiny_model, dataset.root, "--out", tmp_path / "evaluation").returncode == 0
+
+
 def test_training_photos_come_with_a_warning(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
     contract = Contract.read(tmp_path / "run" / "contract.json").with_(data_fingerprint=dataset.fingerprint)
@@ -105,7 +120,7 @@ def test_what_can_not_be_measured_is_one_line_and_exit_code_2(
     photo.write_bytes(photo.read_bytes()[:300])
     for arguments, said in (
         ((tmp_path / "absent", dataset.root), "absent: no such run folder"),
-        ((tmp_path / "absent.onnx", dataset.root), "absent.onnx: the model can't be read"),
+        ((tmp_path / "absent.onnx", dataset.root), "absent.onnx: no such run folder, model.safetensors or .onnx file"),
         ((tmp_path / "file", dataset.root), "not a readable safetensors file"),
         ((tmp_path / "birds.onnx", dataset.root), "photos of cat, dog, but the model answers bird, dog"),
         ((tiny_model, trained), "no photo in the test split"),

@@ -36,7 +36,8 @@ def test_a_proven_file_is_written_and_reported(run_folder: Path, dataset: Manife
 
 
 def test_a_failed_proof_exits_1_and_leaves_no_file(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
-    model, contract = load_checkpoint(run_folder)
+    model = load_checkpoint(run_folder)
+    contract = model.contract
     torch.nn.init.constant_(model.network.get_parameter("fc.bias"), torch.nan)  # a training that diverged
     save_checkpoint(tmp_path / "run", model.network, contract)
     done = run(tmp_path / "run", "--out", tmp_path / "out" / "model.onnx", "--data", dataset.root)

@@ -13,9 +13,9 @@ from catdog.classifier import Classifier
 from catdog.contract import METADATA_KEY, Contract
 from catdog.dataset import Manifest
 from catdog.errors import ExportError
+from catdog.export import export
+from catdog.export.onnx_file import write_onnx
 from catdog.training.model import ImageModel, load_checkpoint
-from export import export
-from export.onnx_file import write
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +73,5 @@ def test_a_model_that_onnx_checker_refuses_is_not_written(exported: Path, run_fo
     proto = onnx.load(exported)
     proto.graph.node[3].input[0] = "nowhere"
     with pytest.raises(ExportError, match=r"onnx\.checker refuses the model"):
-        write(proto, load_checkpoint(run_folder)[1], tmp_path / "bad.onnx")
+        write_onnx(proto, load_checkpoint(run_folder).contract, tmp_path / "bad.onnx")
     assert not list(tmp_path.iterdir())

@@ -17,14 +17,13 @@ from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.errors import ExportError
-from catdog.training.model import ImageModel
-from export import Gates, Proof, export
-from export.float_layers import choose
-from export.onnx_file import float_model, write
-from export.photos import Labelled, batches
-from export.proof import Engine
-from export.quantize import Quantizer
-from export.rounding import rounded, second_moments
+from catdog.export import Gates, Proof, export
+from catdog.export.onnx_file import to_onnx, write_onnx
+from catdog.export.photos import Labelled
+from catdog.export.proof import Engine
+from catdog.export.quantize import Quantizer, choose_float_layers
+from catdog.export.rounding import measure_second_moments, round_weights
+from catdog.training.model import ImageModel, load_batches
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +95,15 @@ class Fragile(nn.Module):
 def fragile(tmp_path_factory: pytest.TempPathFactory, dataset: Manifest) -> tuple[Quantizer, Engine, Labelled]:
     contract = Contract(class_names=("cat", "dog"), input_size=16)
     path = tmp_path_factory.mktemp("fragile") / "float.onnx"
-    write(float_model(ImageModel(Fragile(), contract).eval(), contract), contract, path)
+    write_onnx(to_onnx(ImageModel(Fragile(), contract).eval()), contract, path)
     photos = Labelled.of(dataset, dataset.of("train"))
-    return Quantizer(path, list(batches(photos.paths, contract))), Engine.of_file("float", path), photos
+    return Quantizer(path, list(load_batches(photos.paths, contract))), Engine.of_file("float", path), photos
 
 
 def test_the_layer_that_int8_breaks_stays_in_float(fragile: tuple[Quantizer, Engine, Labelled], tmp_path: Path) -> None:
     quantizer, reference, photos = fragile
     lines: list[str] = []
-    _, in_float = choose(quantizer, reference, photos, photos, 0.1, tmp_path / "int8.onnx", lines.append)
+    _, in_float = choose_float_layers(quantizer, reference, photos, photos, 0.1, tmp_path / "int8.onnx", lines.append)
     assert in_float == ["/network/fragile/Conv"]
     assert "50.00% of validation photos right" in lines[0]
     assert "100.00% of validation photos right" in lines[-1]
@@ -114,7 +113,7 @@ def test_a_float_layer_between_int8_ones_is_left_alone_by_onnx_runtime(
     fragile: tuple[Quantizer, Engine, Labelled], tmp_path: Path
 ) -> None:
     quantizer, reference, _ = fragile
-    write(quantizer.quantize(["/network/fragile/Conv"]), reference.contract, tmp_path / "int8.onnx")
+    write_onnx(quantizer.quantize(["/network/fragile/Conv"]), reference.model.contract, tmp_path / "int8.onnx")
     kinds = optimised(tmp_path / "int8.onnx", tmp_path)
     assert kinds["QLinearConv"] == 2
     assert kinds["Conv"] + kinds["FusedConv"] == 1  # without the guard it is a third QLinearConv
@@ -126,7 +125,7 @@ def test_rounding_keeps_outputs_right_where_inputs_go_together() -> None:
     weights = dice.normal(size=(8, 24)).astype(np.float32)
     scales = np.abs(weights).max(1) / 64
     moment = (inputs.T @ inputs / 500).astype(np.float32)
-    result = rounded(weights, scales, moment, 64)
+    result = round_weights(weights, scales, moment, 64)
     assert result.shape == weights.shape
     assert np.abs(result.astype(int)).max() <= 64
     plain = np.round(weights / scales[:, None])
@@ -140,8 +139,8 @@ def test_rounding_keeps_outputs_right_where_inputs_go_together() -> None:
 def test_second_moments_are_those_of_what_each_output_sees(tmp_path: Path) -> None:
     contract = Contract(class_names=("cat", "dog"), input_size=16, mean=(0, 0, 0), std=(1, 1, 1))
     network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    proto = float_model(ImageModel(network, contract).eval(), contract)
-    (moment,) = second_moments(proto, [np.full((2, 16, 16, 3), 51, np.uint8)]).values()
+    proto = to_onnx(ImageModel(network, contract).eval())
+    (moment,) = measure_second_moments(proto, [np.full((2, 16, 16, 3), 51, np.uint8)]).values()
     assert moment.shape == (27, 27)
     np.testing.assert_allclose(moment, 0.2**2, rtol=1e-5)  # (51 / 255)^2
 
@@ -149,4 +148,4 @@ def test_second_moments_are_those_of_what_each_output_sees(tmp_path: Path) -> No
 def test_no_int8_model_is_better_than_a_bad_one(fragile: tuple[Quantizer, Engine, Labelled], tmp_path: Path) -> None:
     quantizer, reference, photos = fragile
     with pytest.raises(ExportError, match=r"int8: .* layers in float, 101.00% needed; no file was written"):
-        choose(quantizer, reference, photos, photos, -1, tmp_path / "int8.onnx", lambda line: None)
+        choose_float_layers(quantizer, reference, photos, photos, -1, tmp_path / "int8.onnx", lambda line: None)

@@ -15,10 +15,10 @@ import torch
 from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest, build
-from catdog.training.model import ImageModel, new_network, save_checkpoint
+from catdog.export import Gates, Proof, export
+from catdog.export.photos import Labelled
+from catdog.training.model import ImageModel, load_batches, new_network, save_checkpoint
 from catdog.training.weights import load_weights
-from export import Gates, Proof, export
-from export.photos import Labelled, batches
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet18-imagenet1k-v1-partial.safetensors"
 CONTRACT = Contract(class_names=("cat", "dog"), input_size=96, arch="resnet18", threshold=0.6)
@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, photos: Manifest) -> Pa
     model, training = ImageModel(network, CONTRACT).eval(), Labelled.of(photos, photos.of("train"))
     with torch.no_grad():
         features = torch.cat(
-            [model.logits(torch.from_numpy(b).permute(0, 3, 1, 2)) for b in batches(training.paths, CONTRACT)]
+            [model.logits(torch.from_numpy(b).permute(0, 3, 1, 2)) for b in load_batches(training.paths, CONTRACT)]
         )
     labels, optimizer = torch.from_numpy(training.labels), torch.optim.AdamW(head.parameters(), 1e-2, weight_decay=0.1)
     for _ in range(100):

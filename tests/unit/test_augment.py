@@ -1,4 +1,4 @@
-"""Augmentation of batches: each part does what its name says, to each photo on its own, and follows the seed."""
+"""Augmentation of batches: each part does what its setting says, to each photo on its own, and follows the seed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from catdog.training import augment as parts
-from catdog.training.augment import augment
+from catdog.training.augment import JPEG_QUALITY, augment
 from catdog.training.settings import Settings
 
 PLAIN: dict[str, Any] = {"crop_scale": 1.0, "rotation": 0.0, "color": 0.0, "degrade": 0.0, "erase": 0.0}
 
 
-def _photos(count: int, side: int = 90) -> torch.Tensor:
+def make_photos(count: int, side: int = 90) -> torch.Tensor:
     """Smooth photos, left half dark: uint8 (count, side, side, 3)."""
     dice = np.random.default_rng(0)
     coarse = dice.integers(80, 255, (count, 6, 6, 3)).astype(np.uint8)
@@ -27,9 +26,18 @@ def _photos(count: int, side: int = 90) -> torch.Tensor:
     )
 
 
+def augment_twice(photos: torch.Tensor, size: int, seed: int = 0, **changed: Any) -> tuple[torch.Tensor, ...]:
+    """The same crops and mirror images, without and with what ``changed`` adds: the crop draws its numbers first."""
+    results = []
+    for settings in (PLAIN, PLAIN | changed):
+        torch.manual_seed(seed)
+        results.append(augment(photos, Settings(size=size, **settings)))
+    return tuple(results)
+
+
 def test_shape_type_range_and_seed() -> None:
     settings = Settings(size=64, train_size=44, erase=1.0, degrade=1.0, rotation=20.0)
-    photos = _photos(12)
+    photos = make_photos(12)
 
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -41,11 +49,11 @@ def test_shape_type_range_and_seed() -> None:
     assert draw(0).max() <= 255.001  # rounding
     assert torch.equal(draw(0), draw(0))
     assert not torch.equal(draw(0), draw(1))
-    assert photos.equal(_photos(12)), "the photos as they were read stay as they are"
+    assert photos.equal(make_photos(12)), "the photos as they were read stay as they are"
 
 
 def test_a_whole_crop_is_the_photo_or_its_mirror_image() -> None:
-    photos = _photos(16, side=48)
+    photos = make_photos(16, side=48)
     # A crop of the whole area is the photo only where its shape is square too.
     pixels = photos.permute(0, 3, 1, 2).float()
     torch.manual_seed(3)
@@ -70,48 +78,49 @@ def test_smaller_crops_show_less() -> None:
 
 
 def test_colour_changes_colours_and_not_places() -> None:
-    pixels = _photos(8).permute(0, 3, 1, 2).float()
-    torch.manual_seed(0)
-    coloured = parts._colour(pixels, 0.4)
-    assert not torch.allclose(coloured, pixels, atol=5)
-    for before, after in zip(pixels, coloured, strict=True):
+    plain, coloured = augment_twice(make_photos(8), 90, color=0.4)
+    assert not torch.allclose(coloured, plain, atol=5)
+    for before, after in zip(plain, coloured, strict=True):
         correlation = torch.corrcoef(torch.stack([before.mean(0).flatten(), after.mean(0).flatten()]))[0, 1]
         assert correlation > 0.97
 
 
-def test_jpeg_artefacts_are_those_of_a_real_jpeg() -> None:
-    noise = torch.from_numpy(np.random.default_rng(1).normal(0, 12, (1, 3, 43, 43))).float()  # not a multiple of 8
-    pixels = (_photos(1, 43).permute(0, 3, 1, 2) + noise).clamp(0, 255).round()
-    torch.manual_seed(0)
-    quality = float(torch.empty(1).uniform_(*parts.JPEG_QUALITY))
-    torch.manual_seed(0)
-    ours = parts._jpeg(pixels)
+def save_as_jpeg(pixels: torch.Tensor, quality: int) -> torch.Tensor:
+    """float (3, H, W) -> what a real JPEG of it holds, its colour at full resolution."""
     file = io.BytesIO()
-    Image.fromarray(pixels[0].permute(1, 2, 0).numpy().astype(np.uint8)).save(
-        file, "JPEG", quality=round(quality), subsampling=0
-    )
-    real = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float()
-    loss = (real - pixels).square().mean()
-    assert loss > 20, "the real file lost something"
-    assert (ours - real).square().mean() < 0.1 * loss
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy().round().astype(np.uint8))
+    image.save(file, "JPEG", quality=quality, subsampling=0)
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float()
 
 
-def test_blur_and_coarse_pixels_take_away_detail() -> None:
-    noise = torch.from_numpy(np.random.default_rng(1).uniform(0, 255, (4, 3, 48, 48))).float()
-    torch.manual_seed(0)
-    for way in (parts._blur, parts._pixelate):
-        worse = way(noise)
-        assert worse.shape == noise.shape
-        assert worse.var() < 0.7 * noise.var()
-        torch.testing.assert_close(worse.mean(), noise.mean(), rtol=0.02, atol=0)
+def test_degraded_photos_are_blurred_coarse_or_what_a_real_jpeg_holds() -> None:
+    """One photo at a time, so that what was done to it shows: JPEG makes it a JPEG, the others take away detail."""
+    noise = torch.from_numpy(np.random.default_rng(1).normal(0, 25, (1, 43, 43, 3)))  # no multiple of 8
+    photo = (make_photos(1, 43) + noise).clamp(0, 255).round().to(torch.uint8)
+    kinds = set()
+    for seed in range(24):
+        plain, degraded = (batch[0] for batch in augment_twice(photo, 43, seed, degrade=1.0))
+        assert degraded.shape == plain.shape
+        lost = (degraded - plain).square().mean()
+        assert lost > 20, "something was lost"
+        near = min(
+            float((degraded - save_as_jpeg(plain, quality)).square().mean())
+            for quality in range(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1, 2)
+        )
+        if near < 0.1 * lost:
+            kinds.add("jpeg")
+            continue
+        kinds.add("blurred or coarse")
+        assert degraded.diff(dim=-1).square().mean() < 0.7 * plain.diff(dim=-1).square().mean(), "less detail"
+        assert degraded.mean() == pytest.approx(float(plain.mean()), rel=0.02)
+    assert kinds == {"jpeg", "blurred or coarse"}
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_erasing_and_degrading_hit_the_share_that_was_asked_for(probability: float) -> None:
-    pixels = torch.zeros(400, 3, 32, 32)
-    torch.manual_seed(0)
-    erased = (parts._erase(pixels, probability) != pixels).any(3).any(2).any(1)
-    assert erased.float().mean() == pytest.approx(probability, abs=0.08)
-    noise = torch.rand(400, 3, 32, 32) * 255
-    degraded = (parts._degrade(noise, probability) != noise).any(3).any(2).any(1)
-    assert degraded.float().mean() == pytest.approx(probability, abs=0.08)
+@pytest.mark.parametrize("setting", ["erase", "degrade"])
+def test_the_share_of_photos_that_was_asked_for_is_hit(setting: str, probability: float) -> None:
+    photos = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), np.uint8))
+    asked: dict[str, Any] = {setting: probability}
+    plain, changed = augment_twice(photos, 32, **asked)
+    hit = (changed != plain).flatten(1).any(1)
+    assert hit.float().mean() == pytest.approx(probability, abs=0.08)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnxruntime as ort
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from catdog import load
 from catdog.classifier import Classifier
-from catdog.errors import CatdogError, ContractError, ImageError, ModelError
+from catdog.errors import CatdogError, ContractError, ImageError, ModelError, SettingsError
 from catdog.prediction import Prediction
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 
@@ -152,9 +156,107 @@ def test_a_bad_model_is_refused_in_one_sentence(kind: str, tmp_path: Path) -> No
 def test_a_missing_model_or_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no\.onnx: the model can't be read \(No such file"):
         load(tmp_path / "no.onnx")
-    with pytest.raises(ModelError, match="can't be read"):
+    with pytest.raises(ModelError, match=r"holds no model-int8\.onnx or model\.onnx; make one with python -m export"):
         load(tmp_path)
+    with pytest.raises(ModelError, match="name the run folder or an ONNX file"):
+        load(tmp_path / "model.safetensors")
 
 
 def test_loads_from_bytes(tiny_model: Path, photo: Photo) -> None:
     assert load(tiny_model.read_bytes()).predict(photo("red")).label == "cat"
+
+
+def test_a_model_is_named_by_a_file_a_run_folder_or_the_word_embedded(
+    tiny_model: Path, tmp_path: Path, photo: Photo
+) -> None:
+    for name in ("embedded", Path("embedded"), None):
+        assert load(name).name == "the embedded model"
+    (tmp_path / "model.onnx").write_bytes(tiny_model.read_bytes())
+    assert load(tmp_path).name == str(tmp_path / "model.onnx")
+    (tmp_path / "model-int8.onnx").write_bytes(build_tiny_model(TINY_CONTRACT.with_(threshold=0.7).to_json()))
+    assert load(str(tmp_path)).contract.threshold == 0.7
+
+
+def test_a_threshold_given_when_loading_counts_until_another_one_is_given(tiny_model: Path, photo: Photo) -> None:
+    classifier, weak = load(tiny_model, threshold=0.9), photo((8, 0, 0))  # cat with 0.62
+    assert classifier.predict(weak).label == "unsure"
+    assert classifier.predict(weak, threshold=0.5).label == "cat"
+    for threshold in (1.5, -0.1, float("nan")):
+        with pytest.raises(SettingsError, match=r"threshold must be in \[0, 1\]"):
+            load(tiny_model, threshold=threshold)
+        with pytest.raises(SettingsError, match=r"threshold must be in \[0, 1\]"):
+            classifier.predict(weak, threshold=threshold)
+
+
+def test_a_classifier_can_be_pickled_and_copied(tiny_model: Path, tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_model.read_bytes())
+    classifier = load(path, threshold=0.9, threads=1)
+    path.unlink()  # on another machine it isn't there either
+    for other in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
+        assert other.predict([photo("red"), photo((8, 0, 0))]) == classifier.predict([photo("red"), photo((8, 0, 0))])
+        assert (other.name, other.sha256) == (classifier.name, classifier.sha256)
+
+
+def test_an_open_file_is_one_photo(tiny: Classifier, photo: Photo, tmp_path: Path) -> None:
+    path = tmp_path / "blue.png"
+    path.write_bytes(photo("blue"))
+    with path.open("rb") as file:
+        assert tiny.predict(file) == tiny.predict(path)
+    assert tiny.predict(io.BytesIO(photo("blue"))).label == "dog"
+    with path.open(encoding="latin-1") as text:
+        assert "open it in binary mode" in str(tiny.predict(text).error)  # type: ignore[attr-defined]
+
+
+def test_float_and_alpha_arrays_are_taken_by_a_rule(tiny: Classifier) -> None:
+    red = np.zeros((20, 30, 3), np.uint8)
+    red[:, :, 0] = 255
+    clear = np.concatenate([red, np.zeros((20, 30, 1), np.uint8)], axis=2)
+    white = np.full_like(red, 255)
+    expected = tiny.predict(red).probabilities
+    for kind in (np.float16, np.float32, np.float64):
+        assert tiny.predict((red / 255).astype(kind)).probabilities == expected
+    assert tiny.predict(clear).probabilities == tiny.predict(white).probabilities
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [None, 42, object(), [[0, 0], [0, 0]], [[[0, 0, 0]]], np.zeros(8), np.full((4, 4, 3), 1.5), np.zeros((3, 8, 8))],
+    ids=["None", "number", "object", "list", "nested list", "1-d", "over 1", "channels first"],
+)
+def test_what_is_no_photo_gets_one_answer_that_says_what_to_give(tiny: Classifier, thing: Any) -> None:
+    answer = tiny.predict(thing)
+    assert isinstance(answer, Prediction)
+    assert answer.label is None
+    assert "give a path" in str(answer.error) or "an array must be (H, W)" in str(answer.error)
+
+
+def test_a_damaged_pil_image_is_an_answer_with_an_error(tiny: Classifier) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).convert("RGB").save(buffer, "AVIF")
+    good, opened = buffer.getvalue(), 0
+    for start in range(len(good) // 4, len(good), 16):
+        try:
+            image = Image.open(io.BytesIO(good[:start] + bytes(16) + good[start + 16 :]))
+        except Exception:  # the damage shows in the header already
+            continue
+        opened += 1
+        answer = tiny.predict(image)
+        assert (answer.label is None) == (answer.error is not None)
+    assert opened
+
+
+def test_a_model_that_answers_with_nan_is_named_as_the_fault(photo: Photo) -> None:
+    broken = load(build_tiny_model(TINY_CONTRACT.to_json(), weight=float("nan")))
+    with pytest.raises(ModelError, match="no probabilities"):
+        broken.predict(photo("red"))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a wheel with CUDA meets a machine without it: the session opens, on the CPU."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(ModelError, match="'CUDAExecutionProvider' could not be started"):
+        load(tiny_model, provider="CUDAExecutionProvider")

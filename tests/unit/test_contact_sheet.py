@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from catdog import contact_sheet as module
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, THUMBNAIL_PX, Cell, contact_sheet, thumbnail
 from catdog.errors import ImageError
@@ -39,7 +37,7 @@ def red(width: int, height: int) -> Image.Image:
 
 
 @pytest.fixture(params=["FreeType", "bitmap"])
-def fonts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fonts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow as it is, and as it is in a build without FreeType."""
     if request.param == "bitmap":
         simple = ImageFont.load_default_imagefont()
@@ -50,9 +48,6 @@ def fonts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
             return simple
 
         monkeypatch.setattr(ImageFont, "load_default", load_default)
-    module._font.cache_clear()
-    yield
-    module._font.cache_clear()
 
 
 @pytest.mark.usefixtures("fonts")
@@ -116,19 +111,46 @@ def test_a_sheet_has_an_end_and_opens_no_photo_behind_it(tmp_path: Path) -> None
     assert (tmp_path / "full.png").read_bytes() == (tmp_path / "more.png").read_bytes()
 
 
-def test_long_paths_keep_their_end_and_break_after_slashes() -> None:
-    font = module._font(13)
-    lines = module._lines("some/very/long/" * 20 + "folder/cat.1.jpg", font, THUMBNAIL_PX, 3)
-    assert len(lines) == 3
-    assert lines[0].startswith("…")
-    assert lines[-1].endswith("folder/cat.1.jpg")
-    assert all(font.getlength(line) <= THUMBNAIL_PX for line in lines)
-    assert lines[1].endswith("/")
-    assert module._lines("train/cat.1.jpg", font, THUMBNAIL_PX, 3) == ["train/cat.1.jpg"]
+def lines_under_a_photo(name: str, folder: Path) -> list[bytes]:
+    """What a sheet shows of a name: the pixels of each line of text, in the width of a tile."""
+
+    def draw(text: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        contact_sheet([Cell(red(THUMBNAIL_PX, THUMBNAIL_PX), "", text)], "", folder / "sheet.png")
+        return np.asarray(drawn(folder / "sheet.png"))
+
+    sheet, bare, one_line = draw(name), draw(""), draw("a")
+    step, below = len(one_line) - len(bare), len(sheet) - len(bare)
+    columns = np.flatnonzero((bare == (255, 0, 0)).all(2).any(0))
+    outside = np.delete(sheet, columns, axis=1)
+    end = len(sheet) - 20  # the gap under the last row
+    assert (outside[end - below : end] == 255).all(), "no line is wider than the tile"
+    text = sheet[end - below : end, columns]
+    return [text[top : top + step].tobytes() for top in range(0, below, step)]
 
 
-def test_letters_that_the_font_lacks_stay_telling() -> None:
-    font = module._font(13)
-    assert module._drawable("Zażółć/猫 1.jpg", font).isascii()
-    assert module._drawable("ź/猫", font) == "z/\\u732b"
-    assert module._drawable("a\nb", font) == "a\\nb"
+def test_long_paths_keep_their_end_and_break_after_slashes(tmp_path: Path) -> None:
+    end = "folder/cat.1.jpg"
+    long = lines_under_a_photo("some/very/long/" * 20 + end, tmp_path)
+    assert len(long) == 3
+    assert lines_under_a_photo("none/very/long/" + "some/very/long/" * 19 + end, tmp_path) == long, (
+        "the start is not shown"
+    )
+    assert lines_under_a_photo("some/very/long/" * 20 + "folder/cat.2.jpg", tmp_path)[:2] == long[:2]
+    assert lines_under_a_photo("some/very/long/" * 20 + "folder/cat.2.jpg", tmp_path)[2] != long[2]
+    broken = lines_under_a_photo("a-folder/" + "x" * 37 + "/cat.jpg", tmp_path)
+    assert broken == [
+        line for part in ("a-folder/", "x" * 37 + "/", "cat.jpg") for line in lines_under_a_photo(part, tmp_path)
+    ]
+    assert len(lines_under_a_photo("train/cat.1.jpg", tmp_path)) == 1
+
+
+def test_a_text_that_was_cut_begins_with_dots(tmp_path: Path) -> None:
+    words = [f"{letter * 30} " for letter in "abcd"]  # a line each
+    assert len(lines_under_a_photo(words[0], tmp_path)) == 1
+    cut = lines_under_a_photo("".join(words), tmp_path)
+    assert cut == lines_under_a_photo("…" + "".join(words[1:])[1:], tmp_path)
+
+
+def test_letters_that_the_font_lacks_stay_telling(tmp_path: Path) -> None:
+    for name, shown in (("ź/猫 1.jpg", "z/\\u732b 1.jpg"), ("ł", "\\u0142"), ("a\nb", "a\\nb")):
+        assert lines_under_a_photo(name, tmp_path) == lines_under_a_photo(shown, tmp_path)

@@ -22,7 +22,7 @@ from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.errors import CatdogError, ContractError, ImageError, ModelError, SettingsError
 from catdog.serving import endpoint, golden, loading
-from catdog.serving.requests import MAX_PHOTOS, Request, allowed_prefixes, parse
+from catdog.serving.requests import MAX_PHOTOS, Request, parse_prefixes, parse_request
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 
 Photo = Callable[..., bytes]
@@ -43,7 +43,7 @@ class Context:
 @pytest.fixture(scope="module")
 def golden_text(tiny: Classifier) -> str:
     """The golden photos of the tiny model."""
-    return golden.write(tiny)
+    return golden.write_golden(tiny)
 
 
 @pytest.fixture
@@ -271,10 +271,10 @@ def test_a_name_that_is_not_unicode_comes_back(ask: Ask) -> None:
 
 
 def test_only_what_is_allowed_is_read_from_s3() -> None:
-    allowed = allowed_prefixes("s3://own/photos, s3://all")
+    allowed = parse_prefixes("s3://own/photos, s3://all")
 
     def source(uri: str) -> object:
-        return parse(json.dumps({"image": uri}).encode(), "application/json", allowed).photos[0]
+        return parse_request(json.dumps({"image": uri}).encode(), "application/json", allowed).photos[0]
 
     for uri in ("s3://own/photos/a.jpg", "S3://own/photos/b/c.jpg", "s3://all/x"):
         assert callable(source(uri)), uri
@@ -293,14 +293,14 @@ def test_only_what_is_allowed_is_read_from_s3() -> None:
         "s3://all",
     ):
         assert isinstance(source(uri), ImageError), uri
-    assert not allowed_prefixes("")
+    assert not parse_prefixes("")
     with pytest.raises(SettingsError, match="CATDOG_ALLOWED_S3: photos/"):
-        allowed_prefixes("photos/")
+        parse_prefixes("photos/")
 
 
 def test_a_list_that_takes_too_long_is_answered_as_far_as_it_goes(tiny: Classifier, photo: Photo) -> None:
     request = Request([photo("red")] * 2, ["a", "b"], single=False)
-    answers = endpoint.answer(request, tiny, budget_s=-1)
+    answers = endpoint.answer_request(request, tiny, budget_s=-1)
     assert isinstance(answers, endpoint.Answers)
     assert [row.error for row in answers.rows] == [
         f"{name}: not read, the request took too long; send fewer photos at once" for name in "ab"
@@ -321,7 +321,7 @@ def test_our_own_faults_are_500_and_logged(tiny: Classifier, photo: Photo, caplo
         (Request([photo("red")] * 3, ["a", "b", "c"], False), "the endpoint failed; its log says why"),
         (Request([forbidden], ["s3://own/a"], False), "s3://own: no AWS credentials were found"),
     ):
-        answer = endpoint.reply(endpoint.answer(request, model), "text/csv")
+        answer = endpoint.write_reply(endpoint.answer_request(request, model), "text/csv")
         assert refused((answer.status, answer.content_type, answer.body)) == (500, said)
     assert caplog.text.count("a secret path") >= 2
 
@@ -394,24 +394,25 @@ def test_settings_of_the_environment(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_drawn_pictures_are_always_the_same() -> None:
-    assert golden.drawn() == golden.drawn()
-    assert sum(len(data) for _, data in golden.drawn()) < 200_000
+    assert golden.draw_golden() == golden.draw_golden()
+    assert sum(len(data) for _, data in golden.draw_golden()) < 200_000
 
 
 def test_torch_answers_as_onnx_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The GPU's way, on torch's CPU; a real GPU is not needed to see that both give the same answers."""
     pytest.importorskip("onnx")
     torch = pytest.importorskip("torch")
+    from catdog.export.onnx_file import to_onnx, write_onnx
     from catdog.training.model import load_checkpoint, new_network, save_checkpoint
-    from export.onnx_file import float_model, write
 
     torch.manual_seed(0)
     contract = Contract(class_names=("cat", "dog"), input_size=32, arch="cnn", threshold=0.5)
     save_checkpoint(tmp_path, new_network("cnn", 2), contract)
-    model, contract = load_checkpoint(tmp_path)
-    write(float_model(model, contract), contract, tmp_path / "model.onnx")
+    model = load_checkpoint(tmp_path)
+    contract = model.contract
+    write_onnx(to_onnx(model), contract, tmp_path / "model.onnx")
     onnx = Classifier(tmp_path / "model.onnx", threads=1)
-    (tmp_path / "golden.json").write_text(golden.write(onnx))
+    (tmp_path / "golden.json").write_text(golden.write_golden(onnx))
     caplog.set_level(logging.INFO)
     before = torch.get_num_threads()
     try:
@@ -422,7 +423,7 @@ def test_torch_answers_as_onnx_does(tmp_path: Path, caplog: pytest.LogCaptureFix
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     np.testing.assert_allclose(answers.probabilities(images), onnx.probabilities(images), atol=1e-4)
     (tmp_path / "model.safetensors").unlink()
-    assert not hasattr(loading.load_model(tmp_path, "cpu"), "_device")
+    assert type(loading.load_model(tmp_path, "cpu")) is Classifier
     assert "cpu is not used: the model was packed without model.safetensors" in caplog.text
 
 

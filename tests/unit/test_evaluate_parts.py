@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from catdog.errors import TrainingError
 from catdog.training.calibration import fit_temperature, fit_threshold
-from catdog.training.metrics import answered, by_group, coverage, intervals, measure, reliability, wilson
+from catdog.training.charts import draw_reliability, label_marks
+from catdog.training.metrics import (
+    count_answered,
+    estimate_intervals,
+    measure,
+    measure_coverage,
+    measure_groups,
+    measure_reliability,
+    wilson_interval,
+)
 
 NAMES = ("cat", "dog")
 
@@ -54,7 +67,7 @@ def test_calibration_error_of_constructed_answers() -> None:
     # 10 answers at 0.75 of which 6 are right, 10 at 0.95 of which all are: (0.15 + 0.05) / 2.
     probabilities, labels = sure_of([0.75] * 10 + [0.95] * 10, [True] * 6 + [False] * 4 + [True] * 10)
     assert measure(probabilities, labels, NAMES)["ece"] == pytest.approx(0.1, abs=1e-6)
-    rows = reliability(probabilities, labels)
+    rows = measure_reliability(probabilities, labels)
     assert [(row["photos"], row["accuracy"]) for row in rows] == [(10, 0.6), (10, 1.0)]
     assert rows[0]["low"] == pytest.approx(11 / 15)
 
@@ -65,7 +78,7 @@ def test_the_bins_of_the_chart_are_those_of_the_calibration_error() -> None:
     probabilities[:30] = torch.tensor([1.0, 0.0, 0.0])
     probabilities[30:60] = torch.tensor([0.6, 0.4, 0.0])  # exactly on an edge, 9/15
     labels = torch.randint(0, 3, (500,))
-    rows = reliability(probabilities, labels)
+    rows = measure_reliability(probabilities, labels)
     assert sum(row["photos"] for row in rows) == 500
     assert rows[-1]["high"] == 1
     ece = sum(row["photos"] / 500 * abs(row["accuracy"] - row["confidence"]) for row in rows)
@@ -88,17 +101,20 @@ def test_photos_of_one_class_have_no_ranking_and_say_so() -> None:
     assert numbers["errors"] == 1
     assert numbers["per_class"]["cat"] == {"precision": None, "recall": None, "f1": None}
     assert numbers["recall"] == pytest.approx(2 / 3), "the mean over classes that have photos"
-    bounds = intervals(probabilities, labels, NAMES, resamples=20)
+    bounds = estimate_intervals(probabilities, labels, NAMES, resamples=20)
     assert bounds["roc_auc"] is None
     assert bounds["per_class"]["cat"]["recall"] is None
-    assert bounds["per_class"]["dog"]["recall"] == list(wilson(2, 3))
+    assert bounds["per_class"]["dog"]["recall"] == list(wilson_interval(2, 3))
 
 
 def test_intervals_hold_the_measured_value_and_repeat() -> None:
     torch.manual_seed(1)
     labels = torch.randint(0, 2, (200,))
     probabilities = (torch.randn(200, 2) + 1.5 * torch.eye(2)[labels]).softmax(1)
-    numbers, bounds = measure(probabilities, labels, NAMES), intervals(probabilities, labels, NAMES, resamples=200)
+    numbers, bounds = (
+        measure(probabilities, labels, NAMES),
+        estimate_intervals(probabilities, labels, NAMES, resamples=200),
+    )
     for name in ("accuracy", "f1", "roc_auc", "average_precision", "log_loss", "brier"):
         low, high = bounds[name]
         assert low < numbers[name] < high, name
@@ -107,39 +123,41 @@ def test_intervals_hold_the_measured_value_and_repeat() -> None:
     losses = -probabilities.gather(1, labels[:, None]).log()
     width = 2 * 1.96 * losses.std().item() / math.sqrt(200)
     assert bounds["log_loss"][1] - bounds["log_loss"][0] == pytest.approx(width, rel=0.2)
-    assert intervals(probabilities, labels, NAMES, resamples=200) == bounds
-    assert intervals(probabilities, labels, NAMES, resamples=200, seed=1) != bounds
+    assert estimate_intervals(probabilities, labels, NAMES, resamples=200) == bounds
+    assert estimate_intervals(probabilities, labels, NAMES, resamples=200, seed=1) != bounds
 
 
 def test_copies_of_a_picture_are_no_new_evidence() -> None:
     torch.manual_seed(2)
     labels = torch.randint(0, 2, (60,))
     probabilities = (torch.randn(60, 2) + torch.eye(2)[labels]).softmax(1)
-    once = intervals(probabilities, labels, NAMES, resamples=100)
+    once = estimate_intervals(probabilities, labels, NAMES, resamples=100)
     clusters = [str(i // 4) for i in range(240)]
     copied = (probabilities.repeat_interleave(4, 0), labels.repeat_interleave(4))
-    together = intervals(*copied, NAMES, clusters, resamples=100)
+    together = estimate_intervals(*copied, NAMES, clusters, resamples=100)
     assert together["log_loss"] == pytest.approx(once["log_loss"], rel=1e-5)
-    apart = intervals(*copied, NAMES, resamples=100)
+    apart = estimate_intervals(*copied, NAMES, resamples=100)
     assert apart["log_loss"][1] - apart["log_loss"][0] < 0.7 * (once["log_loss"][1] - once["log_loss"][0])
 
 
 def test_coverage_counts_what_prediction_would_answer() -> None:
     probabilities, labels = sure_of([0.6, 0.75, 0.75, 0.9], [False, False, True, True])
-    confidence, photos, wrong = answered(probabilities, labels)
+    confidence, photos, wrong = count_answered(probabilities, labels)
     assert confidence.tolist() == pytest.approx([0.6, 0.75, 0.9])
     assert (photos.tolist(), wrong.tolist()) == ([4, 3, 1], [2, 1, 0])
-    rows = coverage(probabilities, labels, [0.5, 0.75, 0.76, 0.95])  # 0.75 is exact in binary, so "at least" counts
+    rows = measure_coverage(
+        probabilities, labels, [0.5, 0.75, 0.76, 0.95]
+    )  # 0.75 is exact in binary, so "at least" counts
     assert [(row["answered"], row["errors"]) for row in rows] == [(4, 2), (3, 1), (1, 0), (0, 0)]
     assert rows[1]["coverage"] == 0.75
-    assert rows[1]["error_95"] == list(wilson(1, 3))
+    assert rows[1]["error_95"] == list(wilson_interval(1, 3))
     assert rows[3]["error"] is None
 
 
 def test_accuracy_by_source() -> None:
-    rows = by_group(binary([0.9, 0.9, 0.1, 0.9]), torch.tensor([1, 0, 0, 1]), ["b", "b", "a", "a"])
+    rows = measure_groups(binary([0.9, 0.9, 0.1, 0.9]), torch.tensor([1, 0, 0, 1]), ["b", "b", "a", "a"])
     assert list(rows) == ["a", "b"]
-    assert (rows["b"]["photos"], rows["b"]["errors"], rows["b"]["accuracy_95"]) == (2, 1, list(wilson(1, 2)))
+    assert (rows["b"]["photos"], rows["b"]["errors"], rows["b"]["accuracy_95"]) == (2, 1, list(wilson_interval(1, 2)))
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
@@ -194,14 +212,14 @@ def test_the_threshold_rises_just_over_the_mistakes() -> None:
     confidence = [0.52, 0.613, 0.6181] + [0.9] * 97
     found = fit_threshold(*sure_of(confidence, [True, False, True] + [True] * 97))
     assert found == 0.618, "as few decimals as do"  # at 0.613 still, one of 99 would be wrong
-    assert coverage(*sure_of(confidence, [True, False, True] + [True] * 97), [found])[0]["answered"] == 98
+    assert measure_coverage(*sure_of(confidence, [True, False, True] + [True] * 97), [found])[0]["answered"] == 98
 
 
 def test_the_threshold_stops_at_90_percent_coverage() -> None:
     confidence = [0.50 + i / 1000 for i in range(1, 101)]
     never = [i % 2 == 0 for i in range(100)]
     found = fit_threshold(*sure_of(confidence, never))
-    row = coverage(*sure_of(confidence, never), [found])[0]
+    row = measure_coverage(*sure_of(confidence, never), [found])[0]
     assert row["answered"] == 90
     assert found == 0.51  # just over the tenth confidence, which as a float32 is under 0.51
 
@@ -218,3 +236,59 @@ def test_tied_confidences_are_answered_together_or_not_at_all() -> None:
 def test_one_in_a_thousand_is_good_enough() -> None:
     assert fit_threshold(*sure_of([0.6] + [0.9] * 999, [False] + [True] * 999)) == 0.5
     assert fit_threshold(*sure_of([0.6] + [0.9] * 998, [False] + [True] * 998)) > 0.6
+
+
+def test_no_number_leaves_its_range() -> None:
+    """float32 sums came out at 1.0000000596, and under 0 at -6.9e-18."""
+    dice = torch.Generator().manual_seed(0)
+    for size in (7, 19, 64, 301):
+        labels = torch.randint(0, 2, (size,), generator=dice)
+        sure = torch.rand(size, generator=dice) ** 0.01
+        probabilities = torch.stack([torch.where(labels == c, sure, 1 - sure) for c in (0, 1)], 1)
+        numbers = measure(probabilities, labels, NAMES) | estimate_intervals(probabilities, labels, NAMES, resamples=30)
+        for name in ("precision", "recall", "f1", "roc_auc", "average_precision", "ece"):
+            for value in numbers[name] or []:
+                assert 0 <= value <= 1, name
+        assert min(numbers["log_loss"] or [0]) >= 0
+
+
+def test_a_perfect_score_is_not_certain() -> None:
+    probabilities, labels = binary([0.1] * 9 + [0.9] * 9), torch.tensor([0] * 9 + [1] * 9)
+    bounds = estimate_intervals(probabilities, labels, NAMES, resamples=50)
+    assert bounds["accuracy"] == list(wilson_interval(18, 18))
+    for name in ("precision", "recall", "f1", "roc_auc", "average_precision"):
+        assert bounds[name] == list(wilson_interval(9, 9)), name
+    assert bounds["log_loss"] is None, "all resamples gave the same"
+
+
+def test_copies_count_once_in_every_interval() -> None:
+    probabilities, labels = sure_of([0.8] * 8, [True] * 6 + [False] * 2)
+    clusters = [str(i // 2) for i in range(8)]
+    expected = list(wilson_interval(3, 4))
+    assert measure(probabilities, labels, NAMES, clusters)["accuracy_95"] == expected
+    assert estimate_intervals(probabilities, labels, NAMES, clusters, resamples=9)["accuracy"] == expected
+    assert measure_groups(probabilities, labels, ["a"] * 8, clusters)["a"]["accuracy_95"] == expected
+    assert measure_reliability(probabilities, labels, clusters)[0]["accuracy_95"] == expected
+    assert measure_coverage(probabilities, labels, [0.5], clusters)[0]["error_95"] == list(wilson_interval(1, 4))
+
+
+def test_labels_of_neighbouring_thresholds_share_a_place() -> None:
+    """From 0.5 to 0.7 they were written over one another."""
+    marks: list[dict[str, Any]] = [
+        {"threshold": threshold, "answered": answered, "coverage": answered / 1000, "error": error}
+        for threshold, answered, error in ((0.5, 1000, 0.01), (0.6, 998, 0.0099), (0.7, 995, 0.0097), (0.9, 900, 0.004))
+    ]
+    marks += [{"threshold": 0.99, "answered": 0, "coverage": 0.0, "error": None}]
+    assert label_marks(marks) == [("0.5 to 0.7", (1.0, 0.01)), ("0.9", (0.9, 0.004))]
+    assert label_marks(marks[-1:]) == []
+
+
+def test_nothing_lies_over_what_the_reliability_chart_measured(tmp_path: Path) -> None:
+    """The legend hid the lower right corner, and there a bar of a sure bin that is often wrong."""
+    row = {"low": 0.9, "high": 1.0, "photos": 9, "confidence": 0.97, "accuracy": 0.7, "accuracy_95": [0.5, 0.8]}
+    draw_reliability([row], 0.5, "t", tmp_path / "chart.png")
+    pixels = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB")).astype(int)
+    blue = (abs(pixels[: len(pixels) * 2 // 3] - [0x00, 0x72, 0xB2]).sum(2) < 60).sum(0)
+    bar = np.flatnonzero(abs(pixels[: len(pixels) * 2 // 3, blue.argmax()] - [0x00, 0x72, 0xB2]).sum(1) < 60)
+    assert len(bar) > 100
+    assert (np.diff(bar) == 1).all(), "the bar is whole"

@@ -7,6 +7,8 @@ import io
 import os
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,34 @@ def test_bytes_that_are_no_photo(kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def decode_within(extra: int, photo: Path) -> str:
+    """Decode a photo in a process that may take ``extra`` bytes more than its imports took; its size or the reason."""
+    code = f"""
+import resource
+from pathlib import Path
+from catdog.errors import ImageError
+from catdog.image import decode
+data = Path({str(photo)!r}).read_bytes()
+decode(Path({str(photo.with_suffix(".small.png"))!r}).read_bytes(), "small")
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + {extra},) * 2)
+try:
+    print(decode(data, "photo").size)
+except ImageError as error:
+    print(error.reason)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_lack_of_memory_is_said_and_nothing_is_concluded_about_the_photo(tmp_path: Path) -> None:
+    for name, size in (("large.png", (6000, 6000)), ("large.small.png", (8, 8))):
+        Image.new("RGBA", size, (10, 20, 30, 40)).save(tmp_path / name, compress_level=1)
+    assert decode_within(100_000_000, tmp_path / "large.png") == "out_of_memory"
+    # Twice the photo, at 4 bytes a pixel: itself, and what it becomes over white. It took 20 bytes a pixel, 720 MB.
+    assert decode_within(350_000_000, tmp_path / "large.png") == "(6000, 6000)"
+
+
 def refused(source: object) -> ImageError:
     with pytest.raises(ImageError) as caught:
         load_pixels(source, CONTRACT)
@@ -115,8 +145,10 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((8, 8, 3)),
-        np.zeros((8, 8, 4), np.uint8),
+        np.full((8, 8, 3), 1.01),
+        np.full((8, 8, 3), np.nan),
+        np.zeros((8, 8, 3), np.int64),
+        np.zeros((8, 8, 5), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((0, 8, 3), np.uint8),
         np.zeros(8, np.uint8),
@@ -125,10 +157,10 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
 def test_arrays_of_another_shape_or_type(array: Any) -> None:
-    assert "must be uint8 (H, W, 3)" in str(refused(array))
+    assert "must be (H, W), (H, W, 3) or (H, W, 4), uint8 or float in [0, 1]" in str(refused(array))
 
 
-@pytest.mark.parametrize("source", [None, 42, [1], {}, object()], ids=repr)
+@pytest.mark.parametrize("source", [None, 42, [1], {}, object()], ids=["None", "number", "list", "dict", "object"])
 def test_things_that_are_no_photo(source: object) -> None:
     assert refused(source).reason == "unsupported"
 

@@ -45,3 +45,24 @@ def test_the_smallest_limit_on_memory_counts(tmp_path: Path) -> None:
     assert free_memory(tmp_path, meminfo) == 4000
     (tmp_path / "memory.max").write_text("500\n")
     assert free_memory(tmp_path, meminfo) == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "cache"),
+    [
+        (".", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+    ids=["cgroup v2", "cgroup v1"],
+)
+def test_a_container_s_cache_of_files_counts_as_free(
+    tmp_path: Path, folder: str, limit: str, used: str, cache: str
+) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / limit).write_text("16000\n")
+    (tmp_path / folder / used).write_text("15900\n")
+    assert free_memory(tmp_path, tmp_path / "none") == 100
+    (tmp_path / folder / "memory.stat").write_text(f"anon 900\nactive_file 3000\n{cache} 12000\n")
+    assert free_memory(tmp_path, tmp_path / "none") == 12100
+    (tmp_path / folder / "memory.stat").write_text(f"{cache} 99000\n")  # read a moment later than the use
+    assert free_memory(tmp_path, tmp_path / "none") == 16000

@@ -40,7 +40,6 @@ CODE = [
             "serving/golden",
             "serving/loading",
             "serving/requests",
-            "serving/toolkit",
             "serving/torch_classifier",
             "sources/__init__",
             "sources/archives",
@@ -53,8 +52,8 @@ CODE = [
             "sources/objects",
             "sources/stores",
             "sources/web",
+            "text",
             "training/__init__",
-            "training/cnn",
             "training/model",
             "training/settings",
         ]
@@ -170,7 +169,8 @@ def test_without_a_clone_it_says_so(tmp_path: Path) -> None:
 def test_the_container_s_requirements_are_those_of_the_project() -> None:
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ours = dict(r.split(">=") for r in (*project["dependencies"], *project["optional-dependencies"]["train"]))
+    extras = project["optional-dependencies"]
+    ours = dict(r.split(">=") for r in (*project["dependencies"], *extras["train"], *extras["cloud"]))
     lines = [line for line in REQUIREMENTS.splitlines() if not line.startswith("#")]
     for line in lines:
         name, bounds = line.split(">=")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from catdog.aws.staging import staged
 from catdog.extras import EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,13 @@ def test_nobody_is_told_to_install_the_stranger_s_package() -> None:
     assert [bool(stranger.search(f"pip install {name}")) for name in ("'catdog[score]'", "catdog", "'.[score]'")] == [
         True, True, False,
     ]  # fmt: skip
+
+
+def test_what_a_training_job_runs_from_can_export() -> None:
+    code = "import catdog.export; catdog.export.export; print(catdog.__file__)"
+    with staged() as folder:
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(folder / "catdog" / "__init__.py")
 
 
 def test_the_architecture_s_tree_is_the_tree() -> None:

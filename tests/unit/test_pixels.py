@@ -19,8 +19,8 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, ImageError
 from catdog.image import load_pixels
-from catdog.training.data import Examples, Shard, loader, plain_batches, training_batches
-from catdog.training.pixels import Cached, Decoded, open_pixels
+from catdog.training.data import Examples, Shard, make_loader, make_plain_batches, make_training_batches
+from catdog.training.pixels import DecodedPhotos, MappedArray, open_pixels
 from catdog.training.settings import Settings
 
 CONTRACT = Contract(class_names=("cat", "dog"), input_size=16)
@@ -39,13 +39,13 @@ def manifest(tmp_path: Path, photo: Callable[..., bytes]) -> Manifest:
     return Manifest(tmp_path, ("cat", "dog"), tuple(photos))
 
 
-def _open(manifest: Manifest, cache: Path | None, budget: int = 10**9) -> Cached | Decoded:
+def _open(manifest: Manifest, cache: Path | None, budget: int = 10**9) -> MappedArray | DecodedPhotos:
     return open_pixels(manifest, manifest.photos, CONTRACT, cache, budget)
 
 
 def test_the_cache_holds_what_every_consumer_sees(manifest: Manifest, tmp_path: Path) -> None:
     cached = _open(manifest, tmp_path / "cache")
-    assert isinstance(cached, Cached)
+    assert isinstance(cached, MappedArray)
     expected = np.stack([load_pixels(manifest.root / p.path, CONTRACT) for p in manifest.photos])
     np.testing.assert_array_equal(cached.read(range(6)), expected)
     np.testing.assert_array_equal(cached.read([4, 0]), expected[[4, 0]])
@@ -91,7 +91,7 @@ def test_a_photo_that_is_not_the_manifest_s_is_refused_and_leaves_nothing(
 
 def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(manifest: Manifest, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert isinstance(_open(manifest, cache, BYTES - 1), Decoded)
+    assert isinstance(_open(manifest, cache, BYTES - 1), DecodedPhotos)
     assert not list(cache.glob("*.pixels"))
     sizes = [16, 15, 14]
     files = []
@@ -113,25 +113,46 @@ def test_a_truncated_or_unwritable_cache_is_no_obstacle(manifest: Manifest, tmp_
     file.write_bytes(file.read_bytes()[:-5])
     np.testing.assert_array_equal(_open(manifest, cache).read(range(6)), expected)
     (tmp_path / "a-file").write_text("not a folder")
-    assert isinstance(_open(manifest, tmp_path / "a-file"), Decoded)
+    assert isinstance(_open(manifest, tmp_path / "a-file"), DecodedPhotos)
 
 
 def test_abandoned_half_written_caches_go(manifest: Manifest, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
-    for name, age in ((".old.pixels.x.tmp", 2 * 86400), (".new.pixels.x.tmp", 60)):
-        (cache / name).write_bytes(b"half")
-        os.utime(cache / name, ((cache / name).stat().st_mtime - age,) * 2)
+    old, new = (cache / f".{digit * 32}.pixels.x.tmp" for digit in "ab")
+    for file, age in ((old, 2 * 86400), (new, 60)):
+        file.write_bytes(b"half")
+        os.utime(file, (file.stat().st_mtime - age,) * 2)
     _open(manifest, cache)
-    assert not (cache / ".old.pixels.x.tmp").exists()
-    assert (cache / ".new.pixels.x.tmp").exists(), "another run may be writing it"
+    assert not old.exists()
+    assert new.exists(), "another run may be writing it"
+
+
+def test_in_a_folder_that_is_not_its_own_it_deletes_nothing_else(manifest: Manifest, tmp_path: Path) -> None:
+    names = ("art.pixels", ".report.tmp", ".x.pixels.y.tmp", "0123.pixels", "f" * 32 + ".pixels.bak")
+    for name in names:
+        (tmp_path / name).write_bytes(b"a stranger's")
+        os.utime(tmp_path / name, ((tmp_path / name).stat().st_mtime - 9 * 86400,) * 2)
+    open_pixels(manifest, manifest.photos, CONTRACT.with_(input_size=15), tmp_path, BYTES)
+    assert isinstance(_open(manifest, tmp_path, BYTES), MappedArray), "the other cache made room"
+    assert all((tmp_path / name).exists() for name in names)
+
+
+def test_a_worker_gets_the_path_of_an_array_and_not_its_contents(tmp_path: Path) -> None:
+    """As a loader under spawn pickles the features of a frozen network, which may take gigabytes."""
+    (tmp_path / "features").write_bytes(bytes(2 * 100_000))
+    features = MappedArray(tmp_path / "features", np.float16, (1000, 100), writable=True)
+    features.array[7] = 7
+    pickled = pickle.dumps(Examples(features, [0] * 1000))
+    assert len(pickled) < 10_000
+    np.testing.assert_array_equal(pickle.loads(pickled).inputs.read([7])[0], np.full(100, 7, np.float16))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_bring_each_photo_with_its_label(manifest: Manifest, tmp_path: Path, workers: int) -> None:
     examples = Examples(_open(manifest, tmp_path / "cache"), [0, 1, 0, 1, 0, 1])
     batches = [[5, 0], [2, 3, 1]]
-    seen = list(loader(examples, batches, Settings(workers=workers, device="cpu")))
+    seen = list(make_loader(examples, batches, Settings(workers=workers, device="cpu")))
     assert [labels.tolist() for _, labels in seen] == [[1, 0], [0, 1, 1]]
     for (images, _), indices in zip(seen, batches, strict=True):
         np.testing.assert_array_equal(images.numpy(), examples.inputs.read(indices))
@@ -139,17 +160,17 @@ def test_batches_bring_each_photo_with_its_label(manifest: Manifest, tmp_path: P
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_each_batch_and_no_photo_is_measured_twice(world: int) -> None:
-    whole = training_batches(50, 12, seed=7, epoch=3, shard=Shard())
-    shared = [training_batches(50, 12, 7, 3, Shard(rank, world)) for rank in range(world)]
+    whole = make_training_batches(50, 12, seed=7, epoch=3, shard=Shard())
+    shared = [make_training_batches(50, 12, 7, 3, Shard(rank, world)) for rank in range(world)]
     assert [sorted(chain.from_iterable(parts)) for parts in zip(*shared, strict=True)] == [
         sorted(batch) for batch in whole
     ]
     assert len({len(part) for parts in shared for part in parts}) == 1
-    assert whole != training_batches(50, 12, 7, 4, Shard())
-    measured = [i for rank in range(world) for batch in plain_batches(50, 12, Shard(rank, world)) for i in batch]
+    assert whole != make_training_batches(50, 12, 7, 4, Shard())
+    measured = [i for rank in range(world) for batch in make_plain_batches(50, 12, Shard(rank, world)) for i in batch]
     assert sorted(measured) == list(range(50))
 
 
 def test_few_photos_make_one_batch() -> None:
-    assert sorted(training_batches(5, 64, 0, 0, Shard())[0]) == [0, 1, 2, 3, 4]
-    assert [len(training_batches(5, 64, 0, 0, Shard(rank, 2))[0]) for rank in (0, 1)] == [2, 2]
+    assert sorted(make_training_batches(5, 64, 0, 0, Shard())[0]) == [0, 1, 2, 3, 4]
+    assert [len(make_training_batches(5, 64, 0, 0, Shard(rank, 2))[0]) for rank in (0, 1)] == [2, 2]

@@ -61,7 +61,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_every_reason_why_a_photo_fails_has_a_status() -> None:
     assert set(STATUS_OF) == set(get_args(ImageReason))
-    assert STATUSES == ("ok", "corrupt", "unsupported", "missing", "too_large")
+    assert STATUSES == ("ok", "corrupt", "unsupported", "missing", "too_large", "out_of_memory")
     assert set(STATUS_OF.values()) == set(STATUSES) - {"ok"}
 
 

@@ -60,6 +60,8 @@ def test_a_run_s_config_gives_the_same_settings_again(tmp_path: Path) -> None:
         (["--optimizer", "adam"], "sgd"),
         (["--dropout", "1"], "--dropout must be in"),
         (["--lr", "nan"], "--lr must be positive"),
+        (["--lr", "1e6"], "--lr must be positive and under 100"),
+        (["--cache-gb", "1e6"], "--cache-gb must not be negative, and must be under 1,000,000"),
         (["--ema", "1"], "--ema must be in"),
         (["--mixup", "-1"], "--mixup must not be negative"),
         (["--checkpoint-minutes", "0"], "--checkpoint-minutes must be positive"),

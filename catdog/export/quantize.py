@@ -1,4 +1,4 @@
-"""Float ONNX model -> int8 QDQ model: calibrated once, then quantized as often as the choice of float layers asks.
+"""Quantize a float ONNX model to int8 (QDQ), and choose which layers stay in float.
 
 Weights are int8 per output channel, activations uint8, from the first convolution's input to the pooled features.
 Normalisation, head, temperature and softmax stay in float. Differences of the log-odds to the float model, root mean
@@ -20,6 +20,9 @@ square over 1,000 validation photos (ResNet-18 fine-tuned on cats and dogs, 224 
 - Ranges are the plain minimum and maximum. On another ResNet-18 (192 px, 7 bits, plain rounding, 1,906 photos): rms
   0.091, moving average 0.101, percentile 99.99 0.112, percentile 99.999 0.080, but from histograms of every activation,
   which took six times as long. Entropy was not measured: it takes longer still.
+- As few layers stay in float as the validation photos ask for. The layers are ranked by what quantizing each one costs
+  on calibration photos; the costliest ones stay in float until the validation split passes the accuracy limit. The test
+  split has no part in it, so its accuracy is not the luck of a choice.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,17 +49,23 @@ from onnxruntime.quantization import (
 )
 
 from catdog.classifier import INPUT_NAME
-from export.photos import Images
-from export.rounding import Floats, rounded, second_moments
+from catdog.errors import ExportError
+from catdog.export.onnx_file import write_onnx
+from catdog.export.photos import Labelled
+from catdog.export.proof import Engine, measure_accuracy
+from catdog.export.rounding import Floats, measure_second_moments, round_weights
+from catdog.training.model import Images, Probabilities
 
 OPERATORS: Final = ("Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flatten")
 """Run in int8. Residual sums and pools are among them, so that no activation returns to float on its way."""
-LARGEST: Final = 64  # of a 7-bit weight: 2 * 255 * 64 = 32640, under the 32767 of 16 bits
+LARGEST: Final = 64  # the largest 7-bit weight: 2 * 255 * 64 = 32640, under the 32767 of 16 bits
 MOMENT_BATCHES: Final = 16  # of the calibration photos, for the rounding
+RANKING_PHOTOS: Final = 128  # of the calibration's; every layer is tried on them
+MAX_FLOAT_SHARE: Final = 0.25  # of the weights: 44% of the float file's size; beyond, it is hardly an int8 model
 
 
 class Quantizer:
-    """A float model with the ranges of its activations, ready to be quantized."""
+    """A float model and the ranges of its activations, ready to be quantized."""
 
     def __init__(self, float_path: Path, calibration: Sequence[Images]) -> None:
         """Calibrate the model in ``float_path``; its batch norms are folded and its constants are initializers then."""
@@ -68,18 +77,18 @@ class Quantizer:
             calibrator = create_calibrator(
                 prepared, OPERATORS, str(Path(folder) / "augmented.onnx"), CalibrationMethod.MinMax
             )
-            calibrator.collect_data(_Reader(calibration))
+            calibrator.collect_data(_CalibrationReader(calibration))
             self._ranges = calibrator.compute_data()
-        self._rounded = self._round(second_moments(self._model, calibration[:MOMENT_BATCHES]))
+        self._rounded = self._round(measure_second_moments(self._model, calibration[:MOMENT_BATCHES]))
 
     @property
     def layers(self) -> dict[str, int]:
-        """Names of the layers that run in int8, input to output, with their count of weights."""
+        """The names of the layers that run in int8, from input to output, with how many weights each has."""
         sizes = {tensor.name: math.prod(tensor.dims) for tensor in self._model.graph.initializer}
         return {node.name: sizes[node.input[1]] for node in self._model.graph.node if node.op_type == "Conv"}
 
     def quantize(self, in_float: Collection[str] = ()) -> onnx.ModelProto:
-        """The int8 model, with the layers of these names left in float."""
+        """Return the int8 model, with the layers of these names left in float."""
         # The two steps of onnxruntime.quantization.quantize_static, which would calibrate again at each call.
         with _quiet():
             quantizer = QDQQuantizer(
@@ -97,24 +106,24 @@ class Quantizer:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         quantized: onnx.ModelProto = quantizer.model.model
-        _guard(quantized.graph, in_float)
+        _guard_float_layers(quantized.graph, in_float)
         for tensor in quantized.graph.initializer:
             if tensor.name in self._rounded:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(self._rounded[tensor.name], tensor.name))
         return quantized
 
     def _round(self, moments: Mapping[str, Floats]) -> dict[str, npt.NDArray[np.int8]]:
-        """Better rounded weights for the scales that the quantizer chose, by the names that it gave them."""
+        """Return better rounded weights, by name, for the scales that the quantizer chose."""
         scales = {tensor.name: tensor for tensor in self.quantize().graph.initializer}
         weights = {tensor.name: tensor for tensor in self._model.graph.initializer}
         array = onnx.numpy_helper.to_array
         return {
-            f"{name}_quantized": rounded(array(weights[name]), array(scales[f"{name}_scale"]), moment, LARGEST)
+            f"{name}_quantized": round_weights(array(weights[name]), array(scales[f"{name}_scale"]), moment, LARGEST)
             for name, moment in moments.items()
         }
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, batches: Iterable[Images]) -> None:
         self._batches = iter(batches)
 
@@ -123,8 +132,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         return None if images is None else {INPUT_NAME: images}
 
 
-def _guard(graph: onnx.GraphProto, in_float: Collection[str]) -> None:
-    """Put an operation that changes nothing before each of these layers.
+def _guard_float_layers(graph: onnx.GraphProto, in_float: Collection[str]) -> None:
+    """Put an operation that changes nothing before each float layer.
 
     ONNX Runtime quantizes a float layer between int8 ones while it loads a model, 8 bits for the whole tensor, which is
     worse than what was to be avoided (core/optimizer/qdq_transformer/weight_bias_quantization.cc: a Conv or Gemm whose
@@ -143,10 +152,70 @@ def _guard(graph: onnx.GraphProto, in_float: Collection[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[Any]:
-    """onnxruntime.quantization gives advice through the root logger."""
+    """Hide the advice that onnxruntime.quantization gives through the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(before)
+
+
+def choose_float_layers(
+    quantizer: Quantizer,
+    reference: Engine,
+    calibration: Labelled,
+    validation: Labelled,
+    accuracy_loss: float,
+    path: Path,
+    say: Callable[[str], None],
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Return the int8 model, which is also written to ``path``, and the names of its float layers.
+
+    ``reference``: the float model. ``accuracy_loss``: percentage points that may be lost on ``validation``. Raises
+    ExportError when that can't be reached with ``MAX_FLOAT_SHARE`` of the weights in float.
+    """
+
+    def attempt(in_float: Sequence[str]) -> tuple[onnx.ModelProto, Engine]:
+        model = quantizer.quantize(in_float)
+        write_onnx(model, reference.model.contract, path)
+        return model, Engine.of_file("int8", path)
+
+    needed = measure_accuracy(reference.answer(validation.paths), validation.labels) - accuracy_loss
+    in_float: list[str] = []
+    ranking: list[str] = []
+    while True:
+        model, engine = attempt(in_float)
+        reached = measure_accuracy(engine.answer(validation.paths), validation.labels)
+        say(f"{len(in_float)} layers in float: {reached:.2f}% of validation photos right, {needed:.2f}% needed")
+        if reached >= needed:
+            return model, in_float
+        if not ranking:
+            say("measuring what the quantization of each layer costs")
+            photos = calibration.paths[:RANKING_PHOTOS]
+            truth = reference.answer(photos)
+            left = {name: measure_distance(attempt([name])[1].answer(photos), truth) for name in quantizer.layers}
+            ranking = keep_affordable(sorted(left, key=left.__getitem__), quantizer.layers)
+        if in_float == ranking:
+            raise ExportError(
+                f"int8: {reached:.2f}% of validation photos right with {len(in_float)} layers in float, "
+                f"{needed:.2f}% needed; no file was written"
+            )
+        in_float = ranking[: max(1, 2 * len(in_float))]
+
+
+def measure_distance(answers: Probabilities, truth: Probabilities) -> float:
+    """Return the root mean square difference of log probabilities, which don't flatten near 0 and 1."""
+    tiny = 1e-6
+    return float(np.sqrt(np.square(np.log(answers + tiny) - np.log(truth + tiny)).mean()))
+
+
+def keep_affordable(names: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
+    """Return those of ``names``, in order, that together stay within the share of weights that may be in float."""
+    left = MAX_FLOAT_SHARE * sum(sizes.values())
+    chosen = []
+    for name in names:
+        if sizes[name] <= left:
+            chosen.append(name)
+            left -= sizes[name]
+    return chosen

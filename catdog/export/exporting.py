@@ -1,8 +1,8 @@
-"""A checkpoint -> a proven ONNX file: every step of ``python -m export`` in its order.
+"""Export a checkpoint as a proven ONNX file: every step of ``python -m export`` in its order.
 
     load -> float model -> [calibrate -> int8 model, with the float layers that it needs] -> proof -> the file's name
 
-All is written under temporary names; the file takes its own when no gate has failed.
+All is written under temporary names; the file gets its own when no gate has failed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Final
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, SettingsError
+from catdog.export.awkward import make_awkward_photos
+from catdog.export.onnx_file import to_onnx, write_onnx
+from catdog.export.photos import Labelled, choose_stratified
+from catdog.export.proof import Engine, Gates, Proof, ProofError, prove
+from catdog.export.quantize import Quantizer, choose_float_layers
 from catdog.files import replace_file
 from catdog.image import read_file
-from catdog.training.model import load_checkpoint
-from export.awkward import awkward_photos
-from export.float_layers import choose
-from export.onnx_file import float_model, write
-from export.photos import Labelled, batches, stratified
-from export.proof import Engine, Gates, Proof, ProofError, prove
-from export.quantize import Quantizer
+from catdog.training.model import load_batches, load_checkpoint
 
 FLOAT_PHOTOS: Final = 500  # a float export is compared on; it runs at the end of each training run
 INT8_PHOTOS: Final = 5_000  # the most that an int8 export is compared on
@@ -53,12 +52,17 @@ def export(
     out, gates = Path(out), gates or Gates()
     if out.is_dir():
         raise SettingsError(f"--out {out}: is a folder; give the name of a file")
-    model, contract = load_checkpoint(checkpoint)
+    if out.suffix != ".onnx":
+        raise SettingsError(f"--out {out}: give a name that ends in .onnx")
+    if out.exists() and out.samefile(checkpoint):
+        raise SettingsError(f"--out {out}: is the checkpoint itself; give another name")
+    model = load_checkpoint(checkpoint)
+    contract = model.contract
     if tuple(data.class_names) != contract.class_names:
         raise DataError(f"{data.root}: classes {data.class_names}, but the model knows {contract.class_names}")
-    labelled = Labelled.of(data, _photos_to_prove(data, int8, min_photos))
-    calibration = Labelled.of(data, _photos_to_calibrate(data, min_photos)) if int8 else None
-    awkward = awkward_photos(read_file(labelled.paths[0]))
+    labelled = Labelled.of(data, _choose_proof_photos(data, int8, min_photos))
+    calibration = Labelled.of(data, _choose_calibration_photos(data, min_photos)) if int8 else None
+    awkward = make_awkward_photos(read_file(labelled.paths[0]))
     notes = []
     if contract.data_fingerprint and contract.data_fingerprint != data.fingerprint:
         notes.append("not the dataset that the model was trained on: some of these photos may have been learnt")
@@ -67,13 +71,13 @@ def export(
         with replace_file(out) as temporary, TemporaryDirectory(prefix="catdog-") as folder:
             float_path, int8_path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
             say("exporting")
-            write(float_model(model, contract), contract, float_path)
-            engines = [Engine.of_checkpoint(model, contract), Engine.of_file("float", float_path)]
+            write_onnx(to_onnx(model), contract, float_path)
+            engines = [Engine.of_checkpoint(model), Engine.of_file("float", float_path)]
             if calibration is not None:
                 say(f"calibrating on {len(calibration.paths)} training photos")
-                quantizer = Quantizer(float_path, list(batches(calibration.paths, contract)))
-                validation = Labelled.of(data, stratified(data.of("val"), INT8_PHOTOS))
-                quantized, in_float = choose(
+                quantizer = Quantizer(float_path, list(load_batches(calibration.paths, contract)))
+                validation = Labelled.of(data, choose_stratified(data.of("val"), INT8_PHOTOS))
+                quantized, in_float = choose_float_layers(
                     quantizer, engines[1], calibration, validation, gates.accuracy_loss, int8_path, say
                 )
                 engines.append(Engine.of_file("int8", int8_path))
@@ -84,14 +88,14 @@ def export(
                 raise ProofError(proof)
             if int8:
                 # Its accuracy joins the contract; the graph is the one that was proven.
-                write(quantized, _with_quality(contract, proof), int8_path)
+                write_onnx(quantized, _add_quality(contract, proof), int8_path)
             temporary.write_bytes((int8_path if int8 else float_path).read_bytes())
     except OSError as error:
         raise SettingsError(f"--out {out}: can't be written ({error.strerror or error})") from error
     return proof
 
 
-def _photos_to_prove(data: Manifest, int8: bool, min_photos: int) -> list[Photo]:
+def _choose_proof_photos(data: Manifest, int8: bool, min_photos: int) -> list[Photo]:
     known = [*data.of("val"), *data.of("test")]
     if not known or (int8 and not data.of("val")):
         raise DataError(f"{data.root}: no photos in the validation split{'' if int8 else ' or the test split'}")
@@ -100,11 +104,11 @@ def _photos_to_prove(data: Manifest, int8: bool, min_photos: int) -> list[Photo]
             f"{data.root}: {len(known)} photos in the validation and test splits, but an int8 model is proven on "
             f"{min_photos} or more; give more photos with --data, or lower --min-photos for an experiment"
         )
-    return stratified(known, INT8_PHOTOS if int8 else FLOAT_PHOTOS)
+    return choose_stratified(known, INT8_PHOTOS if int8 else FLOAT_PHOTOS)
 
 
-def _photos_to_calibrate(data: Manifest, min_photos: int) -> list[Photo]:
-    chosen = stratified(data.of("train"), CALIBRATION_PHOTOS)
+def _choose_calibration_photos(data: Manifest, min_photos: int) -> list[Photo]:
+    chosen = choose_stratified(data.of("train"), CALIBRATION_PHOTOS)
     if len(chosen) < (needed := min(MIN_CALIBRATION_PHOTOS, min_photos)):
         raise DataError(
             f"{data.root}: {len(chosen)} training photos, but an int8 model is calibrated on {needed} or more"
@@ -112,7 +116,7 @@ def _photos_to_calibrate(data: Manifest, min_photos: int) -> list[Photo]:
     return chosen
 
 
-def _with_quality(contract: Contract, proof: Proof) -> Contract:
+def _add_quality(contract: Contract, proof: Proof) -> Contract:
     row, measured = proof.rows[-1], dict(contract.quality)
     for split, percent in row.accuracy.items():
         if split != "all":

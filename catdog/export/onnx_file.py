@@ -1,4 +1,4 @@
-"""An ImageModel as one ONNX file: exported, cleaned, given its contract, checked.
+"""Write an ImageModel as one ONNX file, cleaned, checked, and with its contract inside.
 
     image uint8 (N, H, W, 3) -> [normalise -> network -> softmax(logits / temperature)] -> probabilities float32 (N, C)
 
@@ -24,15 +24,17 @@ import catdog
 from catdog.classifier import INPUT_NAME, OUTPUT_NAME
 from catdog.contract import METADATA_KEY, Contract
 from catdog.errors import ExportError
+from catdog.text import first_line
 from catdog.training.model import ImageModel
 
 OPSET: Final = 17  # of ONNX; per-channel QDQ needs 13
 IR_VERSION: Final = 8  # that of opset 17; ONNX Runtime 1.20 opens up to 10
 
 
-def float_model(model: ImageModel, contract: Contract) -> onnx.ModelProto:
-    """``model``, in eval mode on the CPU, as an ONNX model in float32. The same weights give the same bytes."""
-    example = torch.zeros(2, contract.input_size, contract.input_size, 3, dtype=torch.uint8)
+def to_onnx(model: ImageModel) -> onnx.ModelProto:
+    """Return ``model``, in eval mode on the CPU, as a float32 ONNX model. The same weights give the same bytes."""
+    size = model.contract.input_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with TemporaryDirectory(prefix="catdog-") as folder, warnings.catch_warnings():
         # The exporter warns that it is the older one, and torch that it calls parts of itself that are deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -51,14 +53,14 @@ def float_model(model: ImageModel, contract: Contract) -> onnx.ModelProto:
         return onnx.load(path)
 
 
-def write(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
+def write_onnx(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
     """Clean ``model``, put ``contract`` into it, and write it to ``path`` as one file.
 
     Raises ExportError when ``onnx.checker`` refuses it.
     """
     finished = onnx.ModelProto()
     finished.CopyFrom(model)
-    for part in _parts(finished):
+    for part in _list_parts(finished):
         # Exporters and quantizers note where things came from, with the paths of this machine.
         for leftover in ("doc_string", "metadata_props"):
             part.ClearField(leftover)
@@ -73,11 +75,11 @@ def write(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
     try:
         onnx.checker.check_model(finished, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"onnx.checker refuses the model: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(f"onnx.checker refuses the model: {first_line(error)}") from error
     path.write_bytes(finished.SerializeToString(deterministic=True))
 
 
-def _parts(model: onnx.ModelProto) -> Iterator[Any]:
-    """The model and all in it that can carry notes."""
+def _list_parts(model: onnx.ModelProto) -> Iterator[Any]:
+    """Yield the model and all in it that can carry notes."""
     graph = model.graph
     yield from (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)

@@ -1,38 +1,31 @@
-"""The proof: the checkpoint and what was exported from it answer the same photos, and the answers are compared.
-
-encoded photos -> each engine's own pixels -> probabilities (N, C) -> Measured, a row an engine -> what failed
-"""
+"""The proof: the checkpoint and what was exported from it answer the same photos, and the answers are compared."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from catdog.classifier import BATCH_SIZE, Classifier
-from catdog.contract import Contract
 from catdog.errors import ExportError
+from catdog.export.photos import Labelled
 from catdog.prediction import decide
-from catdog.training.model import ImageModel
-from export.photos import Images, Labelled, batches
+from catdog.training.model import ImageModel, Model, Probabilities, answer_photos, load_batches
 
-Probabilities = npt.NDArray[np.float32]
-"""float32 (N, C), rows summing to 1."""
-Kind = Literal["torch", "float", "int8"]
+EngineKind = Literal["torch", "float", "int8"]
 
 TIMED_ROUNDS: Final = 7  # batches an engine, in turn with the others; the median counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """What an exported model must keep to, or no file is written."""
+    """The limits that an exported model must keep to, or no file is written."""
 
     difference: float = 1e-4
     """Largest |Δp| of the float model against torch, over all photos and classes."""
@@ -44,69 +37,61 @@ class Gates:
 
 @dataclass(frozen=True)
 class Engine:
-    """A model to be compared. ``run`` takes uint8 (N, H, W, 3) of ``contract``'s size and gives probabilities."""
+    """A model to be compared, and how large it is."""
 
-    kind: Kind
-    contract: Contract
-    run: Callable[[Images], Probabilities]
+    kind: EngineKind
+    model: Model
     size_bytes: int
 
     @classmethod
-    def of_checkpoint(cls, model: ImageModel, contract: Contract) -> Engine:
-        """The trained model itself."""
-
-        def run(images: Images) -> Probabilities:
-            with torch.inference_mode():
-                return np.asarray(model(torch.from_numpy(images)).numpy())
-
-        size = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
-        return cls("torch", contract, run, size)
+    def of_checkpoint(cls, model: ImageModel) -> Engine:
+        """Take the trained model itself."""
+        return cls("torch", model, sum(t.numel() * t.element_size() for t in model.network.state_dict().values()))
 
     @classmethod
-    def of_file(cls, kind: Kind, path: Path) -> Engine:
-        """An ONNX file as every consumer opens it, with the contract that is inside it."""
-        classifier = Classifier(path)
-        return cls(kind, classifier.contract, classifier.probabilities, path.stat().st_size)
+    def of_file(cls, kind: EngineKind, path: Path) -> Engine:
+        """Open an ONNX file as every consumer does, with the contract that is inside it."""
+        return cls(kind, Classifier(path), path.stat().st_size)
 
     def answer(self, photos: Sequence[Path | bytes]) -> Probabilities:
-        """Encoded photos -> probabilities; raises ImageError."""
-        return np.concatenate([self.run(images) for images in batches(photos, self.contract)])
+        """Answer encoded photos; raises ImageError."""
+        return answer_photos(self.model, photos)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One engine's numbers; those that compare are against torch, over the labelled and the awkward photos."""
+    """One engine's numbers. Where they compare, it is with torch, on the labelled and the awkward photos."""
 
-    kind: Kind
+    kind: EngineKind
     size_mb: float
     photos_per_s: float
-    """Of the model alone, batches of 16, all usable cores."""
+    """Of the model alone, in batches of 16, on all usable cores."""
     difference: float
     """Largest |Δp|."""
     worst: str
     """The photo that has it."""
     flips: int
-    """Photos whose likeliest class is another."""
+    """How many photos have another likeliest class."""
     verdicts: int
-    """Photos whose verdict, a class or "unsure", is another."""
+    """How many photos have another verdict, a class or "unsure"."""
     accuracy: Mapping[str, float]
     """Percent, by split and in "all"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was measured, and which gates failed."""
+    """What was measured, and which limits were passed."""
 
     rows: tuple[Measured, ...]
     photos: Mapping[str, int]
     """How many labelled photos, by split and in "all"."""
     awkward: int
-    """How many awkward ones beside."""
+    """How many awkward photos beside those."""
     failures: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the fields, ready for JSON."""
         return asdict(self)
 
 
@@ -128,7 +113,7 @@ def prove(
     """Compare ``engines``, torch's first, on all photos. Raises ImageError for a photo that can't be read."""
     photos: list[Path | bytes] = [*labelled.paths, *awkward.values()]
     names = [*map(str, labelled.paths), *awkward]
-    speeds = photos_per_s(engines, labelled.paths[:BATCH_SIZE])
+    speeds = measure_speed(engines, labelled.paths[:BATCH_SIZE])
     answers = [engine.answer(photos) for engine in engines]
     rows = tuple(
         _measure(engine, answer, answers[0], names, labelled, speed)
@@ -139,25 +124,25 @@ def prove(
         rows=rows,
         photos=counts | {"all": len(labelled.paths)},
         awkward=len(awkward),
-        failures=tuple(_failures(rows, gates)),
+        failures=tuple(_find_failures(rows, gates)),
         notes=tuple(notes),
     )
 
 
-def photos_per_s(engines: Sequence[Engine], photos: Sequence[Path]) -> list[float]:
-    """Each engine's rate on one batch that is in memory: median of rounds in which the engines take turns."""
-    images = [next(batches(photos, engine.contract)) for engine in engines]
+def measure_speed(engines: Sequence[Engine], photos: Sequence[Path]) -> list[float]:
+    """Return each engine's rate on one batch in memory: the median of rounds in which the engines take turns."""
+    images = [next(load_batches(photos, engine.model.contract)) for engine in engines]
     seconds: list[list[float]] = [[] for _ in engines]
     for _ in range(TIMED_ROUNDS + 1):
         for engine, batch, times in zip(engines, images, seconds, strict=True):
             start = time.perf_counter()
-            engine.run(batch)
+            engine.model.probabilities(batch)
             times.append(time.perf_counter() - start)
     return [len(batch) / statistics.median(t[1:]) for batch, t in zip(images, seconds, strict=True)]  # t[0]: warm-up
 
 
-def accuracy(answers: Probabilities, labels: npt.NDArray[np.int64]) -> float:
-    """Percent of rows whose likeliest class is the label."""
+def measure_accuracy(answers: Probabilities, labels: npt.NDArray[np.int64]) -> float:
+    """Return the percentage of rows whose likeliest class is the label."""
     return float((answers.argmax(1) == labels).mean() * 100)
 
 
@@ -170,8 +155,10 @@ def _measure(
     worst = int(differences.argmax())
     splits = np.array(labelled.splits)
     known = answers[: len(splits)]
-    by_split = {s: accuracy(known[splits == s], labelled.labels[splits == s]) for s in sorted(set(labelled.splits))}
-    verdicts = [[p.label for p in decide(names, rows, engine.contract)] for rows in (answers, reference)]
+    by_split = {
+        s: measure_accuracy(known[splits == s], labelled.labels[splits == s]) for s in sorted(set(labelled.splits))
+    }
+    verdicts = [[p.label for p in decide(names, rows, engine.model.contract)] for rows in (answers, reference)]
     return Measured(
         kind=engine.kind,
         size_mb=engine.size_bytes / 1e6,
@@ -180,11 +167,11 @@ def _measure(
         worst=names[worst],
         flips=int((answers.argmax(1) != reference.argmax(1)).sum()),
         verdicts=sum(a != b for a, b in zip(*verdicts, strict=True)),
-        accuracy=by_split | {"all": accuracy(known, labelled.labels)},
+        accuracy=by_split | {"all": measure_accuracy(known, labelled.labels)},
     )
 
 
-def _failures(rows: Sequence[Measured], gates: Gates) -> list[str]:
+def _find_failures(rows: Sequence[Measured], gates: Gates) -> list[str]:
     by_kind = {row.kind: row for row in rows}
     failures = []
     exported = by_kind["float"]
