@@ -21,9 +21,10 @@ from typing import Any, Final
 
 from catdog.aws.account import Account, code_of
 from catdog.aws.package import Package, build_package
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME
 from catdog.errors import ModelError, SettingsError
 from catdog.score.s3 import SCHEME, split_uri
-from catdog.serving.loading import CONTRACT_NAME, GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME
+from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME
 
 EMBEDDED: Final = "embedded"
 ARCHIVE: Final = "model.tar.gz"

@@ -14,13 +14,11 @@ from typing import Final
 import numpy as np
 
 from catdog.classifier import BATCH_SIZE, Classifier
-from catdog.contract import Contract
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ContractError, ModelError, SettingsError
 from catdog.serving import golden
 from catdog.serving.requests import ALLOWED_S3, parse_prefixes
 
-WEIGHTS_NAME: Final = "model.safetensors"
-CONTRACT_NAME: Final = "contract.json"
 ONNX_NAME: Final = "model.onnx"
 GOLDEN_NAME: Final = "golden.json"
 THREADS: Final = "CATDOG_THREADS"

@@ -24,14 +24,12 @@ from torchvision.models import ResNet, get_model
 
 from catdog.ahead import batches_ahead
 from catdog.classifier import BATCH_SIZE
-from catdog.contract import Contract
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file
 from catdog.image import load_pixels
 from catdog.training.settings import ARCHS
 
-WEIGHTS_NAME: Final = "model.safetensors"
-CONTRACT_NAME: Final = "contract.json"
 CNN_CHANNELS: Final = (32, 64, 128, 256)
 CNN_HIDDEN: Final = 128  # units between the features and the logits
 Images = npt.NDArray[np.uint8]

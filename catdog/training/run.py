@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from catdog.contract import WEIGHTS_NAME
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
 from catdog.files import check_output_folder, lock_folder, replace_file
@@ -26,7 +27,7 @@ from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics, write_history
 from catdog.training.loop import fit
 from catdog.training.metrics import format_table, measure
-from catdog.training.model import WEIGHTS_NAME, ImageModel, save_checkpoint
+from catdog.training.model import ImageModel, save_checkpoint
 from catdog.training.prepared import Prepared, prepare
 from catdog.training.processes import is_first_process, silence_lightning, start_processes
 from catdog.training.settings import Settings
