@@ -114,4 +114,4 @@ def _format_row(row: Measured, splits: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m export")
+    app(prog_name="python -m catdog.export")

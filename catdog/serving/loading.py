@@ -49,7 +49,7 @@ def load_model(folder: Path, device: str | None = None) -> Classifier:
     if device is not None and not (folder / WEIGHTS_NAME).is_file():
         _log.warning("catdog: %s is not used: the model was packed without %s", device, WEIGHTS_NAME)
     elif device is not None:
-        from catdog.serving.torch_classifier import TorchClassifier
+        from catdog.training.model import TorchClassifier
 
         classifier, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
         golden.check_golden(classifier, text, TORCH_TOLERANCE)

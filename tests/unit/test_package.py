@@ -42,7 +42,6 @@ CODE = [
             "serving/golden",
             "serving/loading",
             "serving/requests",
-            "serving/torch_classifier",
             "text",
             "training/__init__",
             "training/model",
