@@ -14,9 +14,10 @@ from score_ways import Task
 from torch import nn
 
 from catdog.classifier import Classifier
+from catdog.contract import WEIGHTS_NAME
 from catdog.export.onnx_file import OPSET, to_onnx, write_onnx
 from catdog.machine import usable_cores
-from catdog.training.model import WEIGHTS_NAME, ImageModel, load_checkpoint
+from catdog.training.model import ImageModel, load_checkpoint
 
 
 class FromUnit(nn.Module):

@@ -32,8 +32,8 @@ from typing import Any, Final
 
 from catdog.aws.package import ONNX_CHOICES, archive, build_package
 from catdog.classifier import Classifier
+from catdog.contract import WEIGHTS_NAME
 from catdog.machine import usable_cores
-from catdog.serving.loading import WEIGHTS_NAME
 from tests.integration.toolkits import Serve, serving_python
 
 CALLERS: Final = (1, 2, 4, 8, 16, 32)

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from catdog.contract import IMAGENET_MEAN, IMAGENET_STD
 from catdog.dataset import Manifest
 from catdog.training.augment import ASPECT, BLUR_PX, ERASED, GREY, JPEG_QUALITY, augment
-from catdog.training.data import Batch, Shard, make_loader, make_training_batches, set_seed
+from catdog.training.data import Batch, Prepared, make_loader, make_training_batches, prepare, set_seed
 from catdog.training.learner import Learner
 from catdog.training.loop import STEPS_BETWEEN_CHECKS, keep_freed_memory
 from catdog.training.model import read_weights
@@ -36,8 +36,7 @@ from catdog.training.phases import (
     new_optimizer,
     remaining_phases,
 )
-from catdog.training.prepared import Prepared, prepare
-from catdog.training.processes import start_processes, sum_over_processes
+from catdog.training.processes import Shard, start_processes, sum_over_processes
 from catdog.training.settings import Settings
 
 VAL_PHOTOS: Final = 64  # only there because a run must have some

@@ -17,6 +17,8 @@ from catdog.errors import ContractError
 
 CONTRACT_VERSION = 1
 METADATA_KEY = "catdog.contract"
+CONTRACT_NAME = "contract.json"  # beside the weights
+WEIGHTS_NAME = "model.safetensors"
 UNSURE = "unsure"  # the label of an answer whose confidence is under the threshold; no class may take this name
 
 Resize = Literal["stretch", "short_side"]

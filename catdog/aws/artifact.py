@@ -21,8 +21,9 @@ from typing import Any, Final
 
 from catdog.aws.account import Account, code_of
 from catdog.aws.package import Package, build_package
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME
 from catdog.errors import ModelError, SettingsError
-from catdog.serving.loading import CONTRACT_NAME, GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME
+from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME
 from catdog.sources.objects import S3_SCHEME as SCHEME
 from catdog.sources.objects import split_s3_uri as split_uri
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from catdog.classifier import Classifier
-from catdog.contract import Contract
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.serving import golden
-from catdog.serving.loading import CONTRACT_NAME, GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, check_same_contract
+from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME, check_same_contract
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 INT8_NAME: Final = "model-int8.onnx"

@@ -80,7 +80,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was measured, and which limits were passed."""
+    """What was measured, and which gates failed."""
 
     rows: tuple[Measured, ...]
     photos: Mapping[str, int]

@@ -14,13 +14,11 @@ from typing import Final
 import numpy as np
 
 from catdog.classifier import BATCH_SIZE, Classifier
-from catdog.contract import Contract
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ContractError, ModelError, SettingsError
 from catdog.serving import golden
 from catdog.serving.requests import ALLOWED_S3, parse_prefixes
 
-WEIGHTS_NAME: Final = "model.safetensors"
-CONTRACT_NAME: Final = "contract.json"
 ONNX_NAME: Final = "model.onnx"
 GOLDEN_NAME: Final = "golden.json"
 THREADS: Final = "CATDOG_THREADS"
@@ -51,7 +49,7 @@ def load_model(folder: Path, device: str | None = None) -> Classifier:
     if device is not None and not (folder / WEIGHTS_NAME).is_file():
         _log.warning("catdog: %s is not used: the model was packed without %s", device, WEIGHTS_NAME)
     elif device is not None:
-        from catdog.serving.torch_classifier import TorchClassifier
+        from catdog.training.model import TorchClassifier
 
         classifier, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
         golden.check_golden(classifier, text, TORCH_TOLERANCE)

@@ -71,10 +71,7 @@ def draw_confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence
 
 def draw_roc(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
     """Draw hits against false alarms, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
-    lines = []
-    for i, name in _list_judged(labels, class_names):
-        false_alarms, hits, _ = binary_roc(probabilities[:, i].clamp(0, 1), (labels == i).long())
-        lines.append((name, false_alarms, hits))
+    lines = _list_curves(binary_roc, probabilities, labels, class_names)
     _draw_with_corner(lines, ("false alarms (share of the others called it)", "hits (recall)"), (0, 0.05), title, path)
 
 
@@ -82,17 +79,15 @@ def draw_precision_recall(
     probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path
 ) -> None:
     """Draw precision against recall, each class against the rest; probabilities float (N, C), labels int64 (N,)."""
-    lines = []
-    for i, name in _list_judged(labels, class_names):
-        precision, recall, _ = binary_precision_recall_curve(probabilities[:, i].clamp(0, 1), (labels == i).long())
-        lines.append((name, recall, precision))
+    curves = _list_curves(binary_precision_recall_curve, probabilities, labels, class_names)
+    lines = [(name, recall, precision) for name, precision, recall in curves]
     _draw_with_corner(lines, ("recall", "precision"), (0.95, 1), title, path)
 
 
 def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, path: Path) -> None:
     """Draw accuracy against confidence with 95% intervals, over a histogram of the confidences.
 
-    ``rows`` as ``metrics.reliability`` gives them; ``lowest``: the smallest confidence there can be, 1/C.
+    ``rows`` as ``measure_reliability`` gives them; ``lowest``: the smallest confidence there can be, 1/C.
     """
     figure = Figure(figsize=(5.4, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -116,14 +111,15 @@ def draw_coverage(
 ) -> None:
     """Draw the error among the answered photos against the share that is answered (El-Yaniv & Wiener 2010).
 
-    ``marks``: rows of ``metrics.coverage``, drawn as points with their thresholds; the last one is the model's own.
+    ``marks``: rows of ``measure_coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
     axes = _new_axes(6.4, 4.4)
     _, photos, wrong = count_answered(probabilities, labels)
     axes.plot((photos / len(labels)).tolist(), (wrong / photos).tolist(), color=BLUE, label="confidence thresholds")
     for text, at in label_marks(marks[:-1]):
         axes.plot(*at, "o", color=BLUE, ms=6)
-        axes.annotate(text, at, (6, 4), textcoords="offset points", fontsize=8, color=BLUE)
+        side, offset = ("right", -6) if at[0] > 0.5 else ("left", 6)  # towards the middle, where there is room
+        axes.annotate(text, at, (offset, 4), textcoords="offset points", ha=side, fontsize=8, color=BLUE)
     own = marks[-1]
     if own["answered"]:
         label = f"the model's threshold, {own['threshold']:g}"
@@ -132,7 +128,7 @@ def draw_coverage(
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     _save(axes.figure, path)
 
 
@@ -151,10 +147,16 @@ def label_marks(marks: Sequence[dict[str, Any]]) -> list[tuple[str, tuple[float,
     return [(" to ".join(f"{end:g}" for end in pair), place) for pair, place in zip(ends, places, strict=True)]
 
 
-def _list_judged(labels: Tensor, class_names: Sequence[str]) -> list[tuple[int, str]]:
-    """Return the classes that have a curve: some photos are of it, and some are not."""
-    present = [(i, name, int((labels == i).sum())) for i, name in enumerate(class_names)]
-    return [(i, name) for i, name, photos in present if 0 < photos < len(labels)]
+def _list_curves(
+    curve: Callable[..., Any], probabilities: Tensor, labels: Tensor, class_names: Sequence[str]
+) -> list[tuple[str, Tensor, Tensor]]:
+    """Return the curve of each class that some photos are of, and some are not, against the rest."""
+    lines = []
+    for i, name in enumerate(class_names):
+        truth = (labels == i).long()
+        if 0 < int(truth.sum()) < len(labels):
+            lines.append((name, *curve(probabilities[:, i].clamp(0, 1), truth)[:2]))
+    return lines
 
 
 def _draw_with_corner(

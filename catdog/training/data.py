@@ -1,4 +1,4 @@
-"""From a dataset to batches: uint8 (N, S, S, 3) photos and int64 (N,) class indices.
+"""What training starts from: a network with its starting weights, and photos uint8 (N, S, S, 3) in batches.
 
 Which photos make a batch follows from the seed, the epoch and the place in the epoch alone. So a run can go on from any
 step, and several processes share each batch without talking to one another.
@@ -11,31 +11,28 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Split, build, is_dataset
 from catdog.dataset.inputs import GivenSource
+from catdog.dataset.manifest import SPLITS
 from catdog.errors import DataError, SettingsError
 from catdog.machine import usable_cores
 from catdog.progress import show_progress
 from catdog.training.history import say
+from catdog.training.model import ImageModel, new_network
 from catdog.training.pixels import DecodedPhotos, Inputs, open_pixels
+from catdog.training.processes import Shard, check_agreement, say_first, share_folder
 from catdog.training.settings import Settings
+from catdog.training.weights import load_weights
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Shard(NamedTuple):
-    """Which of the processes that train together this is."""
-
-    rank: int = 0
-    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -157,3 +154,36 @@ def open_data(settings: Settings, scratch: Path) -> Manifest:
         if missing := [name for name in manifest.class_names if name not in present]:
             raise DataError(f"{settings.data}: no photo of {missing[0]!r} in the {split} split; add photos")
     return manifest
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The photos, the model and its contract as training finds them."""
+
+    manifest: Manifest
+    model: ImageModel
+    contract: Contract
+    fresh: frozenset[str]
+    """Names of the parameters that start from scratch."""
+    train: Examples
+    val: Examples
+
+
+def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifest | None = None) -> Prepared:
+    """Open photos and weights, and build the model; what takes long is done by one process of each machine."""
+    set_seed(settings.seed)
+    folder, _ = share_folder(fabric, scratch)
+    with fabric.rank_zero_first(local=True):
+        manifest = manifest or open_data(settings, folder)
+        contract = settings.contract(manifest.class_names, manifest.fingerprint)
+        network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
+        loaded = load_weights(network, settings.arch, settings.weights)
+        val = load_photos(manifest, "val", contract, settings)
+        train = load_training_photos(manifest, contract, settings)
+    check_agreement(fabric, "--data", (manifest.fingerprint, len(train)))
+    say_first(fabric, loaded.describe())
+    for split in SPLITS:
+        chosen = manifest.of(split)
+        counts = ", ".join(f"{sum(p.label == c for p in chosen)} {c}" for c in manifest.class_names)
+        say_first(fabric, f"data: {split:<5} {len(chosen)} photos ({counts})")
+    return Prepared(manifest, ImageModel(network, contract), contract, frozenset(loaded.fresh), train, val)

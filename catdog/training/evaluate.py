@@ -149,55 +149,35 @@ def _print_tables(console: Console, metrics: dict[str, Any]) -> None:
     if metrics["trained_on_some"]:
         console.print("warning: the model was trained on some of these photos, so it looks better than it is")
     bounds = metrics["intervals"]
-    rows = [(name, _format_value(k, metrics[k]), _format_interval(k, bounds[k])) for k, name in _NAMES.items()]
+    rows: list[tuple[str, ...]] = [(name, *_format_both(k, metrics[k], bounds[k])) for k, name in _NAMES.items()]
     _print_table(console, ("", "measured", "95% interval"), rows)
-    classes = bounds["per_class"]
-    _print_table(
-        console,
-        ("class", "precision", "95% interval", "recall", "95% interval", "F1"),
-        [
-            (
-                name,
-                *(
-                    cell
-                    for k in ("precision", "recall")
-                    for cell in (_format_value(k, v[k]), _format_interval(k, classes[name][k]))
-                ),
-                _format_value("f1", v["f1"]),
-            )
-            for name, v in metrics["per_class"].items()
-        ],
-    )
-    _print_table(
-        console,
-        ("source", "photos", "wrong", "accuracy", "95% interval"),
-        [
-            (
-                name,
-                str(v["photos"]),
-                str(v["errors"]),
-                f"{v['accuracy']:.2%}",
-                _format_interval("accuracy", v["accuracy_95"]),
-            )
-            for name, v in metrics["by_source"].items()
-        ],
-    )
-    thresholds = [("", row) for row in metrics["coverage"]] + [("the model's", metrics["at_threshold"])]
-    _print_table(
-        console,
-        ("threshold", "answered", "wrong of those", "", "95% interval", ""),
-        [
-            (
-                f"{row['threshold']:g}",
-                f"{row['coverage']:.2%}",
-                str(row["errors"]),
-                _format_value("accuracy", row["error"]),
-                _format_interval("accuracy", row["error_95"]),
-                note,
-            )
-            for note, row in thresholds
-        ],
-    )
+    rows = [
+        (
+            name,
+            *_format_both("precision", values["precision"], bounds["per_class"][name]["precision"]),
+            *_format_both("recall", values["recall"], bounds["per_class"][name]["recall"]),
+            _format_value("f1", values["f1"]),
+        )
+        for name, values in metrics["per_class"].items()
+    ]
+    _print_table(console, ("class", "precision", "95% interval", "recall", "95% interval", "F1"), rows)
+    rows = [
+        (name, str(row["photos"]), str(row["errors"]), *_format_both("accuracy", row["accuracy"], row["accuracy_95"]))
+        for name, row in metrics["by_source"].items()
+    ]
+    _print_table(console, ("source", "photos", "wrong", "accuracy", "95% interval"), rows)
+    thresholds = [(row, "") for row in metrics["coverage"]] + [(metrics["at_threshold"], "the model's")]
+    rows = [
+        (
+            f"{row['threshold']:g}",
+            f"{row['coverage']:.2%}",
+            str(row["errors"]),
+            *_format_both("accuracy", row["error"], row["error_95"]),
+            note,
+        )
+        for row, note in thresholds
+    ]
+    _print_table(console, ("threshold", "answered", "wrong of those", "", "95% interval", ""), rows)
 
 
 def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -216,5 +196,6 @@ def _format_value(key: str, value: float | None) -> str:
     return f"{value:.2%}" if key in _SHARES else f"{value:.4f}"
 
 
-def _format_interval(key: str, bounds: Sequence[float] | None) -> str:
-    return " to ".join(_format_value(key, bound) for bound in bounds) if bounds else ""
+def _format_both(key: str, value: float | None, bounds: Sequence[float] | None) -> tuple[str, str]:
+    """Return a number and its interval as two cells."""
+    return _format_value(key, value), " to ".join(_format_value(key, bound) for bound in bounds or ())

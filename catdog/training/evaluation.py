@@ -20,7 +20,7 @@ from torch import Tensor
 from catdog.classifier import EMBEDDED, load
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, Cell, contact_sheet
-from catdog.contract import Contract
+from catdog.contract import WEIGHTS_NAME, Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import DataError, ModelError, SettingsError
@@ -35,7 +35,7 @@ from catdog.training.metrics import (
     measure_groups,
     measure_reliability,
 )
-from catdog.training.model import WEIGHTS_NAME, Model, answer_photos, load_checkpoint
+from catdog.training.model import Model, answer_photos, load_checkpoint
 
 Part = Split | Literal["all"]
 Report = Callable[[int, int], None]

@@ -13,13 +13,12 @@ from lightning.fabric import Fabric
 
 from catdog.errors import TrainingError
 from catdog.training import charts
-from catdog.training.data import Shard, make_loader, make_training_batches, set_seed
+from catdog.training.data import Prepared, make_loader, make_training_batches, set_seed
 from catdog.training.history import say, say_metrics, show_steps
 from catdog.training.learner import Learner
 from catdog.training.loop import keep_freed_memory
 from catdog.training.phases import remaining_phases
-from catdog.training.prepared import Prepared
-from catdog.training.processes import sum_over_processes
+from catdog.training.processes import Shard, sum_over_processes
 from catdog.training.settings import Settings
 
 STEPS: Final = 100

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
-from catdog.training.data import Batch, Shard, make_loader, make_plain_batches
+from catdog.training.data import Batch, Prepared, make_loader, make_plain_batches
 from catdog.training.phases import Phase, freeze_all_but, new_optimizer
-from catdog.training.prepared import Prepared
-from catdog.training.processes import sum_over_processes
+from catdog.training.processes import Shard, sum_over_processes
 from catdog.training.settings import Settings
 
 

@@ -24,12 +24,11 @@ from torch import Tensor
 
 from catdog.errors import TrainingError, TrainingStopped
 from catdog.training.checkpoint import Checkpoint, StopRequest
-from catdog.training.data import Shard, make_loader, make_training_batches, set_seed
+from catdog.training.data import Prepared, make_loader, make_training_batches, set_seed
 from catdog.training.history import Row, score_epoch, show_steps
 from catdog.training.learner import Learner
 from catdog.training.phases import learning_rate_factor, remaining_phases
-from catdog.training.prepared import Prepared
-from catdog.training.processes import check_agreement, say_first, sum_over_processes
+from catdog.training.processes import Shard, check_agreement, say_first, sum_over_processes
 from catdog.training.settings import Settings
 
 STEPS_BETWEEN_CHECKS: Final = 10  # on a GPU, which each check has to wait for

@@ -23,15 +23,13 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
 
 from catdog.ahead import batches_ahead
-from catdog.classifier import BATCH_SIZE
-from catdog.contract import Contract
+from catdog.classifier import BATCH_SIZE, Classifier
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file
 from catdog.image import load_pixels
 from catdog.training.settings import ARCHS
 
-WEIGHTS_NAME: Final = "model.safetensors"
-CONTRACT_NAME: Final = "contract.json"
 CNN_CHANNELS: Final = (32, 64, 128, 256)
 CNN_HIDDEN: Final = 128  # units between the features and the logits
 Images = npt.NDArray[np.uint8]
@@ -240,3 +238,24 @@ def answer_photos(
         if progress:
             progress(done, len(photos))
     return np.concatenate(answers)
+
+
+class TorchClassifier(Classifier):
+    """A Classifier that answers with the float weights beside its ONNX file, on a GPU; all else is as in Classifier."""
+
+    def __init__(self, folder: Path, device: str, threads: int) -> None:
+        """``folder``: with model.onnx, model.safetensors and contract.json. ``threads``: of torch's work on the CPU.
+
+        Raises ModelError or ContractError, also where the weights are not those that the contract was written for.
+        """
+        super().__init__(folder / "model.onnx", threads)
+        torch.set_num_threads(threads)
+        self._arguments = (folder, device, threads)
+        self._model = load_checkpoint(folder).to(device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
+
+    def probabilities(self, images: Images) -> Probabilities:
+        """Answer uint8 (N, H, W, 3) of the contract's size with float32 (N, C), each row summing to 1."""
+        return self._model.probabilities(images)

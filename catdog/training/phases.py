@@ -22,11 +22,10 @@ from torchvision.models import ResNet
 
 from catdog.errors import SettingsError, TrainingError
 from catdog.training.augment import augment
-from catdog.training.data import Examples, Shard, make_loader, make_plain_batches, set_seed
+from catdog.training.data import Examples, Prepared, make_loader, make_plain_batches, set_seed
 from catdog.training.model import ImageModel, find_stage, split_network
 from catdog.training.pixels import MappedArray
-from catdog.training.prepared import Prepared
-from catdog.training.processes import say_first, share_folder
+from catdog.training.processes import Shard, say_first, share_folder
 from catdog.training.settings import STAGES, Settings
 
 REFERENCE_BATCH: Final = 64  # photos; ``lr`` is given for it and scaled linearly (Goyal et al. 2017, section 2.1)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -17,11 +17,17 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from catdog.errors import SettingsError
-from catdog.training.data import Shard
 from catdog.training.history import say
 from catdog.training.settings import Settings
 
 TIMEOUT = timedelta(hours=2)  # how long the others wait while one downloads weights or decodes photos
+
+
+class Shard(NamedTuple):
+    """Which of the processes that train together this is."""
+
+    rank: int = 0
+    world: int = 1
 
 
 def start_processes(settings: Settings) -> Fabric:

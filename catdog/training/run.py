@@ -15,19 +15,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from catdog.contract import WEIGHTS_NAME
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
 from catdog.files import check_output_folder, lock_folder, replace_file
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_threshold
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
-from catdog.training.data import Examples, load_photos, make_loader, make_plain_batches
+from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, prepare
 from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics, write_history
 from catdog.training.loop import fit
 from catdog.training.metrics import format_table, measure
-from catdog.training.model import WEIGHTS_NAME, ImageModel, save_checkpoint
-from catdog.training.prepared import Prepared, prepare
+from catdog.training.model import ImageModel, save_checkpoint
 from catdog.training.processes import is_first_process, silence_lightning, start_processes
 from catdog.training.settings import Settings
 

@@ -30,10 +30,9 @@ from catdog.errors import CatdogError, SettingsError, TrainingError, TrainingSto
 from catdog.files import check_output_folder, lock_folder, replace_file
 from catdog.training import charts
 from catdog.training.checkpoint import FREE_TO_CHANGE
-from catdog.training.data import open_data
+from catdog.training.data import open_data, prepare
 from catdog.training.history import Row, say, score_epoch
 from catdog.training.loop import fit
-from catdog.training.prepared import prepare
 from catdog.training.processes import silence_lightning, start_processes
 from catdog.training.space import Choices, Range, Space, TrialOutcome
 

@@ -61,9 +61,22 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
 
 
 def _read_file(file: str, arch: str) -> dict[str, Tensor]:
+    """Read a weight file; raises ModelError unless ``arch`` is the smallest architecture that has all its tensors."""
     state = read_weights(file)
-    _check_architecture(state, arch, file)
-    return state
+    body = {name: tensor.shape for name, tensor in state.items() if not name.startswith("fc.")}
+    with torch.device("meta"):  # shapes only, no memory
+        shapes = {a: {k: v.shape for k, v in new_network(a, 1).state_dict().items()} for a in ARCHS}
+    found = next((a for a in ARCHS if body and body.items() <= shapes[a].items()), None)
+    if found == arch:
+        return state
+    if found is not None:
+        raise ModelError(f"{file}: these are weights of {found}, not of {arch}; use --arch {found}")
+    foreign = next((name for name in state if name not in shapes[arch]), None)
+    what = f"tensor {foreign!r} is unknown" if foreign else "tensors have other shapes"
+    raise ModelError(
+        f"{file}: not weights of {arch} or of any architecture here ({what}); {Path(file).name} "
+        "must use torchvision's names"
+    )
 
 
 def _average(states: list[dict[str, Tensor]], files: str) -> dict[str, Tensor]:
@@ -86,33 +99,6 @@ def _download_imagenet(arch: str) -> dict[str, Tensor]:
             f"--weights imagenet: torchvision could not download the weights of {arch} ({error}); "
             "give a safetensors file with --weights FILE, or start from scratch with --weights none"
         ) from error
-
-
-def _check_architecture(state: dict[str, Tensor], arch: str, source: str) -> None:
-    """Raise ModelError unless ``arch`` is the smallest architecture that has all of the file's tensors."""
-    found = next((a for a in ARCHS if _fits(state, a)), None)
-    if found == arch:
-        return
-    if found is not None:
-        raise ModelError(f"{source}: these are weights of {found}, not of {arch}; use --arch {found}")
-    own = _shapes(arch)
-    foreign = next((k for k in state if k not in own), None)
-    what = f"tensor {foreign!r} is unknown" if foreign else "tensors have other shapes"
-    raise ModelError(
-        f"{source}: not weights of {arch} or of any architecture here ({what}); {Path(source).name} "
-        "must use torchvision's names"
-    )
-
-
-def _fits(state: dict[str, Tensor], arch: str) -> bool:
-    own = _shapes(arch)
-    body = {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
-    return bool(body) and all(own.get(k) == shape for k, shape in body.items())
-
-
-def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):  # shapes only, no memory
-        return {k: tuple(v.shape) for k, v in new_network(arch, 1).state_dict().items()}
 
 
 def _start_as_identity(network: nn.Module, fresh: set[str]) -> None:

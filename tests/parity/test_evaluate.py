@@ -143,3 +143,14 @@ def test_help_does_not_wait_for_torch() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "python -m catdog.training.evaluate embedded data" in done.stdout
+
+
+def test_a_typo_in_a_path_does_not_wait_for_torch() -> None:
+    for arguments in (["embedded", "nowhere"], ["no-such-run", "tests"]):
+        code = (
+            "import sys; from catdog.training.evaluate import app\n"
+            "try: app()\n"
+            "except SystemExit as end: sys.exit('torch' in sys.modules or end.code)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 2, done.stderr

@@ -307,6 +307,15 @@ def test_a_list_that_takes_too_long_is_answered_as_far_as_it_goes(tiny: Classifi
     ]
 
 
+def test_a_lack_of_memory_is_not_the_caller_s_mistake(tiny: Classifier) -> None:
+    def too_large_here() -> bytes:
+        raise ImageError("image: not enough memory to decode it", "out_of_memory")
+
+    reply = endpoint.write_reply(endpoint.answer_request(Request([too_large_here], ["image"], True), tiny), None)
+    assert (reply.status, reply.phrase) == (503, "Service Unavailable")
+    assert b"not enough memory" in reply.body
+
+
 def test_our_own_faults_are_500_and_logged(tiny: Classifier, photo: Photo, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Classifier):
         def probabilities(self, images: Any) -> Any:

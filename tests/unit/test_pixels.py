@@ -19,8 +19,9 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, ImageError
 from catdog.image import load_pixels
-from catdog.training.data import Examples, Shard, make_loader, make_plain_batches, make_training_batches
+from catdog.training.data import Examples, make_loader, make_plain_batches, make_training_batches
 from catdog.training.pixels import DecodedPhotos, MappedArray, open_pixels
+from catdog.training.processes import Shard
 from catdog.training.settings import Settings
 
 CONTRACT = Contract(class_names=("cat", "dog"), input_size=16)
