@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
 
 from catdog.errors import CatdogError, DataError, ImageError, SettingsError
+from catdog.extras import install_command
 from catdog.image import MAX_BYTES
 from catdog.sources.names import OBJECT_SCHEMES
 
@@ -432,9 +433,8 @@ def _obstore() -> Any:
         import obstore.exceptions
         import obstore.store
     except ImportError as error:
-        raise SettingsError(
-            "object stores (s3://, gs://, az://) need one more package: pip install '.[cloud]'"
-        ) from error
+        needed = install_command("cloud")
+        raise SettingsError(f"object stores (s3://, gs://, az://) need one more package: {needed}") from error
     return obstore
 
 

@@ -1,0 +1,66 @@
+"""What becomes of commands that write for a while when the reader goes away or the disk is full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_train import SMALL, paint
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint(tmp_path_factory.mktemp("photos"), {"cats": 30, "dogs": 30})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "catdog-test", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def train(photos: Path, output: Path, shell: str = "") -> subprocess.CompletedProcess[str]:
+    arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--arch", "cnn", "--cache", "none"]
+    command = f'set -o pipefail; "$@" {shell}'
+    return subprocess.run(
+        ["bash", "-c", command, "bash", sys.executable, "train.py", *arguments, "--export", "False"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_training_for_a_reader_that_goes_away_ends_quietly(photos: Path, tmp_path: Path) -> None:
+    done = train(photos, tmp_path / "run", "| head -1")
+    assert done.returncode == 141, done.stderr
+    assert done.stdout.startswith("epoch=1 ")
+    assert "Traceback" not in done.stderr
+
+
+def test_training_on_a_full_disk_is_one_line(photos: Path, small_disk: Path) -> None:
+    done = train(photos, small_disk / "run")
+    assert done.returncode == 2, done.stderr
+    assert "no space is left" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_dataset_whose_summary_can_not_be_written_is_there_all_the_same(photos: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m catdog.dataset {photos} --out {tmp_path / 'data'} >/dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no space is left" in done.stderr.splitlines()[-1]
+    assert (tmp_path / "data" / "manifest.json").is_file()
