@@ -1,4 +1,4 @@
-"""python -m catdog.aws upload|train|tune|deploy|invoke|transform|status|ps|delete"""
+"""python -m catdog.aws upload|train|tune|status|deploy|invoke|transform|ps|delete"""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from typing import Final
 
 from catdog.aws.app import app
 
-# Each registers its commands with ``app``; the order is that of --help.
-COMMANDS: Final = ("upload", "train", "tune", "status", "deploy", "invoke", "transform", "manage")
+# Importing a module registers its commands with ``app``, so this is also the order of --help.
+COMMANDS: Final = (
+    "upload",
+    "jobs.train",
+    "jobs.tune",
+    "jobs.status",
+    "endpoints.deploy",
+    "calls.invoke",
+    "calls.transform",
+    "endpoints.manage",
+)
 
 for _name in COMMANDS:
     import_module(f"catdog.aws.{_name}")

@@ -1,11 +1,11 @@
-"""The command line that all commands of ``python -m catdog.aws`` hang on: common options, output and the edge.
+"""What all commands of ``python -m catdog.aws`` share: the options, the output, and how errors end a command.
 
     @app.command(help=...)
     def ps(region: Region = None, owner: Owner = None, dry_run: DryRun = False) -> None:
-        with edge("ps"):
-            show({...}, "catdog.aws delete NAME")
+        with exit_on_error("ps"):
+            print_result({...}, "catdog.aws delete NAME")
 
-stdout holds one line of JSON; talk, progress and the next command go to stderr.
+stdout gets one line of JSON; messages, progress and the suggested next command go to stderr.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from catdog.aws.account import CloudError, explain, is_aws_error
+from catdog.aws.failures import CloudError, explain_error, is_aws_error
 from catdog.errors import CatdogError
 from catdog.text import printable
 
@@ -31,9 +31,9 @@ EXIT_CODES: Final = (
 
 _HELP: Final = """Train, tune, deploy, call and delete on Amazon SageMaker.
 
-Credentials, profile and region are found as the aws command finds them. --role, --bucket and --owner can stand in
-CATDOG_ROLE, CATDOG_BUCKET and CATDOG_OWNER. Every command that changes something takes --dry-run, which prints the
-exact requests and what they would cost, and sends nothing. docs/aws/README.md sets an account up.
+Credentials, profile and region are found as the aws command finds them. --role, --bucket and --owner default to the
+variables CATDOG_ROLE, CATDOG_BUCKET and CATDOG_OWNER. Every command that changes something takes --dry-run, which
+prints the exact requests and what they would cost, and sends nothing. docs/aws/README.md sets an account up.
 
 \b
 From photos to an answer, and to nothing left that costs:
@@ -58,7 +58,7 @@ Role = Annotated[
     typer.Option(
         "--role",
         metavar="NAME|ARN",
-        help="What SageMaker may do; default: CATDOG_ROLE, inside SageMaker the notebook's own.",
+        help="The role that SageMaker works under; default: CATDOG_ROLE, inside SageMaker the notebook's own.",
     ),
 ]
 Bucket = Annotated[
@@ -73,8 +73,8 @@ DryRun = Annotated[
 
 
 @contextmanager
-def edge(command: str) -> Iterator[None]:
-    """Where errors become one line on stderr and an exit code; what is a bug keeps its traceback."""
+def exit_on_error(command: str) -> Iterator[None]:
+    """Turn an error into one line on stderr and an exit code; a bug keeps its traceback."""
     name = f"catdog.aws {command}"
     try:
         yield
@@ -87,19 +87,20 @@ def edge(command: str) -> Iterator[None]:
     except Exception as error:
         if not is_aws_error(error):
             raise
-        say(f"{name}: error: {printable(explain(error))}")
+        say(f"{name}: error: {printable(explain_error(error))}")
         raise typer.Exit(EXIT_USAGE) from error
 
 
 def say(text: str) -> None:
-    """Talk, on stderr."""
+    """Tell the user something, on stderr."""
     typer.echo(text, err=True)
 
 
-def show(result: Mapping[str, Any], next_command: str | None = None, region: str | None = None) -> None:
-    """``result`` as a line of JSON on stdout; ``next_command``, without ``python -m``, as advice on stderr.
+def print_result(result: Mapping[str, Any], next_command: str | None = None, region: str | None = None) -> None:
+    """Print ``result`` as one line of JSON on stdout, and suggest ``next_command`` on stderr.
 
-    ``region``: what was given by --region, which the next command then needs, too.
+    ``next_command`` is given without ``python -m``. ``region`` is what the user gave by --region: the next command
+    needs it too.
     """
     typer.echo(json.dumps(result, default=str))
     if next_command:
@@ -107,6 +108,6 @@ def show(result: Mapping[str, Any], next_command: str | None = None, region: str
         say(f"next: {command}{f' --region {region}' if region else ''}{dashes}{rest}")
 
 
-def show_dry_run(requests: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> None:
-    """A dry run's whole output: the requests in order, and the estimate."""
+def print_dry_run(requests: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> None:
+    """Print all that a dry run prints: the requests in order, and the estimated cost."""
     typer.echo(json.dumps({"requests": list(requests), "cost": dict(cost)}, indent=2, default=str))

@@ -20,8 +20,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from catdog.aws import deploy, hosting, invoke, manage, transform  # noqa: F401 - four register commands
 from catdog.aws.app import app
+from catdog.aws.calls import invoke, transform  # noqa: F401 - they register their commands
+from catdog.aws.endpoints import deploy, manage  # noqa: F401
+from catdog.aws.endpoints.scaling import scaling_requests
+from catdog.aws.hosting import Hosting, config_request, container_environment, endpoint_request, model_request
+from catdog.aws.inventory import make_version_name
 from catdog.aws.package import build_package
 from catdog.classifier import Classifier
 from catdog.score import s3
@@ -70,13 +74,12 @@ class Cloud:
     def place(self, name: str, package_uri: str = f"s3://{BUCKET}/none", **tags: str) -> str:
         """An endpoint as deploy makes them, past commands and proxy; its ARN."""
         given = {"Project": "catdog", "Owner": "tester", "Command": "deploy", "Endpoint": name, **tags}
-        listed, version = [{"Key": k, "Value": v} for k, v in given.items()], hosting.version_name(name, STAMP)
-        how = hosting.Hosting()
-        self.sagemaker.create_model(
-            **hosting.model_request(version, IMAGE, package_uri, ROLE, how, "us-east-1", listed)
-        )
-        self.sagemaker.create_endpoint_config(**hosting.config_request(version, version, how, listed))
-        return str(self.sagemaker.create_endpoint(**hosting.endpoint_request(name, version, listed))["EndpointArn"])
+        listed, version = [{"Key": k, "Value": v} for k, v in given.items()], make_version_name(name, STAMP)
+        how = Hosting()
+        environment = container_environment(how, "us-east-1")
+        self.sagemaker.create_model(**model_request(version, IMAGE, package_uri, ROLE, environment, listed))
+        self.sagemaker.create_endpoint_config(**config_request(version, version, how, listed))
+        return str(self.sagemaker.create_endpoint(**endpoint_request(name, version, listed))["EndpointArn"])
 
     def clear(self) -> None:
         """Delete all that a test left, past the proxy."""
@@ -404,7 +407,9 @@ def test_what_cannot_be_taken_back_is_named_and_delete_finds_it(cloud: Cloud, mo
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_it_is_made_leaves_nothing(number: signal.Signals, code: int, cloud: Cloud, model: Path) -> None:
-    program = "import sys, catdog.aws.deploy, catdog.aws.manage, catdog.aws.app as a; a.app(sys.argv[1:])"
+    program = (
+        "import sys, catdog.aws.endpoints.deploy, catdog.aws.endpoints.manage, catdog.aws.app as a; a.app(sys.argv[1:])"
+    )
     cloud.plane.states["catdog-stop"] = itertools.repeat({"EndpointStatus": "Creating"})
     command = [sys.executable, "-c", program, "deploy", str(model), "--name", "catdog-stop", *FAST]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -513,7 +518,7 @@ def test_delete_asks_first(cloud: Cloud) -> None:
 
 def test_delete_goes_on_after_a_failure(cloud: Cloud) -> None:
     cloud.place("catdog-again")
-    for operation, parameters in hosting.scaling_requests("catdog-again", hosting.Hosting(autoscale=(1, 2)), []):
+    for operation, parameters in scaling_requests("catdog-again", Hosting(autoscale=(1, 2)), []):
         getattr(cloud.scaling, operation)(**parameters)
     cloud.plane.faults["DeleteEndpointConfig"] = iter(["refuse"])
     assert run("delete", "catdog-again", "--yes").exit_code == 2

@@ -1,44 +1,41 @@
-"""python -m catdog.aws transform: all photos under an S3 prefix, by a Batch Transform job, into one table."""
+"""python -m catdog.aws transform: score all photos under an S3 prefix with a batch transform job, into one table."""
 
 from __future__ import annotations
 
-import secrets
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 import typer
 
-from catdog.aws import prices
-from catdog.aws.account import PROJECT, Account, CloudError, account, explain, is_aws_error
-from catdog.aws.app import Bucket, DryRun, Owner, Region, Role, app, edge, say, show, show_dry_run
-from catdog.aws.artifact import Artifact, prepare, upload
-from catdog.aws.deploy import FRAMEWORK
-from catdog.aws.hosting import NAME_LENGTH, Hosting, Tags, environment, model_request
-from catdog.aws.inventory import tags_of
-from catdog.aws.invoke import embedded_class_names
-from catdog.aws.joined import Place, rows, write
-from catdog.aws.undo import Undo, gone, made
+from catdog.aws.account import PROJECT, Account, find_account
+from catdog.aws.app import Bucket, DryRun, Owner, Region, Role, app, exit_on_error, print_dry_run, print_result, say
+from catdog.aws.calls.invoke import read_embedded_class_names
+from catdog.aws.calls.results import S3Folder, join_outputs, write_table
+from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
+from catdog.aws.hosting import Hosting, Tags, container_environment, model_request
+from catdog.aws.instances import estimate_cost
+from catdog.aws.inventory import make_job_name, read_tags
+from catdog.aws.jobs.sdk import find_inference_image
+from catdog.aws.jobs.status import ENDED
+from catdog.aws.package import PackageUpload, prepare_upload, upload_package
 from catdog.errors import SettingsError
 from catdog.score import output
+from catdog.serving.endpoint import ANSWER_ALL
 
 INSTANCE: Final = "ml.m5.xlarge"
 PREFIX: Final = "catdog/transform"
 POLL_S: Final = 15.0
 MOST_MB: Final = 100  # of a request, and of all that are under way on an instance (CreateTransformJob)
-ENDED: Final = ("Completed", "Failed", "Stopped")
-ANSWER_ALL: Final = "CATDOG_ANSWER_ALL"
-"""Tells the handler to answer a photo that can't be read with 200 and its error: a 4xx would fail the whole job."""
 MODEL_TAG: Final = "ModelSha256"
 
 _HELP: Final = """Score all photos under an S3 prefix with a Batch Transform job.
 
-MODEL is one as for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a small
-file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them to one table, a row an object, with the
-columns of python -m catdog.score. The instances end with the job. For a few thousand photos catdog.score is faster: a
-job takes minutes to start.
+MODEL is what it is for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a
+small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row an object,
+with the columns of python -m catdog.score. The instances end with the job. For a few thousand photos catdog.score is
+faster: a job takes minutes to start.
 
 --no-wait returns once the job has begun; --job NAME --out FILE waits for it and joins later.
 
@@ -76,43 +73,46 @@ def transform(
     owner: Owner = None,
     dry_run: DryRun = False,
 ) -> None:
-    with edge("transform"):
+    with exit_on_error("transform"):
         if out is not None:
             output.ending(out)
-        me = account(region, role, bucket, owner, dry_run)
+        account = find_account(region, role, bucket, owner, dry_run)
         if job is not None:
             if model or out is None or no_wait:
                 raise SettingsError("--job: goes with --out, and without MODEL, SOURCE, TARGET and --no-wait")
-            _finish(me, job, out)
+            _finish(account, job, out)
             return
         if not (model and source):
             raise SettingsError("give MODEL and SOURCE, or --job and --out")
-        name = f"{PROJECT}-transform-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        assert len(name) <= NAME_LENGTH
-        inputs, outputs = Place.of(source), Place.of(target or f"s3://{me.default_bucket()}/{PREFIX}/{name}")
+        name = make_job_name("transform")
+        inputs = S3Folder.parse(source)
+        outputs = S3Folder.parse(target or f"s3://{account.require_bucket()}/{PREFIX}/{name}")
         if outputs.uri.startswith(inputs.uri):
             raise SettingsError(f"{outputs.uri}: lies below {source}, so answers would be scored as photos")
         hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
         concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
         payload_mb = max_payload or MOST_MB // concurrency
         with TemporaryDirectory(prefix="catdog-") as folder:
-            artifact = prepare(me, model, Path(folder))
-            tags = me.tags(Command="transform", **{MODEL_TAG: artifact.model_sha256})
+            upload = prepare_upload(account, model, Path(folder))
+            tags = account.make_tags(Command="transform", **{MODEL_TAG: upload.model_sha256})
             request = job_request(name, inputs, outputs, hosting, concurrency, payload_mb, tags)
-            _start(me, name, artifact, image or _image(me, instance_type), hosting, request)
+            _start(
+                account, name, upload, image or find_inference_image(account.region, instance_type), hosting, request
+            )
         if dry_run:
-            show_dry_run(me.recorded, prices.cost("transform", instance_type, me.region, instances))
+            print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
         elif no_wait:
-            show({"job": name, "status": "InProgress"}, f"catdog.aws transform --job {name} --out results.parquet")
+            next_command = f"catdog.aws transform --job {name} --out results.parquet"
+            print_result({"job": name, "status": "InProgress"}, next_command)
         else:
             say(f"{name}: begun; after Ctrl-C it goes on, and --job {name} joins it later")
-            _finish(me, name, out)
+            _finish(account, name, out)
 
 
 def job_request(
-    name: str, inputs: Place, outputs: Place, hosting: Hosting, concurrency: int, payload_mb: int, tags: Tags
+    name: str, inputs: S3Folder, outputs: S3Folder, hosting: Hosting, concurrency: int, payload_mb: int, tags: Tags
 ) -> dict[str, Any]:
-    """CreateTransformJob: one object a request, of any photo format."""
+    """Return the parameters of CreateTransformJob: one object a request, of any photo format."""
     key = {"KmsKeyId": hosting.kms_key} if hosting.kms_key else {}
     volume_key = {"VolumeKmsKeyId": hosting.kms_key} if hosting.kms_key else {}
     return {
@@ -143,18 +143,20 @@ def job_request(
     }
 
 
-def _start(me: Account, name: str, artifact: Artifact, image: str, hosting: Hosting, request: dict[str, Any]) -> None:
-    """Upload, CreateModel, CreateTransformJob; a model without a job isn't left behind."""
-    sagemaker = me.client("sagemaker")
-    model = model_request(name, image, artifact.uri, me.role_arn(), hosting, me.region, request["Tags"])
-    payload = int(request["MaxPayloadInMB"]) * 2**20
-    model["PrimaryContainer"]["Environment"] = environment(hosting, me.region, payload) | {ANSWER_ALL: "1"}
-    with Undo() as undo:
-        upload(me, artifact, hosting.kms_key)
-        undo.add(f"model {name}", lambda: gone(lambda: sagemaker.delete_model(ModelName=name)))
-        made(lambda: sagemaker.create_model(**model))
-        undo.add(f"transform job {name}", lambda: gone(lambda: _stop(sagemaker, name)))
-        made(lambda: sagemaker.create_transform_job(**request))
+def _start(
+    account: Account, name: str, upload: PackageUpload, image: str, hosting: Hosting, request: dict[str, Any]
+) -> None:
+    """Upload the package, create the model and the job; if the job can't be created, the model is deleted again."""
+    sagemaker = account.client("sagemaker")
+    payload_bytes = int(request["MaxPayloadInMB"]) * 2**20
+    environment = container_environment(hosting, account.region, payload_bytes) | {ANSWER_ALL: "1"}
+    model = model_request(name, image, upload.uri, account.find_role_arn(), environment, request["Tags"])
+    with Undo(say) as undo:
+        upload_package(account, upload, hosting.kms_key)
+        undo.add(f"model {name}", lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=name)))
+        create_once(lambda: sagemaker.create_model(**model))
+        undo.add(f"transform job {name}", lambda: delete_if_present(lambda: _stop(sagemaker, name)))
+        create_once(lambda: sagemaker.create_transform_job(**request))
 
 
 def _stop(sagemaker: Any, job: str) -> None:
@@ -163,31 +165,36 @@ def _stop(sagemaker: Any, job: str) -> None:
         sagemaker.stop_transform_job(TransformJobName=job)
 
 
-def _finish(me: Account, job: str, out: str | None) -> None:
-    """Wait, delete the job's model, join; raises CloudError when the job failed, typer.Exit(1) for missing answers."""
-    sagemaker = me.client("sagemaker")
+def _finish(account: Account, job: str, out: str | None) -> None:
+    """Wait for the job, delete its model, and write the table.
+
+    Raises CloudError if the job failed, and typer.Exit(1) if some object has no answer.
+    """
+    sagemaker = account.client("sagemaker")
     try:
-        found = _wait(sagemaker, job)
+        description = _wait(sagemaker, job)
     except KeyboardInterrupt:
         say(f"{job}: goes on; python -m catdog.aws transform --job {job} --out FILE waits and joins")
         raise
-    tags = tags_of(sagemaker, found["TransformJobArn"])
+    tags = read_tags(sagemaker, description["TransformJobArn"])
     if tags.get("Project") == PROJECT:
-        _drop_model(sagemaker, found["ModelName"])
-    status, reason = found["TransformJobStatus"], found.get("FailureReason") or "no reason given"
-    report: dict[str, Any] = {"job": job, "status": status, "out": out}
+        _delete_model(sagemaker, description["ModelName"])
+    status = description["TransformJobStatus"]
+    result: dict[str, Any] = {"job": job, "status": status, "out": out}
     unanswered = 0
     if out is not None:
-        inputs = Place.of(found["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
-        outputs = Place.of(found["TransformOutput"]["S3OutputPath"])
-        most_bytes = int(found.get("MaxPayloadInMB", 6)) * 2**20
-        totals = write(out, rows(inputs, outputs, most_bytes), embedded_class_names(), tags.get(MODEL_TAG, ""))
-        unanswered = totals.rows - totals.statuses["ok"]
-        failed = {name: n for name, n in sorted(totals.statuses.items()) if name != "ok"}
-        report |= {"photos": totals.rows, "ok": totals.statuses["ok"], "failed": failed}
-        report["labels"] = dict(sorted(totals.labels.items()))
-    show(report)
+        inputs = S3Folder.parse(description["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
+        outputs = S3Folder.parse(description["TransformOutput"]["S3OutputPath"])
+        most_bytes = int(description.get("MaxPayloadInMB", 6)) * 2**20
+        joined = join_outputs(inputs, outputs, most_bytes)
+        totals = write_table(out, joined, read_embedded_class_names(), tags.get(MODEL_TAG, ""))
+        ok = totals.statuses["ok"]
+        unanswered = totals.rows - ok
+        result |= {"photos": totals.rows, "ok": ok, "failed": dict(sorted(totals.failed.items()))}
+        result["labels"] = dict(sorted(totals.labels.items()))
+    print_result(result)
     if status != "Completed":
+        reason = description.get("FailureReason") or "no reason given"
         kept = f"; {out} has what it did answer" if out else ""
         raise CloudError(f"{job}: {status}: {reason} (log: /aws/sagemaker/TransformJobs){kept}")
     if unanswered:
@@ -195,28 +202,23 @@ def _finish(me: Account, job: str, out: str | None) -> None:
 
 
 def _wait(sagemaker: Any, job: str) -> dict[str, Any]:
-    told = ""
+    """Return the job's description once it has ended."""
+    last_status = ""
     while True:
-        found: dict[str, Any] = sagemaker.describe_transform_job(TransformJobName=job)
-        status = found["TransformJobStatus"]
+        description: dict[str, Any] = sagemaker.describe_transform_job(TransformJobName=job)
+        status = description["TransformJobStatus"]
         if status in ENDED:
-            return found
-        if status != told:
+            return description
+        if status != last_status:
             say(f"{job}: {status}; this takes some minutes")
-            told = status
+            last_status = status
         time.sleep(POLL_S)
 
 
-def _drop_model(sagemaker: Any, name: str) -> None:
+def _delete_model(sagemaker: Any, name: str) -> None:
     try:
-        gone(lambda: sagemaker.delete_model(ModelName=name))
+        delete_if_present(lambda: sagemaker.delete_model(ModelName=name))
     except Exception as error:
         if not is_aws_error(error):
             raise
-        say(f"model {name} could not be deleted ({explain(error)}); it costs nothing")
-
-
-def _image(me: Account, instance_type: str) -> str:
-    from catdog.aws.sdk import image_uri  # takes seconds to import
-
-    return image_uri("inference", me.region, instance_type, FRAMEWORK)
+        say(f"model {name} could not be deleted ({explain_error(error)}); it costs nothing")

@@ -1,0 +1,162 @@
+"""Join the outputs of a batch transform job with its inputs: the table of batch scoring, a row an input object.
+
+    join_outputs(S3Folder(bucket, "photos/"), S3Folder(bucket, "out/"), most_bytes) -> JoinedRow, JoinedRow, ...
+    write_table("results.parquet", joined_rows, class_names, model) -> Totals
+
+A transform job leaves an output ``<key below the input prefix>.out`` for each object that it answered, and nothing for
+the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Final, NamedTuple
+
+from catdog.ahead import map_in_order
+from catdog.aws.calls.endpoint import parse_prediction
+from catdog.aws.failures import CloudError
+from catdog.errors import DataError, ImageError
+from catdog.image import SUFFIXES
+from catdog.prediction import Prediction
+from catdog.score import output, s3
+from catdog.score.ledger import Totals
+from catdog.score.rows import MAX_ERROR_LENGTH, Row, Status, table
+from catdog.score.store import open_store
+
+ENDING: Final = ".out"
+PART_ROWS: Final = 10_000
+PARALLEL: Final = 16  # outputs that are read at once
+
+
+class S3Folder(NamedTuple):
+    """A prefix in S3 that ends in a slash, or is empty."""
+
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def parse(cls, uri: str) -> S3Folder:
+        """Parse ``s3://bucket/folder``; raises SettingsError."""
+        bucket, key = s3.split_uri(uri)
+        return cls(bucket, key if not key or key.endswith("/") else f"{key}/")
+
+    @property
+    def uri(self) -> str:
+        """The folder as an s3:// address."""
+        return f"{s3.SCHEME}{self.bucket}/{self.prefix}"
+
+
+class JoinedRow(NamedTuple):
+    """One input object and what the job answered."""
+
+    source: str
+    row: Row
+    class_names: tuple[str, ...]
+    """The classes of its answer; empty without one."""
+
+
+def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterator[JoinedRow]:
+    """Yield all input objects in key order, each once, whatever became of it.
+
+    ``most_bytes`` is the size of the largest object that the job sent to the model. Raises DataError if a bucket can't
+    be read, CloudError for an output that catdog's model did not write.
+    """
+    there = {key[len(outputs.prefix) :] for key, _ in s3.list_objects(*outputs) if key.endswith(ENDING)}
+
+    def join(item: tuple[str, int]) -> JoinedRow:
+        key, size = item
+        source = f"{s3.SCHEME}{inputs.bucket}/{key}"
+        found = next((name for name in _list_output_names(key, inputs) if name in there), None)
+        if found is None:
+            return JoinedRow(source, _explain_no_output(source, size, most_bytes), ())
+        try:
+            body = s3.read_object(outputs.bucket, outputs.prefix + found)
+        except ImageError as error:
+            return JoinedRow(source, _make_failed_row("missing", str(error)), ())
+        return _make_joined_row(source, parse_prediction(source, body, "the transform job"))
+
+    return map_in_order(join, s3.list_objects(*inputs), PARALLEL)
+
+
+def write_table(out: str, joined: Iterable[JoinedRow], class_names: tuple[str, ...], model: str) -> Totals:
+    """Write the table to ``out``, .parquet, .csv or .jsonl, here or in S3.
+
+    ``class_names`` are used if no answer tells them; ``model`` is the model's SHA-256. Raises SettingsError for a name
+    that can't be written, DataError if there is no input at all.
+    """
+    store, name = open_store(out)
+    output.ending(name)
+    totals, folder = Totals(), f"{name}.parts"
+    names, stream = _peek_class_names(iter(joined), class_names)
+    with store.lock(name):
+        try:
+            parts: list[str] = []
+            while chunk := list(islice(stream, PART_ROWS)):
+                rows = [item.row for item in chunk]
+                part = f"{folder}/{len(parts):06}.parquet"
+                store.put(part, output.encode(table([item.source for item in chunk], rows, names, model)))
+                parts.append(part)
+                totals.add(rows)
+            if not parts:
+                raise DataError("there is no object under the job's input prefix")
+            output.write(store, parts, name)
+        finally:
+            with suppress(DataError):
+                store.clear(folder)
+    return totals
+
+
+def _list_output_names(key: str, inputs: S3Folder) -> Iterator[str]:
+    """Yield the names below the output prefix that an object's output may have.
+
+    The first is what SageMaker was seen to write, the others are ways to read its API reference.
+    """
+    below = key[len(inputs.prefix) :]
+    yield below + ENDING
+    last_folder = inputs.prefix.rstrip("/").rpartition("/")[2]
+    yield f"{last_folder}/{below}{ENDING}"
+    yield key + ENDING
+
+
+def _make_joined_row(source: str, prediction: Prediction) -> JoinedRow:
+    if prediction.error is not None:
+        ending = os.path.splitext(source)[1].lower()  # noqa: PTH122 - a key is no path
+        status: Status = "corrupt" if ending in SUFFIXES else "unsupported"
+        return JoinedRow(source, _make_failed_row(status, prediction.error), ())
+    assert prediction.probabilities is not None
+    values = tuple(prediction.probabilities.values())
+    row = Row("ok", prediction.label, prediction.confidence, values)
+    return JoinedRow(source, row, tuple(prediction.probabilities))
+
+
+def _explain_no_output(source: str, size: int, most_bytes: int) -> Row:
+    if size > most_bytes:
+        return _make_failed_row("too_large", f"{source}: {size} bytes, over the job's limit of {most_bytes}")
+    return _make_failed_row("missing", f"{source}: the transform job left no answer for it")
+
+
+def _make_failed_row(status: Status, error: str) -> Row:
+    return Row(status, error=error[:MAX_ERROR_LENGTH])
+
+
+def _peek_class_names(
+    joined: Iterator[JoinedRow], otherwise: tuple[str, ...]
+) -> tuple[tuple[str, ...], Iterator[JoinedRow]]:
+    """Return the class names, which the first answer tells, and all rows again."""
+    failed: list[JoinedRow] = []
+    for item in joined:
+        if item.class_names:
+            rows = itertools.chain(failed, [item], joined)
+            return item.class_names, (_check_class_names(item.class_names, row) for row in rows)
+        failed.append(item)
+    return otherwise, iter(failed)
+
+
+def _check_class_names(class_names: tuple[str, ...], item: JoinedRow) -> JoinedRow:
+    if item.class_names not in ((), class_names):
+        raise CloudError(f"{item.source}: was answered with other classes; do two jobs write to the same prefix?")
+    return item
