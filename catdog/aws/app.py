@@ -11,6 +11,7 @@ stdout gets one line of JSON; messages, progress and the suggested next command 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
@@ -21,6 +22,7 @@ from catdog.aws.failures import CloudError, explain_error, is_aws_error
 from catdog.errors import CatdogError
 from catdog.text import printable
 
+MOST_ALIKE: Final = 3  # requests for one operation that a dry run prints
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell has it
@@ -109,5 +111,17 @@ def print_result(result: Mapping[str, Any], next_command: str | None = None, reg
 
 
 def print_dry_run(requests: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> None:
-    """Print all that a dry run prints: the requests in order, and the estimated cost."""
-    typer.echo(json.dumps({"requests": list(requests), "cost": dict(cost)}, indent=2, default=str))
+    """Print all that a dry run prints: the requests in order, and the estimated cost.
+
+    Of requests for the same operation only the first MOST_ALIKE are printed; how many are left out is printed, too.
+    """
+    counts: Counter[str] = Counter()
+    shown = []
+    for request in requests:
+        operation = f"{request['service']} {request['operation']}"
+        counts[operation] += 1
+        if counts[operation] <= MOST_ALIKE:
+            shown.append(request)
+    left_out = {name: count - MOST_ALIKE for name, count in counts.items() if count > MOST_ALIKE}
+    result = {"requests": shown, **({"not_shown": left_out} if left_out else {}), "cost": dict(cost)}
+    typer.echo(json.dumps(result, indent=2, default=str))

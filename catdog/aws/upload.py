@@ -112,16 +112,20 @@ def list_files(source: Path, prefix: str, bucket: str) -> tuple[list[UploadFile]
         return [_make_upload_file(source, key)], f"s3://{bucket}/{key}"
     if not source.is_dir():
         raise SettingsError(f"{source}: no such folder or file")
-    paths = sorted(_walk(source))
+    paths, hidden = _walk(source)
+    manifest = source / MANIFEST
+    if manifest.is_file():
+        photos = _list_dataset_photos(source)
+        paths |= photos  # those of a dataset that was made from a hidden folder lie in a hidden one
+        hidden -= {folder for photo in photos for folder in photo.parents}
     if not paths:
-        raise SettingsError(f"{source}: holds no files")
-    if source / MANIFEST in paths:
-        _check_dataset(source)
-        paths.sort(key=lambda path: path == source / MANIFEST)  # it appears once all that it lists is there
+        raise SettingsError(f"{source}: holds no files that aren't hidden")
+    if hidden:
+        say(f"not copied: {len(hidden)} hidden files or folders, such as {printable(min(hidden).name)}")
     root = f"{place}/{name}/"
-    return [
-        _make_upload_file(path, root + path.relative_to(source).as_posix()) for path in paths
-    ], f"s3://{bucket}/{root}"
+    in_order = sorted(paths, key=lambda path: (path == manifest, path))  # it appears once all that it lists is there
+    files = [_make_upload_file(path, root + path.relative_to(source).as_posix()) for path in in_order]
+    return files, f"s3://{bucket}/{root}"
 
 
 def send_files(
@@ -168,10 +172,16 @@ def send_files(
     return counts
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> tuple[set[Path], set[Path]]:
+    """Return the files under ``folder`` that are to be copied, and the hidden files and folders that are not."""
+    paths, hidden = set[Path](), set[Path]()
     for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if is_junk(name):
+                hidden.add(Path(place, name))
         folders[:] = [name for name in folders if not is_junk(name)]
-        yield from (Path(place, name) for name in names if not is_junk(name))
+        paths.update(Path(place, name) for name in names if not is_junk(name))
+    return paths, hidden
 
 
 def _make_upload_file(path: Path, key: str) -> UploadFile:
@@ -186,14 +196,15 @@ def _make_upload_file(path: Path, key: str) -> UploadFile:
     return UploadFile(path, key, size)
 
 
-def _check_dataset(folder: Path) -> None:
-    """Raise SettingsError if a photo of the manifest is missing, which a job would find out much later."""
+def _list_dataset_photos(folder: Path) -> set[Path]:
+    """Return the photos of a dataset's manifest; raises SettingsError if one is missing."""
     from catdog.dataset import Manifest
 
     manifest = Manifest.read(folder)
     for photo in manifest.photos:
         if not (folder / photo.path).is_file():
             raise SettingsError(f"{folder}: its manifest lists {photo.path}, which is missing; make the dataset anew")
+    return {folder / photo.path for photo in manifest.photos}
 
 
 def _compute_digests(path: Path) -> tuple[str, str]:

@@ -232,6 +232,31 @@ def test_upload_dry_run_sends_nothing(aws: Callable[..., Outcome], cloud: Cloud,
     assert cloud.seen == []
 
 
+def test_upload_dry_run_of_many_files_fits_on_a_screen(aws: Callable[..., Outcome], tmp_path: Path) -> None:
+    for number in range(202):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    done = aws("upload", tmp_path, "--dry-run", *COMMON)
+    assert len(done.out.splitlines()) < 100
+    assert done.answer["not_shown"] == {"s3 PutObject": 199}
+    assert (done.answer["cost"]["files"], done.answer["cost"]["sent"]) == (202, 202)
+
+
+def test_upload_of_a_dataset_from_a_hidden_folder_takes_its_photos(
+    aws: Callable[..., Outcome], keys: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    from catdog.dataset.building import build
+
+    manifest = build([paint(tmp_path / ".raw", {"cats": 4, "dogs": 4})], tmp_path / "data")
+    assert all(".raw" in photo.path for photo in manifest.photos)
+    aws("upload", tmp_path / "data", "--prefix", "catdog/hidden", *COMMON)
+    assert {f"catdog/hidden/data/{photo.path}" for photo in manifest.photos} <= set(keys("catdog/hidden/"))
+
+
+def test_upload_says_what_it_leaves_here(aws: Callable[..., Outcome], photos: Path) -> None:
+    said = aws("upload", photos, "--prefix", "catdog/said", *COMMON).err
+    assert "not copied: 3 hidden files or folders, such as .DS_Store" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -252,6 +277,7 @@ def test_upload_says_what_is_wrong(
 
 # train
 
+# --instance is the old spelling of --instance-type.
 TRAININGS: dict[str, tuple[list[str], list[str]]] = {
     "train": ([], ["--epochs", "3", "--amp", "False", "--lr", "0.01", "--arch", "cnn"]),
     "train-spot-distributed": (
@@ -273,7 +299,7 @@ TRAININGS: dict[str, tuple[list[str], list[str]]] = {
         ["--weights", f"s3://{BUCKET}/catdog/datasets/imagenet.safetensors"],
     ),
     "train-warm-cpu": (
-        ["--instance", "ml.m5.xlarge", "--keep-alive", "30", "--kms-key", "our-key", "--resume", "catdog-old"],
+        ["--instance-type", "ml.m5.xlarge", "--keep-alive", "30", "--kms-key", "our-key", "--resume", "catdog-old"],
         [],
     ),
 }

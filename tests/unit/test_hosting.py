@@ -14,6 +14,7 @@ from catdog.aws.failures import CloudError
 from catdog.aws.hosting import Hosting, container_environment
 from catdog.aws.instances import count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
 from catdog.aws.inventory import check_endpoint_name, make_version_name
+from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
 
 STAMP = "20261121120000-1a2b"
@@ -38,6 +39,22 @@ def test_a_gpu_has_one_worker(instance_type: str, gpu: bool) -> None:
     assert has_gpu(instance_type) == hosting.on_gpu == gpu
     assert (hosting.workers == 1) == gpu
     assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1")) != gpu
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "own"),
+    [
+        *((f"ml.{name}", True) for name in ("g4dn.xlarge", "g5.xlarge", "m5dn.large", "r5dn.large", "p5en.48xlarge")),
+        *((f"ml.{name}", False) for name in ("m5.large", "c5n.xlarge", "p3.2xlarge")),
+    ],
+)
+def test_training_and_hosting_agree_on_which_instances_have_their_own_disk(instance_type: str, own: bool) -> None:
+    assert (Machines(instance_type=instance_type, kms_key="key").volume_kms_key is None) == own
+    if own:
+        with pytest.raises(SettingsError, match="encrypts itself"):
+            Hosting(instance_type=instance_type, kms_key="key")
+    else:
+        assert Hosting(instance_type=instance_type, kms_key="key").kms_key == "key"
 
 
 @pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])

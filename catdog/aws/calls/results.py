@@ -19,17 +19,19 @@ from typing import Final, NamedTuple
 from catdog.ahead import map_in_order
 from catdog.aws.calls.endpoint import parse_prediction
 from catdog.aws.failures import CloudError
-from catdog.errors import DataError, ImageError
+from catdog.errors import DataError, ImageError, SettingsError
 from catdog.image import SUFFIXES
 from catdog.prediction import Prediction
 from catdog.score import output, s3
 from catdog.score.ledger import Totals
 from catdog.score.rows import MAX_ERROR_LENGTH, Row, Status, table
-from catdog.score.store import open_store
+from catdog.score.store import Store, open_store
 
 ENDING: Final = ".out"
 PART_ROWS: Final = 10_000
 PARALLEL: Final = 16  # outputs that are read at once
+_RECORD_ENDING: Final = ".run.json"  # catdog.score has its own record there, so each refuses the other's results
+_RECORD: Final = b'{"written_by": "catdog.aws transform"}'
 
 
 class S3Folder(NamedTuple):
@@ -65,34 +67,52 @@ def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterat
     ``most_bytes`` is the size of the largest object that the job sent to the model. Raises DataError if a bucket can't
     be read, CloudError for an output that catdog's model did not write.
     """
-    there = {key[len(outputs.prefix) :] for key, _ in s3.list_objects(*outputs) if key.endswith(ENDING)}
+    has_outputs = next(s3.list_objects(*outputs), None) is not None
 
     def join(item: tuple[str, int]) -> JoinedRow:
         key, size = item
         source = f"{s3.SCHEME}{inputs.bucket}/{key}"
-        found = next((name for name in _list_output_names(key, inputs) if name in there), None)
-        if found is None:
-            return JoinedRow(source, _explain_no_output(source, size, most_bytes), ())
-        try:
-            body = s3.read_object(outputs.bucket, outputs.prefix + found)
-        except ImageError as error:
-            return JoinedRow(source, _make_failed_row("missing", str(error)), ())
-        return _make_joined_row(source, parse_prediction(source, body, "the transform job"))
+        for name in _list_output_names(key, inputs) if has_outputs else ():
+            try:
+                body = s3.read_object(outputs.bucket, outputs.prefix + name)
+            except ImageError as error:
+                if error.reason != "missing":
+                    return JoinedRow(source, _make_failed_row("missing", str(error)), ())
+            else:
+                return _make_joined_row(source, parse_prediction(source, body, "the transform job"))
+        return JoinedRow(source, _explain_no_output(source, size, most_bytes), ())
 
     return map_in_order(join, s3.list_objects(*inputs), PARALLEL)
 
 
-def write_table(out: str, joined: Iterable[JoinedRow], class_names: tuple[str, ...], model: str) -> Totals:
-    """Write the table to ``out``, .parquet, .csv or .jsonl, here or in S3.
+def open_table(out: str) -> tuple[Store, str]:
+    """Return the store and the name of the table ``out``, .parquet, .csv or .jsonl, here or in S3.
 
-    ``class_names`` are used if no answer tells them; ``model`` is the model's SHA-256. Raises SettingsError for a name
-    that can't be written, DataError if there is no input at all.
+    Raises SettingsError for another ending, and if something lies there that a transform did not write: a file, or
+    the parts of a run of catdog.score that isn't finished.
     """
     store, name = open_store(out)
     output.ending(name)
+    record = store.get(f"{name}{_RECORD_ENDING}")
+    is_free = record is None and not store.exists(name) and not store.names(f"{name}.parts")
+    if record != _RECORD and not is_free:
+        raise SettingsError(
+            f"--out {out}: holds what catdog.aws transform didn't write; name another file, or remove that one"
+        )
+    return store, name
+
+
+def write_table(out: str, joined: Iterable[JoinedRow], class_names: tuple[str, ...], model: str) -> Totals:
+    """Write the table to ``out``; raises as ``open_table`` does, and DataError if there is no input at all.
+
+    ``class_names`` are used if no answer tells them; ``model`` is the model's SHA-256.
+    """
+    store, name = open_table(out)
     totals, folder = Totals(), f"{name}.parts"
     names, stream = _peek_class_names(iter(joined), class_names)
     with store.lock(name):
+        open_table(out)  # again, since nobody else can begin to write now
+        store.put(f"{name}{_RECORD_ENDING}", _RECORD)
         try:
             parts: list[str] = []
             while chunk := list(islice(stream, PART_ROWS)):

@@ -12,7 +12,7 @@ import typer
 from catdog.aws.account import PROJECT, Account, find_account
 from catdog.aws.app import Bucket, DryRun, Owner, Region, Role, app, exit_on_error, print_dry_run, print_result, say
 from catdog.aws.calls.invoke import read_embedded_class_names
-from catdog.aws.calls.results import S3Folder, join_outputs, write_table
+from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
 from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
 from catdog.aws.hosting import Hosting, Tags, container_environment, model_request
 from catdog.aws.instances import estimate_cost
@@ -76,6 +76,8 @@ def transform(
     with exit_on_error("transform"):
         if out is not None:
             output.ending(out)
+            if not dry_run:
+                open_table(out)  # refuses before a job is begun
         account = find_account(region, role, bucket, owner, dry_run)
         if job is not None:
             if model or out is None or no_wait:

@@ -11,7 +11,7 @@ import typer
 from catdog.aws.account import Account, find_account
 from catdog.aws.app import DryRun, Owner, Region, app, exit_on_error, print_dry_run, print_result, say
 from catdog.aws.endpoints.rollout import Patience, delete_endpoint
-from catdog.aws.endpoints.scaling import SERVICE, end_scaling, identify_target, read_scaling
+from catdog.aws.endpoints.scaling import end_scaling, read_scaling
 from catdog.aws.instances import read_prices
 from catdog.aws.inventory import (
     ListedEndpoint,
@@ -100,7 +100,11 @@ def delete(
         if sum((bool(names), everything, expired)) != 1:
             raise SettingsError("name endpoints, or give --all or --expired, one of these")
         account = find_account(region, owner=owner)
-        deletions = [_plan_by_name(account, check_endpoint_name(name)) for name in dict.fromkeys(names or ())]
+        chosen = [check_endpoint_name(name) for name in dict.fromkeys(names or ())]
+        if dry_run and not account.has_credentials():
+            _print_without_asking(find_account(region, owner=owner, dry_run=True), chosen)
+            return
+        deletions = [_plan_by_name(account, name) for name in chosen]
         if not names:
             now = datetime.now(timezone.utc)
             deletions = [
@@ -110,7 +114,10 @@ def delete(
                 and (everything or endpoint.is_expired(now))
             ]
         if dry_run:
-            print_result({"requests": [request for deletion in deletions for request in _list_requests(deletion)]})
+            recorder = find_account(region, owner=owner, dry_run=True)
+            for deletion in deletions:
+                _delete(recorder, deletion)
+            print_result({"requests": recorder.recorded})
             return
         summary = {"deleted": [_summarise(deletion) for deletion in deletions]}
         if not any(any(deletion["deletes"].values()) for deletion in deletions):
@@ -123,6 +130,17 @@ def delete(
             _delete(account, deletion)
             say(f"{deletion['endpoint']}: deleted")
         print_result(summary, "catdog.aws ps")
+
+
+def _print_without_asking(recorder: Account, names: list[str]) -> None:
+    """Print the requests that are known without asking AWS what exists."""
+    sagemaker = recorder.client("sagemaker")
+    for name in names:
+        sagemaker.delete_endpoint(EndpointName=name)
+    if not names:
+        sagemaker.list_endpoints(SortBy="CreationTime", SortOrder="Ascending")
+    note = "no AWS credentials were found, so AWS wasn't asked what else exists: autoscaling, configs and models"
+    print_result({"requests": recorder.recorded, "note": note})
 
 
 def _plan_by_name(account: Account, name: str) -> dict[str, Any]:
@@ -143,6 +161,7 @@ def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None)
     targets, policies = read_scaling(account, name)
     return {
         "endpoint": name,
+        "scaling": (targets, policies),
         "about": endpoint.to_json(datetime.now(timezone.utc), account.region) if endpoint else None,
         "deletes": {
             "autoscaling": [policy["PolicyName"] for policy in policies] + (["target"] if targets else []),
@@ -157,29 +176,10 @@ def _delete(account: Account, deletion: dict[str, Any]) -> None:
     """Delete in an order in which a failure leaves nothing that costs, and a second run finds the rest."""
     sagemaker, name, deletes = account.client("sagemaker"), deletion["endpoint"], deletion["deletes"]
     if deletes["autoscaling"]:
-        end_scaling(account, name)
+        end_scaling(account, name, *deletion["scaling"])
     if deletes["endpoints"]:
         delete_endpoint(sagemaker, name, Patience(DELETE_TIMEOUT_S))
     delete_versions(sagemaker, deletes["configs"], deletes["models"])
-
-
-def _list_requests(deletion: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the requests that ``_delete`` would send."""
-    kinds = (
-        ("endpoints", "DeleteEndpoint", "EndpointName"),
-        ("configs", "DeleteEndpointConfig", "EndpointConfigName"),
-        ("models", "DeleteModel", "ModelName"),
-    )
-    requests = []
-    if deletion["deletes"]["autoscaling"]:
-        target = identify_target(deletion["endpoint"])
-        requests.append({"service": SERVICE, "operation": "DeregisterScalableTarget", "parameters": target})
-    for kind, operation, parameter in kinds:
-        requests += [
-            {"service": "sagemaker", "operation": operation, "parameters": {parameter: name}}
-            for name in deletion["deletes"][kind]
-        ]
-    return requests
 
 
 def _summarise(deletion: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -80,14 +81,15 @@ def start_scaling(account: Account, name: str, hosting: Hosting, tags: Tags, und
     if not requests:
         return
     client = account.client(SERVICE)
-    undo.add(f"autoscaling of {name}", lambda: end_scaling(account, name))
+    undo.add(f"autoscaling of {name}", lambda: end_scaling(account, name, *read_scaling(account, name)))
     for operation, parameters in requests:
         getattr(client, operation)(**parameters)
 
 
-def end_scaling(account: Account, name: str) -> None:
-    """Delete the endpoint's scaling policies and deregister it; calling this again changes nothing."""
-    targets, policies = read_scaling(account, name)
+def end_scaling(
+    account: Account, name: str, targets: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]
+) -> None:
+    """Delete the endpoint's scaling policies and deregister it: both as ``read_scaling`` gave them."""
     client = account.client(SERVICE)
     for policy in policies:
         request = {**identify_target(name), "PolicyName": policy["PolicyName"]}
@@ -110,7 +112,7 @@ def pause_scaling(account: Account, name: str, undo: Undo) -> None:
             client.put_scaling_policy(**identify_target(name), **fields)
 
     undo.add(f"autoscaling of {name}", restore)
-    end_scaling(account, name)
+    end_scaling(account, name, targets, policies)
 
 
 def read_scaling(account: Account, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
