@@ -9,14 +9,8 @@ from catdog.aws.app import app
 
 # Importing a module registers its commands with ``app``, so this is also the order of --help.
 COMMANDS: Final = (
-    "upload",
-    "jobs.train",
-    "jobs.tune",
-    "jobs.status",
-    "endpoints.deploy",
-    "calls.invoke",
-    "calls.transform",
-    "endpoints.manage",
+    *("upload", "jobs.train", "jobs.tune", "jobs.status", "endpoints.deploy"),
+    *("calls.invoke", "calls.transform", "endpoints.manage"),
 )
 
 for _name in COMMANDS:

@@ -3,7 +3,7 @@
 explain_error(error) -> "AWS forbids sagemaker:CreateModel; the policies in docs/aws/ allow ..."
 
 with Undo(say) as undo:
-    undo.add(f"model {name}", lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=name)))
+    undo.add_deletion(f"model {name}", lambda: sagemaker.delete_model(ModelName=name))
     create_once(lambda: sagemaker.create_model(ModelName=name, ...))
     ...  # if this fails, the model is deleted again
 """
@@ -120,6 +120,10 @@ class Undo:
         ``what`` names the thing that the request makes; the user sees it if ``undo_step`` fails.
         """
         self._steps.append((what, undo_step))
+
+    def add_deletion(self, what: str, delete: Callable[[], object]) -> None:
+        """Like ``add``, for a step that is undone by deleting ``what``, if it was made at all."""
+        self.add(what, lambda: delete_if_present(delete))
 
     def __enter__(self) -> Undo:
         return self

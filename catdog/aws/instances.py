@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
@@ -26,12 +25,11 @@ _DECIMALS: Final = 6
 _TYPE: Final = re.compile(r"ml\.([a-z]+\d+[a-z0-9-]*)\.([a-z0-9]+)")
 _OWN_DISK: Final = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|g5|g6e?|p5[a-z]*")
 """A d after the generation's number stands for a disk (m5d, r5dn, g4dn, p4de); some newer families go without it."""
-_GPUS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("g4dn.12xlarge", "g5.12xlarge", "g5.24xlarge", "g6.12xlarge", "g6.24xlarge"), 4),
-    **dict.fromkeys(("g6e.12xlarge", "g6e.24xlarge", "p3.8xlarge"), 4),
-    **dict.fromkeys(("g5.48xlarge", "g6.48xlarge", "g6e.48xlarge", "p3.16xlarge", "p3dn.24xlarge"), 8),
-    **dict.fromkeys(("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"), 8),
-}
+_SEVERAL_GPUS: Final = frozenset(
+    {"g4dn.12xlarge", "g5.12xlarge", "g5.24xlarge", "g5.48xlarge", "g6.12xlarge", "g6.24xlarge", "g6.48xlarge"}
+    | {"g6e.12xlarge", "g6e.24xlarge", "g6e.48xlarge", "p3.8xlarge", "p3.16xlarge", "p3dn.24xlarge"}
+    | {"p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"}
+)
 
 
 def check_instance_type(instance_type: str) -> str:
@@ -48,7 +46,7 @@ def has_gpu(instance_type: str) -> bool:
 
 def has_several_gpus(instance_type: str) -> bool:
     """Return whether the type has more than one GPU."""
-    return instance_type.removeprefix("ml.") in _GPUS
+    return instance_type.removeprefix("ml.") in _SEVERAL_GPUS
 
 
 def has_own_disk(instance_type: str) -> bool:

@@ -48,24 +48,22 @@ def list_training_files(root: Path = ROOT) -> list[str]:
     return sorted([*own, *(path.relative_to(root).as_posix() for path in list_imported_files(root / own[0], root))])
 
 
-def copy_training_code(folder: Path, root: Path = ROOT) -> None:
-    """Copy the files that a training job needs into ``folder``; the same tree gives the same folder, times included."""
-    for name in list_training_files(root):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, target)
-        target.chmod(0o644)
-        os.utime(target, (_TIME, _TIME))
-    for place, _, _ in os.walk(folder):
-        Path(place).chmod(0o755)
-        os.utime(place, (_TIME, _TIME))
-
-
 @contextmanager
 def stage_training_code(root: Path = ROOT) -> Iterator[Path]:
-    """Give a temporary folder with the files that a training job needs."""
+    """Give a temporary folder with the files that a training job needs.
+
+    The same tree gives the same folder, times included.
+    """
     with TemporaryDirectory(prefix="catdog-code-") as folder:
-        copy_training_code(Path(folder), root)
+        for name in list_training_files(root):
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, target)
+            target.chmod(0o644)
+            os.utime(target, (_TIME, _TIME))
+        for place, _, _ in os.walk(folder):
+            Path(place).chmod(0o755)
+            os.utime(place, (_TIME, _TIME))
         yield Path(folder)
 
 

@@ -35,11 +35,10 @@ from catdog.aws import upload
 from catdog.aws.account import Account, find_account, find_studio_role
 from catdog.aws.app import app, exit_on_error
 from catdog.aws.failures import CloudError
-from catdog.aws.jobs import tune  # noqa: F401  it registers its command
+from catdog.aws.jobs import tune  # noqa: F401  it registers its command, and train's
 from catdog.aws.jobs.requests import METRICS, parse_job_settings
 from catdog.aws.jobs.status import watch_job
-from catdog.aws.jobs.train import follow_job
-from catdog.aws.source_code import copy_training_code, list_training_files
+from catdog.aws.source_code import list_training_files, stage_training_code
 from catdog.training.settings import parse
 
 ROOT = Path(__file__).parents[2]
@@ -384,17 +383,12 @@ def test_metrics_are_within_sagemaker_s_limits() -> None:
     assert not re.search(METRICS["lr"], "clr=0.1")
 
 
-def test_staging_gives_the_same_folder_each_time(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        copy_training_code(tmp_path / name)
-    a, b = (
-        [
-            (str(p.relative_to(tmp_path / n)), p.stat().st_mtime, p.stat().st_mode)
-            for p in sorted((tmp_path / n).rglob("*"))
-        ]
-        for n in ("a", "b")
-    )
-    assert a == b
+def test_staging_gives_the_same_folder_each_time() -> None:
+    with stage_training_code() as a, stage_training_code() as b:
+        first, second = (
+            [(str(p.relative_to(f)), p.stat().st_mtime, p.stat().st_mode) for p in sorted(f.rglob("*"))] for f in (a, b)
+        )
+    assert first == second
 
 
 def test_staging_needs_a_checkout(tmp_path: Path) -> None:
@@ -545,7 +539,7 @@ def test_the_exit_code_of_waiting_tells_how_it_ended(
 ) -> None:
     cloud.replies["DescribeTrainingJob"] = plan
     with pytest.raises(typer.Exit) as ended, exit_on_error("train"):
-        follow_job(me, "catdog-without-a-log", "training")
+        watch_job(me, "catdog-without-a-log", "training")
     assert ended.value.exit_code == code
     assert said in capsys.readouterr().err
 

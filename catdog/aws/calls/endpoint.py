@@ -15,9 +15,11 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from importlib.resources import files
+from itertools import chain
+from typing import Any, Final, TypeVar
 
 from catdog.ahead import map_in_order
 from catdog.aws.failures import (
@@ -30,8 +32,8 @@ from catdog.aws.failures import (
     is_aws_error,
     is_missing,
 )
-from catdog.contract import UNSURE
-from catdog.errors import ImageError, SettingsError
+from catdog.contract import UNSURE, Contract
+from catdog.errors import CatdogError, ImageError, SettingsError
 from catdog.image import read_file
 from catdog.inputs import Photo
 from catdog.prediction import Prediction
@@ -50,6 +52,9 @@ _ASYNC_POLL_S: Final = (0.5, 1.0, 2.0, 5.0)
 _ERROR_LENGTH: Final = 500  # characters of an endpoint's error that are shown
 _UNNAMED: Final = "image: "  # what the handler calls a photo that comes without a name
 _MAGIC: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
+
+T = TypeVar("T")
+ClassNames = tuple[str, ...]
 
 
 class Endpoint:
@@ -159,10 +164,7 @@ class AsyncEndpoint:
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=kind)
         try:
             response = self._runtime.invoke_endpoint_async(
-                EndpointName=self.name,
-                ContentType=kind,
-                Accept=JSON_TYPE,
-                InputLocation=f"s3://{self._bucket}/{key}",
+                EndpointName=self.name, ContentType=kind, Accept=JSON_TYPE, InputLocation=f"s3://{self._bucket}/{key}"
             )
         except BaseException:
             self._delete_photo(key)
@@ -246,6 +248,23 @@ def parse_prediction(source: str, body: bytes, endpoint: str) -> Prediction:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         shown = printable(body[:80].decode("utf-8", "replace"))
         raise CloudError(f"{endpoint}: answers something else than catdog's JSON ({shown}); is it catdog's?") from error
+
+
+def peek_class_names(items: Iterator[T], names_of: Callable[[T], ClassNames]) -> tuple[ClassNames, Iterator[T]]:
+    """Return the class names, which the first item that has any tells, and all items again.
+
+    If no item tells, they are those of the embedded model.
+    """
+    passed: list[T] = []
+    for item in items:
+        passed.append(item)
+        if names := names_of(item):
+            return names, chain(passed, items)
+    try:
+        contract = Contract.from_json(files("catdog").joinpath("assets", "contract.json").read_bytes())
+    except (OSError, CatdogError):  # not in this installation
+        return ("cat", "dog"), iter(passed)
+    return contract.class_names, iter(passed)
 
 
 def detect_media_type(data: bytes) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources import files
 from itertools import cycle, islice
 from typing import Annotated, Any, Final
 
@@ -25,11 +23,11 @@ from catdog.aws.calls.endpoint import (
     AsyncEndpoint,
     Endpoint,
     classify_photos,
+    peek_class_names,
     read_photo,
 )
 from catdog.aws.inventory import check_endpoint_name
-from catdog.contract import Contract
-from catdog.errors import CatdogError, DataError, ImageError
+from catdog.errors import DataError, ImageError
 from catdog.inputs import STDIN, Photo, expand
 from catdog.predict import EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_SOME_FAILED, FORMATS, Format
 from catdog.prediction import Prediction
@@ -88,7 +86,8 @@ def invoke(
             place = f"s3://{account.require_bucket()}/{ASYNC_PREFIX}/{endpoint}"
             target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place)
         if dry_run:
-            _record_requests(target, expand(paths))
+            for _, data in _read_photos(expand(paths)):
+                target.send(data)
             note = "an endpoint costs by the hour, whoever asks; a serverless one by the answer"
             print_dry_run(account.recorded, {"note": note})
             return
@@ -146,25 +145,6 @@ def measure(endpoint: AnyEndpoint, photos: Iterable[Photo], requests: int, paral
     }
 
 
-def read_embedded_class_names() -> tuple[str, ...]:
-    """Return the class names of the embedded model; cat and dog if this installation lacks it."""
-    try:
-        return Contract.from_json(files("catdog").joinpath("assets", "contract.json").read_bytes()).class_names
-    except (OSError, CatdogError):
-        return ("cat", "dog")
-
-
-def _record_requests(target: AnyEndpoint, photos: Iterable[Photo]) -> None:
-    """Record the requests of a dry run; a photo that can't be read has none."""
-    for photo in photos:
-        try:
-            data = read_photo(photo)
-        except ImageError as error:
-            say(str(error))
-        else:
-            target.send(data)
-
-
 def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
     """Print all answers to stdout, flushed one by one, and return how many of them are failures."""
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
@@ -178,7 +158,7 @@ def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
 
     names: Sequence[str] = ()
     if chosen in (Format.csv, Format.table):
-        names, predictions = _peek_class_names(predictions)
+        names, predictions = peek_class_names(predictions, lambda row: tuple(row.probabilities or ()))
     if isinstance(sys.stdout, io.TextIOWrapper):
         encoding = None if chosen is Format.table else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
@@ -188,20 +168,10 @@ def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
     return failures
 
 
-def _peek_class_names(predictions: Iterator[Prediction]) -> tuple[Sequence[str], Iterator[Prediction]]:
-    """Return the class names, which the first successful answer tells, and all answers again."""
-    failed: list[Prediction] = []
-    for row in predictions:
-        if row.probabilities:
-            return tuple(row.probabilities), itertools.chain(failed, [row], predictions)
-        failed.append(row)
-    return read_embedded_class_names(), iter(failed)
-
-
 def _read_photos(photos: Iterable[Photo]) -> Iterator[tuple[str, bytes]]:
-    """Yield source and bytes of the photos that can be read."""
+    """Yield source and bytes of the photos that can be read, and tell of the others."""
     for photo in photos:
         try:
             yield photo.source, read_photo(photo)
-        except ImageError:
-            continue
+        except ImageError as error:
+            say(str(error))

@@ -1,7 +1,7 @@
 """Join the outputs of a batch transform job with its inputs: the table of batch scoring, a row an input object.
 
     join_outputs(S3Folder(bucket, "photos/"), S3Folder(bucket, "out/"), most_bytes) -> JoinedRow, JoinedRow, ...
-    write_table("results.parquet", joined_rows, class_names, model) -> Totals
+    write_table("results.parquet", joined_rows, model) -> Totals
 
 A transform job leaves an output ``<key below the input prefix>.out`` for each object that it answered, and nothing for
 the others.
@@ -9,15 +9,14 @@ the others.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Final, NamedTuple
 
 from catdog.ahead import map_in_order
-from catdog.aws.calls.endpoint import parse_prediction
+from catdog.aws.calls.endpoint import parse_prediction, peek_class_names
 from catdog.aws.failures import CloudError
 from catdog.errors import DataError, ImageError, SettingsError
 from catdog.image import SUFFIXES
@@ -102,20 +101,20 @@ def open_table(out: str) -> tuple[Store, str]:
     return store, name
 
 
-def write_table(out: str, joined: Iterable[JoinedRow], class_names: tuple[str, ...], model: str) -> Totals:
-    """Write the table to ``out``; raises as ``open_table`` does, and DataError if there is no input at all.
+def write_table(out: str, joined: Iterator[JoinedRow], model: str) -> Totals:
+    """Write the table to ``out``; ``model`` is the model's SHA-256.
 
-    ``class_names`` are used if no answer tells them; ``model`` is the model's SHA-256.
+    Raises SettingsError as ``open_table`` does, and DataError if there is no input at all.
     """
     store, name = open_table(out)
     totals, folder = Totals(), f"{name}.parts"
-    names, stream = _peek_class_names(iter(joined), class_names)
+    names, joined = peek_class_names(joined, lambda item: item.class_names)
     with store.lock(name):
         open_table(out)  # again, since nobody else can begin to write now
         store.put(f"{name}{_RECORD_ENDING}", _RECORD)
         try:
             parts: list[str] = []
-            while chunk := list(islice(stream, PART_ROWS)):
+            while chunk := [_check_class_names(names, item) for item in islice(joined, PART_ROWS)]:
                 rows = [item.row for item in chunk]
                 part = f"{folder}/{len(parts):06}.parquet"
                 store.put(part, output.encode(table([item.source for item in chunk], rows, names, model)))
@@ -127,6 +126,8 @@ def write_table(out: str, joined: Iterable[JoinedRow], class_names: tuple[str, .
         finally:
             with suppress(DataError):
                 store.clear(folder)
+                if not store.exists(name):
+                    store.delete(f"{name}{_RECORD_ENDING}")
     return totals
 
 
@@ -161,19 +162,6 @@ def _explain_no_output(source: str, size: int, most_bytes: int) -> Row:
 
 def _make_failed_row(status: Status, error: str) -> Row:
     return Row(status, error=error[:MAX_ERROR_LENGTH])
-
-
-def _peek_class_names(
-    joined: Iterator[JoinedRow], otherwise: tuple[str, ...]
-) -> tuple[tuple[str, ...], Iterator[JoinedRow]]:
-    """Return the class names, which the first answer tells, and all rows again."""
-    failed: list[JoinedRow] = []
-    for item in joined:
-        if item.class_names:
-            rows = itertools.chain(failed, [item], joined)
-            return item.class_names, (_check_class_names(item.class_names, row) for row in rows)
-        failed.append(item)
-    return otherwise, iter(failed)
 
 
 def _check_class_names(class_names: tuple[str, ...], item: JoinedRow) -> JoinedRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
@@ -11,7 +12,6 @@ import typer
 
 from catdog.aws.account import PROJECT, Account, find_account
 from catdog.aws.app import Bucket, DryRun, Owner, Region, Role, app, exit_on_error, print_dry_run, print_result, say
-from catdog.aws.calls.invoke import read_embedded_class_names
 from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
 from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
 from catdog.aws.hosting import Hosting, Tags, container_environment, model_request
@@ -136,11 +136,7 @@ def job_request(
             "AssembleWith": "None",
             **key,
         },
-        "TransformResources": {
-            "InstanceType": hosting.instance_type,
-            "InstanceCount": hosting.instances,
-            **volume_key,
-        },
+        "TransformResources": {"InstanceType": hosting.instance_type, "InstanceCount": hosting.instances, **volume_key},
         "Tags": tags,
     }
 
@@ -155,9 +151,9 @@ def _start(
     model = model_request(name, image, upload.uri, account.find_role_arn(), environment, request["Tags"])
     with Undo(say) as undo:
         upload_package(account, upload, hosting.kms_key)
-        undo.add(f"model {name}", lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=name)))
+        undo.add_deletion(f"model {name}", partial(sagemaker.delete_model, ModelName=name))
         create_once(lambda: sagemaker.create_model(**model))
-        undo.add(f"transform job {name}", lambda: delete_if_present(lambda: _stop(sagemaker, name)))
+        undo.add_deletion(f"transform job {name}", partial(_stop, sagemaker, name))
         create_once(lambda: sagemaker.create_transform_job(**request))
 
 
@@ -189,7 +185,7 @@ def _finish(account: Account, job: str, out: str | None) -> None:
         outputs = S3Folder.parse(description["TransformOutput"]["S3OutputPath"])
         most_bytes = int(description.get("MaxPayloadInMB", 6)) * 2**20
         joined = join_outputs(inputs, outputs, most_bytes)
-        totals = write_table(out, joined, read_embedded_class_names(), tags.get(MODEL_TAG, ""))
+        totals = write_table(out, joined, tags.get(MODEL_TAG, ""))
         ok = totals.statuses["ok"]
         unanswered = totals.rows - ok
         result |= {"photos": totals.rows, "ok": ok, "failed": dict(sorted(totals.failed.items()))}
@@ -219,7 +215,7 @@ def _wait(sagemaker: Any, job: str) -> dict[str, Any]:
 
 def _delete_model(sagemaker: Any, name: str) -> None:
     try:
-        delete_if_present(lambda: sagemaker.delete_model(ModelName=name))
+        delete_if_present(partial(sagemaker.delete_model, ModelName=name))
     except Exception as error:
         if not is_aws_error(error):
             raise

@@ -86,8 +86,7 @@ def deploy(
         bool, typer.Option("--async", help="Photos and answers go through S3; up to 256 MB a photo.")
     ] = False,
     async_output: Annotated[
-        str | None,
-        typer.Option(metavar="S3", help=f"Where answers go; default: s3://BUCKET/{ASYNC_PREFIX}/NAME."),
+        str | None, typer.Option(metavar="S3", help=f"Where answers go; default: s3://BUCKET/{ASYNC_PREFIX}/NAME.")
     ] = None,
     autoscale: Annotated[str | None, typer.Option(metavar="MIN..MAX", help="Number of instances, by the load.")] = None,
     autoscale_target: Annotated[

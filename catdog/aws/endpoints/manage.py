@@ -104,22 +104,28 @@ def delete(
         if dry_run and not account.has_credentials():
             _print_without_asking(find_account(region, owner=owner, dry_run=True), chosen)
             return
-        deletions = [_plan_by_name(account, name) for name in chosen]
+        sagemaker, now = account.client("sagemaker"), datetime.now(timezone.utc)
+        targets = [(name, read_endpoint(sagemaker, name)) for name in chosen]
         if not names:
-            now = datetime.now(timezone.utc)
-            deletions = [
-                _plan_deletion(account, endpoint.name, endpoint)
-                for endpoint in list_own_endpoints(account.client("sagemaker"))
+            targets = [
+                (endpoint.name, endpoint)
+                for endpoint in list_own_endpoints(sagemaker)
                 if (everyone or endpoint.tags.get("Owner") == account.owner)
                 and (everything or endpoint.is_expired(now))
             ]
+        deletions = [_plan_deletion(account, name, endpoint) for name, endpoint in targets]
         if dry_run:
             recorder = find_account(region, owner=owner, dry_run=True)
             for deletion in deletions:
                 _delete(recorder, deletion)
             print_result({"requests": recorder.recorded})
             return
-        summary = {"deleted": [_summarise(deletion) for deletion in deletions]}
+        summary = {
+            "deleted": [
+                {"endpoint": deletion["endpoint"], "was_there": deletion["about"] is not None, **deletion["deletes"]}
+                for deletion in deletions
+            ]
+        }
         if not any(any(deletion["deletes"].values()) for deletion in deletions):
             print_result(summary)
             return
@@ -143,16 +149,13 @@ def _print_without_asking(recorder: Account, names: list[str]) -> None:
     print_result({"requests": recorder.recorded, "note": note})
 
 
-def _plan_by_name(account: Account, name: str) -> dict[str, Any]:
-    """Return the deletion of the endpoint of this name; raises SettingsError if it isn't this project's."""
-    endpoint = read_endpoint(account.client("sagemaker"), name)
+def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None) -> dict[str, Any]:
+    """Return all that belongs to an endpoint, whether it exists or only left something behind.
+
+    Raises SettingsError if the endpoint isn't this project's.
+    """
     if endpoint is not None and not endpoint.is_ours:
         raise SettingsError(f"{name}: isn't catdog's endpoint (it has no tag Project=catdog); nothing was deleted")
-    return _plan_deletion(account, name, endpoint)
-
-
-def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None) -> dict[str, Any]:
-    """Return all that belongs to an endpoint, whether it exists or only left something behind."""
     sagemaker = account.client("sagemaker")
     configs, models = list_versions(sagemaker, name)
     if endpoint is not None and endpoint.config:
@@ -180,10 +183,6 @@ def _delete(account: Account, deletion: dict[str, Any]) -> None:
     if deletes["endpoints"]:
         delete_endpoint(sagemaker, name, Patience(DELETE_TIMEOUT_S))
     delete_versions(sagemaker, deletes["configs"], deletes["models"])
-
-
-def _summarise(deletion: dict[str, Any]) -> dict[str, Any]:
-    return {"endpoint": deletion["endpoint"], "was_there": deletion["about"] is not None, **deletion["deletes"]}
 
 
 def _confirm(deletions: list[dict[str, Any]]) -> bool:

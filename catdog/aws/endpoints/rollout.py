@@ -12,13 +12,14 @@ loaded, and long after the model failed to load. So the endpoint is asked about 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from catdog.aws.account import Account
 from catdog.aws.app import say
 from catdog.aws.calls.endpoint import (
+    AnyEndpoint,
     AsyncEndpoint,
     Endpoint,
     detect_media_type,
@@ -57,9 +58,6 @@ TEST_PAUSE_S: Final = 5.0
 SETTLED: Final = ("InService", "Failed", "OutOfService", "UpdateRollbackFailed")
 """States that an endpoint leaves only when it is asked to."""
 
-Ask = Callable[[bytes, str], bytes]
-"""Encoded photo and media type -> the endpoint's JSON."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -95,11 +93,7 @@ class Patience:
     poll_s: float = POLL_S
 
 
-def roll_out(
-    account: Account,
-    plan: Plan,
-    patience: Patience | None,
-) -> dict[str, Any]:
+def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[str, Any]:
     """Carry out the whole plan and return what the test saw.
 
     Without ``patience`` this returns once SageMaker has begun: nothing is tested, and nothing is undone later. Raises
@@ -109,17 +103,12 @@ def roll_out(
     tested: dict[str, Any] = {}
     with Undo(say) as undo:
         upload_package(account, plan.upload, plan.hosting.kms_key)
-        undo.add(
-            f"model {version}",
-            lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=version)),
-        )
+        undo.add(f"model {version}", lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=version)))
         environment = container_environment(plan.hosting, account.region)
         model = model_request(version, plan.image, plan.upload.uri, plan.role_arn, environment, plan.tags)
         create_once(lambda: sagemaker.create_model(**model))
-        undo.add(
-            f"endpoint config {version}",
-            lambda: delete_if_present(lambda: sagemaker.delete_endpoint_config(EndpointConfigName=version)),
-        )
+        delete_config = partial(sagemaker.delete_endpoint_config, EndpointConfigName=version)
+        undo.add_deletion(f"endpoint config {version}", delete_config)
         config = config_request(version, version, plan.hosting, plan.tags)
         create_once(lambda: sagemaker.create_endpoint_config(**config))
         if plan.current is None:
@@ -191,13 +180,13 @@ def check_answers(account: Account, plan: Plan, patience_s: float) -> dict[str, 
     Server errors are accepted for ``patience_s``. Raises CloudError if an answer is wrong or missing.
     """
     name, runtime, photos = plan.name, account.client("sagemaker-runtime"), plan.upload.read_golden_photos()
-    ask: Ask = Endpoint(runtime, name, pauses_s=()).ask  # tries again below
+    endpoint: AnyEndpoint = Endpoint(runtime, name, pauses_s=())  # _ask_patiently tries again
     if plan.hosting.mode == "async":
-        ask = AsyncEndpoint(runtime, account.client("s3"), name, str(plan.hosting.async_output)).ask
+        endpoint = AsyncEndpoint(runtime, account.client("s3"), name, str(plan.hosting.async_output))
     tolerance = TORCH_TOLERANCE if plan.hosting.on_gpu else TOLERANCE  # of each probability
     deadline, largest = time.monotonic() + patience_s, 0.0
     for photo in photos:
-        prediction = parse_prediction(photo.name, _ask_patiently(name, ask, photo, deadline), name)
+        prediction = parse_prediction(photo.name, _ask_patiently(endpoint, photo, deadline), name)
         given = prediction.probabilities
         if given is None:
             raise CloudError(f"{name}: refuses its test photo {photo.name}: {prediction.error}")
@@ -215,10 +204,11 @@ def check_answers(account: Account, plan: Plan, patience_s: float) -> dict[str, 
     return {"photos": len(photos), "largest_difference": round(largest, 6), "tolerance": tolerance}
 
 
-def _ask_patiently(name: str, ask: Ask, photo: GoldenPhoto, deadline: float) -> bytes:
+def _ask_patiently(endpoint: AnyEndpoint, photo: GoldenPhoto, deadline: float) -> bytes:
+    name = endpoint.name
     while True:
         try:
-            return ask(photo.data, detect_media_type(photo.data))
+            return endpoint.ask(photo.data, detect_media_type(photo.data))
         except CatdogError:
             raise
         except Exception as error:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from catdog.aws.account import PROJECT, Account, find_account
 from catdog.aws.app import EXIT_CODES, Region, app, exit_on_error, print_result, say
-from catdog.aws.failures import CloudError, find
+from catdog.aws.failures import CloudError, find, is_aws_error
 from catdog.aws.instances import PriceKind, price_per_hour
 from catdog.errors import SettingsError
 from catdog.text import printable
@@ -74,9 +75,9 @@ def status(
 def list_latest_jobs(account: Account, limit: int) -> list[dict[str, Any]]:
     """Return the newest jobs of each kind, newest first, without the training jobs that belong to a search."""
     client = account.client("sagemaker")
-    searches = _list_names(client.list_hyper_parameter_tuning_jobs, "HyperParameterTuningJob", limit)
-    trainings = _list_names(client.list_training_jobs, "TrainingJob", limit, searches)
-    transforms = _list_names(client.list_transform_jobs, "TransformJob", limit)
+    searches = _list_names(client, "list_hyper_parameter_tuning_jobs", "HyperParameterTuningJob", limit)
+    trainings = _list_names(client, "list_training_jobs", "TrainingJob", limit, searches)
+    transforms = _list_names(client, "list_transform_jobs", "TransformJob", limit)
     kinds: list[tuple[Kind, list[str]]] = [("tuning", searches), ("training", trainings), ("transform", transforms)]
     jobs = [describe_job(account, name, kind) for kind, names in kinds for name in names]
     return sorted(jobs, key=lambda job: job["created"] or "", reverse=True)
@@ -106,28 +107,32 @@ def sum_trial_costs(account: Account, name: str) -> float | None:
 
 
 def watch_job(
-    account: Account, name: str, kind: Kind, say: Callable[[str], None], poll_s: float = POLL_S
+    account: Account, name: str, kind: Kind, tell: Callable[[str], None] = say, poll_s: float = POLL_S
 ) -> dict[str, Any]:
-    """Wait until a job ends, pass its steps and its log to ``say``, and return its description.
+    """Wait until a job ends, tell its steps and its log, and return its description.
 
-    Raises CloudError with AWS's reason if the job failed or was stopped.
+    Raises CloudError with AWS's reason if the job failed or was stopped, and what boto3 raises: then the job goes on.
     """
-    log = JobLog(account, kind, name)
-    last_step = ""
-    while True:
-        job = describe_job(account, name, kind)
-        if (step := job.get("step") or job["state"]) != last_step:
-            say(f"{datetime.now(timezone.utc):%H:%M:%S} {name}: {step}")
-            last_step = step
-        for line in log.read_new_lines():
-            say(line)
-        if job["state"] in ENDED:
-            break
-        time.sleep(poll_s)
-    if log.has_lines:
-        time.sleep(min(poll_s, LATE_LOG_S))
-        for line in log.read_new_lines():
-            say(line)
+    log, last_step = JobLog(account, kind, name), ""
+    try:
+        while True:
+            job = describe_job(account, name, kind)
+            if (step := job.get("step") or job["state"]) != last_step:
+                tell(f"{datetime.now(timezone.utc):%H:%M:%S} {name}: {step}")
+                last_step = step
+            for line in log.read_new_lines():
+                tell(line)
+            if job["state"] in ENDED:
+                break
+            time.sleep(poll_s)
+        if log.has_lines:
+            time.sleep(min(poll_s, LATE_LOG_S))
+            for line in log.read_new_lines():
+                tell(line)
+    except Exception as error:
+        if is_aws_error(error):
+            tell(f"{name}: goes on without being watched: python -m catdog.aws status {name} --logs")
+        raise
     if job["state"] != "Completed":
         reason = job.get("failure") or f"python -m catdog.aws status {name} --logs shows its log"
         raise CloudError(f"{name}: {'was stopped' if job['state'] == 'Stopped' else 'failed'}: {reason}")
@@ -270,19 +275,13 @@ def _estimate_usd(kind: PriceKind, resources: Mapping[str, Any], region: str, se
     return None if price is None else round(price * int(resources.get("InstanceCount") or 1) * seconds / 3600, 4)
 
 
-def _list_names(list_jobs: Any, what: str, limit: int, searches: Sequence[str] = ()) -> list[str]:
-    """Return the names of up to ``limit`` jobs, without those that belong to one of ``searches``."""
-    names: list[str] = []
-    request = {"NameContains": f"{PROJECT}-", "SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": 100}
-    while True:
-        page = list_jobs(**request)
-        for summary in page.get(f"{what}Summaries", []):
-            name = summary[f"{what}Name"]
-            if name.startswith(f"{PROJECT}-") and not any(name.startswith(f"{search}-") for search in searches):
-                names.append(name)
-        if len(names) >= limit or not page.get("NextToken"):
-            return names[:limit]
-        request["NextToken"] = page["NextToken"]
+def _list_names(client: Any, operation: str, kind: str, limit: int, searches: Sequence[str] = ()) -> list[str]:
+    """Return the names of the ``limit`` newest jobs, without those that belong to one of ``searches``."""
+    order: dict[str, Any] = {"SortBy": "CreationTime", "SortOrder": "Descending", "PaginationConfig": {"PageSize": 100}}
+    pages = client.get_paginator(operation).paginate(NameContains=f"{PROJECT}-", **order)
+    names = (str(summary[f"{kind}Name"]) for page in pages for summary in page[f"{kind}Summaries"])
+    trials = tuple(f"{search}-" for search in searches)
+    return list(islice((n for n in names if n.startswith(f"{PROJECT}-") and not n.startswith(trials)), limit))
 
 
 def _print_table(jobs: list[dict[str, Any]]) -> None:

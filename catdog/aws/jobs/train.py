@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from catdog.aws.account import Account, find_account
+from catdog.aws.account import find_account
 from catdog.aws.app import (
     EXIT_CODES,
     Bucket,
@@ -20,7 +20,6 @@ from catdog.aws.app import (
     print_result,
     say,
 )
-from catdog.aws.failures import is_aws_error
 from catdog.aws.inventory import make_job_name
 from catdog.aws.jobs.requests import (
     FRAMEWORK,
@@ -34,7 +33,7 @@ from catdog.aws.jobs.requests import (
     parse_job_settings,
 )
 from catdog.aws.jobs.sdk import start_training
-from catdog.aws.jobs.status import Kind, watch_job
+from catdog.aws.jobs.status import watch_job
 from catdog.aws.source_code import stage_training_code
 
 _HELP = f"""Train on SageMaker: train.py in AWS's PyTorch container.
@@ -76,8 +75,7 @@ MaxWaitHours = Annotated[
 ]
 Volume = Annotated[int, typer.Option("--volume", min=1, metavar="GB", help="Disk of each machine.")]
 KmsKey = Annotated[
-    str | None,
-    typer.Option("--kms-key", metavar="ID|ARN", help="Your key for volume and model; default: AWS's own."),
+    str | None, typer.Option("--kms-key", metavar="ID|ARN", help="Your key for volume and model; default: AWS's own.")
 ]
 Framework = Annotated[
     str, typer.Option("--framework-version", metavar="V", help=f"PyTorch container: {', '.join(FRAMEWORKS)}.")
@@ -149,18 +147,5 @@ def train(
             started = {"name": job, "state": "InProgress", "cost": cost}
             print_result(started, f"catdog.aws status {job} --logs", region)
             return
-        result = follow_job(account, job, "training")
+        result = watch_job(account, job, "training")
         print_result(result | {"cost": cost}, f"catdog.aws deploy --from-job {job} --ttl 2h", region)
-
-
-def follow_job(account: Account, name: str, kind: Kind) -> dict[str, Any]:
-    """Wait for a job that was started and return its description.
-
-    If AWS can't be asked any more, the user is told that the job goes on.
-    """
-    try:
-        return watch_job(account, name, kind, say)
-    except Exception as error:
-        if is_aws_error(error):
-            say(f"{name}: goes on without being watched: python -m catdog.aws status {name} --logs")
-        raise

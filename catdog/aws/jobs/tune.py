@@ -38,7 +38,7 @@ from catdog.aws.jobs.requests import (
     take_weights_from_s3,
 )
 from catdog.aws.jobs.sdk import start_tuning
-from catdog.aws.jobs.status import describe_job
+from catdog.aws.jobs.status import describe_job, watch_job
 from catdog.aws.jobs.train import (
     Framework,
     Instances,
@@ -52,7 +52,6 @@ from catdog.aws.jobs.train import (
     Validation,
     Volume,
     Wait,
-    follow_job,
 )
 from catdog.aws.source_code import stage_training_code
 from catdog.errors import SettingsError
@@ -157,7 +156,7 @@ def tune(
         if not wait:
             print_result({"name": job, "state": "InProgress", "cost": cost}, f"catdog.aws status {job}", region)
             return
-        result = follow_job(account, job, "tuning")
+        result = watch_job(account, job, "tuning")
         print_result(result | {"cost": cost}, f"catdog.aws tune --best {job} --out config.yaml", region)
 
 
