@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from catdog.contract import Contract
 from catdog.errors import ImageError
+from catdog.text import first_line
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, upright, values in [0, 255]."""
@@ -114,7 +115,7 @@ def decode_sized(data: bytes, name: str, at_least: int | None = None) -> tuple[I
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: {_guess(data)}", "unsupported") from error
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
-        raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error
+        raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width}x{height}, over the limit of {MAX_PIXELS} pixels", "too_large")
@@ -132,7 +133,7 @@ def decode_sized(data: bytes, name: str, at_least: int | None = None) -> tuple[I
     except ImageError:
         raise
     except Exception as error:  # likewise for damaged pixel data
-        raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error
+        raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
 
 
 def from_array(array: npt.NDArray[np.generic], name: str) -> Image.Image:
@@ -160,7 +161,7 @@ def from_pil(image: Image.Image, name: str) -> Image.Image:
         turn = _turn(image)
         return _to_rgb(image if turn is None else image.transpose(turn), name)
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name}: damaged image ({_first_line(error)})", "corrupt") from error
+        raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
 
 
 def resize(image: Image.Image, contract: Contract) -> Pixels:
@@ -258,7 +259,3 @@ def _guess(data: bytes) -> str:
     if head[:5] == b"%PDF-":
         return "not an image but a PDF"
     return "not an image that can be read; give JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from catdog.errors import CatdogError, ImageError, SettingsError
 from catdog.score.s3 import SCHEME, read_object, split_uri
+from catdog.text import first_line
 
 IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")
 """One photo's bytes, which decide by themselves what they are."""
@@ -95,7 +96,7 @@ def _from_json(data: bytes, allowed: Prefixes) -> Request:
     try:
         asked = json.loads(data)
     except (ValueError, RecursionError) as error:  # ValueError: also of text that isn't UTF-8
-        raise RequestError(f"the body is not JSON ({_first_line(error)})") from error
+        raise RequestError(f"the body is not JSON ({first_line(error)})") from error
     if not isinstance(asked, dict) or len(asked) != 1 or not asked.keys() <= {"image", "images"}:
         raise RequestError(f"the JSON must be {_JSON_FORMS}")
     if "image" in asked:
@@ -164,10 +165,6 @@ def _check_count(count: int) -> None:
 
 def _numbered(count: int) -> list[str]:
     return [f"images[{i}]" for i in range(count)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 _TYPES: Final = ", ".join((*IMAGE_TYPES, JSON_TYPE)) + f" or {NPY_TYPE}"

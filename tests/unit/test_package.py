@@ -44,6 +44,7 @@ CODE = [
             "serving/requests",
             "serving/toolkit",
             "serving/torch_classifier",
+            "text",
             "training/__init__",
             "training/cnn",
             "training/model",
