@@ -7,14 +7,16 @@ from typing import Final
 
 from catdog.aws.app import app
 
-# Importing a module registers its commands with ``app``, so this is also the order of --help.
-COMMANDS: Final = (
-    *("upload", "jobs.train", "jobs.tune", "jobs.status", "endpoints.deploy"),
-    *("calls.invoke", "calls.transform", "endpoints.manage"),
+# Importing a module registers its commands with ``app``.
+MODULES: Final = (
+    *("upload", "jobs.train", "jobs.tune", "jobs.status"),
+    *("endpoints.deploy", "endpoints.manage", "calls.invoke", "calls.transform"),
 )
+HELP_ORDER: Final = ("upload", "train", "tune", "status", "deploy", "invoke", "transform", "ps", "delete")
 
-for _name in COMMANDS:
+for _name in MODULES:
     import_module(f"catdog.aws.{_name}")
+app.registered_commands.sort(key=lambda command: HELP_ORDER.index(getattr(command.callback, "__name__", "")))
 
 if __name__ == "__main__":
     app(prog_name="python -m catdog.aws")

@@ -689,6 +689,14 @@ def test_help_of_every_command_has_examples_and_exit_codes(aws: Callable[..., Ou
         assert "python -m catdog.aws" in said
 
 
+def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
+    done = subprocess.run([sys.executable, "-m", "catdog.aws", "--help"], capture_output=True, text=True, cwd=ROOT)
+    listed = done.stdout.partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.splitlines() if re.match(r"  \w", line)] == [
+        *("upload", "train", "tune", "status", "deploy", "invoke", "transform", "ps", "delete")
+    ]
+
+
 def test_commands_answer_before_the_sdk_is_loaded() -> None:
     code = "import sys, catdog.aws.jobs.tune, catdog.aws.upload; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -81,7 +81,7 @@ class Endpoint:
         try:
             body = self.ask(data, detect_media_type(data))
         except Exception as error:
-            reason = self._explain_photo(error)
+            reason = self._explain_photo_error(error)
             if reason is None:
                 raise
             return Prediction.failed(source, f"{source}: {reason.removeprefix(_UNNAMED)}")
@@ -118,7 +118,7 @@ class Endpoint:
             raise
         return body
 
-    def _explain_photo(self, error: Exception) -> str | None:
+    def _explain_photo_error(self, error: Exception) -> str | None:
         """Return why this photo has no answer, or None if the problem is not about the photo."""
         if not is_aws_error(error):
             return None

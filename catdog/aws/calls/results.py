@@ -79,7 +79,7 @@ def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterat
                     return JoinedRow(source, _make_failed_row("missing", str(error)), ())
             else:
                 return _make_joined_row(source, parse_prediction(source, body, "the transform job"))
-        return JoinedRow(source, _explain_no_output(source, size, most_bytes), ())
+        return JoinedRow(source, _make_unanswered_row(source, size, most_bytes), ())
 
     return map_in_order(join, s3.list_objects(*inputs), PARALLEL)
 
@@ -154,7 +154,7 @@ def _make_joined_row(source: str, prediction: Prediction) -> JoinedRow:
     return JoinedRow(source, row, tuple(prediction.probabilities))
 
 
-def _explain_no_output(source: str, size: int, most_bytes: int) -> Row:
+def _make_unanswered_row(source: str, size: int, most_bytes: int) -> Row:
     if size > most_bytes:
         return _make_failed_row("too_large", f"{source}: {size} bytes, over the job's limit of {most_bytes}")
     return _make_failed_row("missing", f"{source}: the transform job left no answer for it")
