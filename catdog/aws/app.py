@@ -70,7 +70,7 @@ Owner = Annotated[
     str | None, typer.Option("--owner", metavar="NAME", help="For the Owner tag; default: CATDOG_OWNER, or your login.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the exact requests and an estimate of the cost; send nothing.")
+    bool, typer.Option("--dry-run", help="Print the exact requests (three of many alike) and their cost; send nothing.")
 ]
 
 

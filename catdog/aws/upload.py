@@ -147,11 +147,9 @@ def send_files(
     counts = {"sent": 0, "sent_bytes": 0, "unchanged": 0, "extra": len(extra), "deleted": 0}
 
     def send_if_changed(item: UploadFile) -> bool:
-        known = stored.get(item.key)
+        size, etag = stored.get(item.key, (None, ""))
         md5, sha256 = _compute_digests(item.path)
-        if known == (item.size, md5) or (
-            known and known[0] == item.size and _read_stored_digest(client, bucket, item.key) == sha256
-        ):
+        if size == item.size and (etag == md5 or sha256 == _read_stored_digest(client, bucket, item.key)):
             return False
         _put(client, bucket, item, md5, sha256, encryption)
         return True
@@ -230,9 +228,8 @@ def _list_stored(client: Any, bucket: str, prefix: str) -> dict[str, tuple[int, 
     return {item["Key"]: (item["Size"], item["ETag"].strip('"')) for item in objects if not item["Key"].endswith("/")}
 
 
-def _read_stored_digest(client: Any, bucket: str, key: str) -> str | None:
-    found: str | None = client.head_object(Bucket=bucket, Key=key).get("Metadata", {}).get(DIGEST_KEY)
-    return found
+def _read_stored_digest(client: Any, bucket: str, key: str) -> object:
+    return client.head_object(Bucket=bucket, Key=key).get("Metadata", {}).get(DIGEST_KEY)
 
 
 def _choose_encryption(client: Any, bucket: str, kms_key: str | None) -> dict[str, str]:

@@ -23,7 +23,7 @@ from catdog.image import SUFFIXES
 from catdog.prediction import Prediction
 from catdog.score import output, s3
 from catdog.score.ledger import Totals
-from catdog.score.rows import MAX_ERROR_LENGTH, Row, Status, table
+from catdog.score.rows import Row, table
 from catdog.score.store import Store, open_store
 
 ENDING: Final = ".out"
@@ -76,10 +76,13 @@ def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterat
                 body = s3.read_object(outputs.bucket, outputs.prefix + name)
             except ImageError as error:
                 if error.reason != "missing":
-                    return JoinedRow(source, _make_failed_row("missing", str(error)), ())
+                    return JoinedRow(source, Row.failed(error), ())
             else:
                 return _make_joined_row(source, parse_prediction(source, body, "the transform job"))
-        return JoinedRow(source, _make_unanswered_row(source, size, most_bytes), ())
+        why = ImageError(f"{source}: the transform job left no answer for it", "missing")
+        if size > most_bytes:
+            why = ImageError(f"{source}: {size} bytes, over the job's limit of {most_bytes}", "too_large")
+        return JoinedRow(source, Row.failed(why), ())
 
     return map_in_order(join, s3.list_objects(*inputs), PARALLEL)
 
@@ -134,7 +137,8 @@ def write_table(out: str, joined: Iterator[JoinedRow], model: str) -> Totals:
 def _list_output_names(key: str, inputs: S3Folder) -> Iterator[str]:
     """Yield the names below the output prefix that an object's output may have.
 
-    The first is what SageMaker was seen to write, the others are ways to read its API reference.
+    The first is relative to the input prefix, as it is seen in practice; the others are how the API reference may be
+    read: with the prefix's last folder, and with the whole key.
     """
     below = key[len(inputs.prefix) :]
     yield below + ENDING
@@ -146,22 +150,12 @@ def _list_output_names(key: str, inputs: S3Folder) -> Iterator[str]:
 def _make_joined_row(source: str, prediction: Prediction) -> JoinedRow:
     if prediction.error is not None:
         ending = os.path.splitext(source)[1].lower()  # noqa: PTH122 - a key is no path
-        status: Status = "corrupt" if ending in SUFFIXES else "unsupported"
-        return JoinedRow(source, _make_failed_row(status, prediction.error), ())
+        error = ImageError(prediction.error, "corrupt" if ending in SUFFIXES else "unsupported")
+        return JoinedRow(source, Row.failed(error), ())
     assert prediction.probabilities is not None
     values = tuple(prediction.probabilities.values())
     row = Row("ok", prediction.label, prediction.confidence, values)
     return JoinedRow(source, row, tuple(prediction.probabilities))
-
-
-def _make_unanswered_row(source: str, size: int, most_bytes: int) -> Row:
-    if size > most_bytes:
-        return _make_failed_row("too_large", f"{source}: {size} bytes, over the job's limit of {most_bytes}")
-    return _make_failed_row("missing", f"{source}: the transform job left no answer for it")
-
-
-def _make_failed_row(status: Status, error: str) -> Row:
-    return Row(status, error=error[:MAX_ERROR_LENGTH])
 
 
 def _check_class_names(class_names: tuple[str, ...], item: JoinedRow) -> JoinedRow:

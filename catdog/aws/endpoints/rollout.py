@@ -85,12 +85,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for an endpoint, and how often to ask; seconds."""
+    """How long to wait for an endpoint, in seconds."""
 
     timeout_s: float
     test_s: float = 0.0
     """How long its test accepts server errors, while workers load the model."""
-    poll_s: float = POLL_S
 
 
 def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[str, Any]:
@@ -156,7 +155,7 @@ def wait_until_settled(sagemaker: Any, name: str, patience: Patience, config: st
         if status != last_status:
             say(f"{name}: {status}; this takes some minutes")
             last_status = status
-        time.sleep(patience.poll_s)
+        time.sleep(POLL_S)
 
 
 def delete_endpoint(sagemaker: Any, name: str, patience: Patience) -> None:
@@ -171,7 +170,7 @@ def delete_endpoint(sagemaker: Any, name: str, patience: Patience) -> None:
             is_final = description is None or description["EndpointStatus"] in SETTLED
             if is_final or time.monotonic() > deadline:
                 raise
-        time.sleep(patience.poll_s)
+        time.sleep(POLL_S)
 
 
 def check_answers(account: Account, plan: Plan, patience_s: float) -> dict[str, Any]:

@@ -143,44 +143,33 @@ class JobLog:
     """A job's log in CloudWatch, of all its machines; gives each line once."""
 
     def __init__(self, account: Account, kind: Kind, name: str) -> None:
-        self._group = _LOG_GROUPS.get(kind)
-        self._name = name
-        self._client = account.client("logs") if self._group else None
+        self._account, self._group, self._name = account, _LOG_GROUPS.get(kind), name
         self._tokens: dict[str, str] = {}
         self.has_lines = False
 
     def read_new_lines(self) -> Iterator[str]:
         """Yield the lines that were written since the last call; none while there is no log yet."""
-        if self._client is None:
+        if self._group is None:
             return
-        for stream in self._list_streams():
-            yield from self._read_stream(stream)
-
-    def _list_streams(self) -> list[str]:
-        assert self._client is not None
+        client, streams = self._account.client("logs"), {"logStreamNamePrefix": f"{self._name}/"}
         try:
-            pages = self._client.get_paginator("describe_log_streams").paginate(
-                logGroupName=self._group, logStreamNamePrefix=f"{self._name}/"
-            )
-            return [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
-        except self._client.exceptions.ResourceNotFoundException:
-            return []
-
-    def _read_stream(self, stream: str) -> Iterator[str]:
-        assert self._client is not None
-        machine = stream.removeprefix(f"{self._name}/").rpartition("-")[0]  # of algo-1-1700000000
-        while True:
-            more = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
-            response = self._client.get_log_events(
-                logGroupName=self._group, logStreamName=stream, startFromHead=True, **more
-            )
-            for event in response["events"]:
-                self.has_lines = True
-                yield f"[{machine}] {printable(event['message'].rstrip())}"
-            token = response["nextForwardToken"]
-            if token == self._tokens.get(stream):  # how CloudWatch says that there is no more for now
-                return
-            self._tokens[stream] = token
+            pages = list(client.get_paginator("describe_log_streams").paginate(logGroupName=self._group, **streams))
+        except client.exceptions.ResourceNotFoundException:
+            return
+        for stream in (entry["logStreamName"] for page in pages for entry in page["logStreams"]):
+            machine = stream.removeprefix(f"{self._name}/").rpartition("-")[0]  # of algo-1-1700000000
+            while True:
+                more = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
+                response = client.get_log_events(
+                    logGroupName=self._group, logStreamName=stream, startFromHead=True, **more
+                )
+                for event in response["events"]:
+                    self.has_lines = True
+                    yield f"[{machine}] {printable(event['message'].rstrip())}"
+                token = response["nextForwardToken"]
+                if token == self._tokens.get(stream):  # how CloudWatch says that there is no more for now
+                    break
+                self._tokens[stream] = token
 
 
 def _describe_training(client: Any, account: Account, name: str) -> dict[str, Any]:
