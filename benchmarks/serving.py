@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from catdog.aws.package import ONNX_CHOICES, archive, build_package
+from catdog.aws.package import ONNX_CHOICES, build_package, make_archive
 from catdog.classifier import Classifier
 from catdog.contract import WEIGHTS_NAME
 from catdog.machine import usable_cores
@@ -160,7 +160,7 @@ def read_photos(place: Path, count: int) -> list[bytes]:
 def default_package(run: Path, out: Path) -> Path:
     """The same weights with the ordinary handler."""
     handler = {"code/inference.py": DEFAULT_HANDLER.read_bytes()}
-    out.write_bytes(archive({WEIGHTS_NAME: (run / WEIGHTS_NAME).read_bytes()} | handler))
+    out.write_bytes(make_archive({WEIGHTS_NAME: (run / WEIGHTS_NAME).read_bytes()} | handler))
     return out
 
 

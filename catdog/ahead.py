@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -30,5 +31,21 @@ def batches_ahead(function: Callable[[T], R], items: Iterable[T], size: int) -> 
             following = submit()
             yield [future.result() for future in batch]
             batch = following
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield ``function`` of each item, in order, computed by ``threads`` threads.
+
+    ``items`` is read no further than the threads work at once. What ``function`` raises is raised in its item's place.
+    Whoever stops early need not wait for what was begun.
+    """
+    pool, waiting = ThreadPoolExecutor(threads, "catdog-map"), iter(items)
+    try:
+        begun = deque(pool.submit(function, item) for item in islice(waiting, threads))
+        while begun:
+            yield begun.popleft().result()
+            begun.extend(pool.submit(function, item) for item in islice(waiting, 1))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

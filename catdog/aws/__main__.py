@@ -1,4 +1,4 @@
-"""python -m catdog.aws upload|train|tune|deploy|invoke|transform|status|ps|delete"""
+"""python -m catdog.aws upload|train|tune|status|deploy|invoke|transform|ps|delete"""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from typing import Final
 
 from catdog.aws.app import app
 
-__all__ = ["app"]
-# Each registers its commands with ``app``; the order is that of --help.
-COMMANDS: Final = ("upload", "train", "tune", "status", "deploy", "invoke", "transform", "manage")
+# Importing a module registers its commands with ``app``.
+MODULES: Final = (
+    *("upload", "jobs.train", "jobs.tune", "jobs.status"),
+    *("endpoints.deploy", "endpoints.manage", "calls.invoke", "calls.transform"),
+)
+HELP_ORDER: Final = ("upload", "train", "tune", "status", "deploy", "invoke", "transform", "ps", "delete")
 
-for _name in COMMANDS:
+for _name in MODULES:
     import_module(f"catdog.aws.{_name}")
+app.registered_commands.sort(key=lambda command: HELP_ORDER.index(getattr(command.callback, "__name__", "")))

@@ -1,26 +1,28 @@
-"""The command line that all commands of ``python -m catdog.aws`` hang on: common options, output and the edge.
+"""What all commands of ``python -m catdog.aws`` share: the options, the output, and how errors end a command.
 
     @app.command(help=...)
     def ps(region: Region = None, owner: Owner = None, dry_run: DryRun = False) -> None:
-        with edge("ps"):
-            show({...}, "catdog.aws delete NAME")
+        with exit_on_error("ps"):
+            print_result({...}, "catdog.aws delete NAME")
 
-stdout holds one line of JSON; talk, progress and the next command go to stderr.
+stdout gets one line of JSON; messages, progress and the suggested next command go to stderr.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
 import typer
 
-from catdog.aws.account import CloudError, explain, is_aws_error
-from catdog.edge import edge as shared_edge
+from catdog.aws.failures import CloudError, explain_error, is_aws_error
+from catdog.edge import edge
 from catdog.errors import CatdogError
 
+MOST_ALIKE: Final = 3  # requests for one operation that a dry run prints
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 the job or the endpoint failed, 2 a bad argument, or AWS refuses or can't be reached, "
     "130 Ctrl-C."
@@ -28,9 +30,9 @@ EXIT_CODES: Final = (
 
 _HELP: Final = """Train, tune, deploy, call and delete on Amazon SageMaker.
 
-Credentials, profile and region are found as the aws command finds them. --role, --bucket and --owner can stand in
-CATDOG_ROLE, CATDOG_BUCKET and CATDOG_OWNER. Every command that changes something takes --dry-run, which prints the
-exact requests and what they would cost, and sends nothing. docs/aws/README.md sets an account up.
+Credentials, profile and region are found as the aws command finds them. --role, --bucket and --owner default to the
+variables CATDOG_ROLE, CATDOG_BUCKET and CATDOG_OWNER. Every command that changes something takes --dry-run, which
+prints the exact requests and what they would cost, and sends nothing. docs/aws/README.md sets an account up.
 
 \b
 From photos to an answer, and to nothing left that costs:
@@ -55,7 +57,7 @@ Role = Annotated[
     typer.Option(
         "--role",
         metavar="NAME|ARN",
-        help="What SageMaker may do; default: CATDOG_ROLE, inside SageMaker the notebook's own.",
+        help="The role that SageMaker works under; default: CATDOG_ROLE, inside SageMaker the notebook's own.",
     ),
 ]
 Bucket = Annotated[
@@ -65,32 +67,33 @@ Owner = Annotated[
     str | None, typer.Option("--owner", metavar="NAME", help="For the Owner tag; default: CATDOG_OWNER, or your login.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the exact requests and an estimate of the cost; send nothing.")
+    bool, typer.Option("--dry-run", help="Print the exact requests (three of many alike) and their cost; send nothing.")
 ]
 
 
 @contextmanager
-def edge(command: str) -> Iterator[None]:
-    """The edge of all commands, which explains errors of AWS as well."""
+def exit_on_error(command: str) -> Iterator[None]:
+    """Be the edge of a command, which explains AWS's errors as well; a bug keeps its traceback."""
     advice = "what was started on AWS goes on there: python -m catdog.aws status"
-    with shared_edge(f"catdog.aws {command}", failed=CloudError, extra="aws", advice=advice):
+    with edge(f"catdog.aws {command}", failed=CloudError, extra="aws", advice=advice):
         try:
             yield
         except Exception as error:
             if not is_aws_error(error):
                 raise
-            raise CatdogError(explain(error)) from error
+            raise CatdogError(explain_error(error)) from error
 
 
 def say(text: str) -> None:
-    """Talk, on stderr."""
+    """Tell the user something, on stderr."""
     typer.echo(text, err=True)
 
 
-def show(result: Mapping[str, Any], next_command: str | None = None, region: str | None = None) -> None:
-    """``result`` as a line of JSON on stdout; ``next_command``, without ``python -m``, as advice on stderr.
+def print_result(result: Mapping[str, Any], next_command: str | None = None, region: str | None = None) -> None:
+    """Print ``result`` as one line of JSON on stdout, and suggest ``next_command`` on stderr.
 
-    ``region``: what was given by --region, which the next command then needs, too.
+    ``next_command`` is given without ``python -m``. ``region`` is what the user gave by --region: the next command
+    needs it too.
     """
     typer.echo(json.dumps(result, default=str))
     if next_command:
@@ -98,6 +101,18 @@ def show(result: Mapping[str, Any], next_command: str | None = None, region: str
         say(f"next: {command}{f' --region {region}' if region else ''}{dashes}{rest}")
 
 
-def show_dry_run(requests: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> None:
-    """A dry run's whole output: the requests in order, and the estimate."""
-    typer.echo(json.dumps({"requests": list(requests), "cost": dict(cost)}, indent=2, default=str))
+def print_dry_run(requests: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> None:
+    """Print all that a dry run prints: the requests in order, and the estimated cost.
+
+    Of requests for the same operation only the first MOST_ALIKE are printed; how many are left out is printed, too.
+    """
+    counts: Counter[str] = Counter()
+    shown = []
+    for request in requests:
+        operation = f"{request['service']} {request['operation']}"
+        counts[operation] += 1
+        if counts[operation] <= MOST_ALIKE:
+            shown.append(request)
+    left_out = {name: count - MOST_ALIKE for name, count in counts.items() if count > MOST_ALIKE}
+    result = {"requests": shown, **({"not_shown": left_out} if left_out else {}), "cost": dict(cost)}
+    typer.echo(json.dumps(result, indent=2, default=str))

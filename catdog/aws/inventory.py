@@ -1,24 +1,34 @@
-"""What of this project is on SageMaker: endpoints with their configs and models, told by the tag Project=catdog."""
+"""What this project has on SageMaker: how its things are named, and its endpoints with their configs and models.
+
+Names begin with ``catdog-``, because the policies in docs/aws/ cover no others; what is really ours says the tag
+Project=catdog.
+"""
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final
 
-from catdog.aws import prices
 from catdog.aws.account import PROJECT
-from catdog.aws.hosting import version_stem
-from catdog.aws.undo import describe_endpoint, gone
+from catdog.aws.failures import delete_if_present, find
+from catdog.aws.instances import price_per_hour
+from catdog.errors import SettingsError
 
-EXPIRY_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+NAME_LENGTH: Final = 63  # characters at most, of jobs, endpoints, configs and models
+STAMP_LENGTH: Final = 19  # of a version's stamp, such as 20261121120000-1a2b
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+EXPIRY_TAG: Final = "ExpiresAt"
+_NAME: Final = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deployed:
-    """One endpoint that is there."""
+class ListedEndpoint:
+    """An endpoint that exists."""
 
     name: str
     status: str
@@ -26,7 +36,7 @@ class Deployed:
     config: str
     tags: dict[str, str]
     instance_type: str | None
-    """None: serverless, or its config is gone."""
+    """None if it is serverless, or its config is gone."""
     memory_mb: int | None
     instances: int
 
@@ -35,134 +45,160 @@ class Deployed:
         """Whether this project made it."""
         return self.tags.get("Project") == PROJECT
 
-    @property
-    def expires(self) -> datetime | None:
-        """When it may be deleted; None where that wasn't said, or can't be read."""
-        try:
-            return datetime.strptime(self.tags.get("ExpiresAt", ""), EXPIRY_FORMAT).replace(tzinfo=timezone.utc)
-        except ValueError:
-            return None
-
     def is_expired(self, now: datetime) -> bool:
-        """Whether its time is over."""
-        return self.expires is not None and self.expires <= now
+        """Return whether its time to live is over; never, if none was given or it can't be read."""
+        try:
+            expiry = datetime.strptime(self.tags.get(EXPIRY_TAG, ""), TIME_FORMAT)
+        except ValueError:
+            return False
+        return expiry.replace(tzinfo=timezone.utc) <= now
 
-    def about(self, now: datetime, region: str) -> dict[str, Any]:
-        """For people and programs; the cost so far takes the instances of now for those of always."""
+    def to_json(self, now: datetime, region: str) -> dict[str, Any]:
+        """Return what ``ps`` shows of it.
+
+        The cost so far assumes that it has had today's number of instances ever since it was made.
+        """
         hours = max(0.0, (now - self.created).total_seconds() / 3600)
-        found: dict[str, Any] = {
+        price = price_per_hour(self.instance_type, "hosting", region) if self.instance_type else None
+        hourly = 0.0 if self.memory_mb else None if price is None else price * self.instances
+        return {
             "endpoint": self.name,
             "status": self.status,
             "owner": self.tags.get("Owner"),
             "instance_type": self.instance_type or (f"serverless {self.memory_mb} MB" if self.memory_mb else None),
             "instances": self.instances if self.instance_type else None,
-            "created": f"{self.created:{EXPIRY_FORMAT}}",
+            "created": f"{self.created:{TIME_FORMAT}}",
             "age_hours": round(hours, 2),
-            "expires_at": self.tags.get("ExpiresAt"),
+            "expires_at": self.tags.get(EXPIRY_TAG),
             "expired": self.is_expired(now),
+            "usd_per_hour": None if hourly is None else round(hourly, 4),
+            "usd_so_far": None if hourly is None or self.memory_mb else round(hourly * hours, 2),
         }
-        price = prices.hourly(self.instance_type, "hosting", region) if self.instance_type else None
-        if self.memory_mb:
-            price = 0.0
-        found["usd_per_hour"] = None if price is None else round(price * self.instances, 4)
-        found["usd_so_far"] = None if price is None or self.memory_mb else round(price * self.instances * hours, 2)
-        return found
 
 
-def endpoints(sagemaker: Any) -> Iterator[Deployed]:
-    """Those of this project, oldest first."""
-    pages = sagemaker.get_paginator("list_endpoints").paginate(SortBy="CreationTime", SortOrder="Ascending")
-    for page in pages:
-        for summary in page["Endpoints"]:
-            tags = tags_of(sagemaker, summary["EndpointArn"])
-            if tags.get("Project") == PROJECT and (found := deployed(sagemaker, summary["EndpointName"], tags)):
-                yield found
+def make_job_name(kind: str, given: str | None = None, longest: int = NAME_LENGTH, flag: str = "--name") -> str:
+    """Return the name that the user gave by ``flag``, or ``catdog-KIND-<UTC time>-<4 random digits>``.
+
+    Raises SettingsError if the given name can't be used.
+    """
+    if given is None:
+        return f"{PROJECT}-{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if not re.fullmatch(rf"{PROJECT}-[a-zA-Z0-9](-?[a-zA-Z0-9])*", given) or len(given) > longest:
+        raise SettingsError(
+            f"{flag} {given}: must be {PROJECT}-... with letters, digits and single hyphens, {longest} characters at "
+            f"most (the policies in docs/aws/ cover no other names)"
+        )
+    return given
 
 
-def deployed(sagemaker: Any, name: str, tags: dict[str, str] | None = None) -> Deployed | None:
-    """The endpoint of this name; None where there is none. ``tags``: where they are known already."""
-    found = describe_endpoint(sagemaker, name)
-    if found is None:
-        return None
-    config = found.get("EndpointConfigName", "")
-    variants = _variants(sagemaker, config)
-    first: dict[str, Any] = variants[0] if variants else {}
-    running = [
-        v.get("CurrentInstanceCount") or v.get("DesiredInstanceCount") for v in found.get("ProductionVariants", [])
-    ]
-    instances = sum(count for count in running if count) or first.get("InitialInstanceCount", 0)
-    created: datetime = found["CreationTime"]
-    return Deployed(
-        name=name,
-        status=found["EndpointStatus"],
-        created=created.astimezone(timezone.utc),
-        config=config,
-        tags=tags_of(sagemaker, found["EndpointArn"]) if tags is None else tags,
-        instance_type=first.get("InstanceType"),
-        memory_mb=first.get("ServerlessConfig", {}).get("MemorySizeInMB"),
-        instances=instances,
-    )
+def check_endpoint_name(name: str) -> str:
+    """Return ``name`` if SageMaker takes it for an endpoint; raises SettingsError."""
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{name}: no endpoint's name; letters, digits and hyphens, {NAME_LENGTH} characters at most"
+        )
+    return name
 
 
-def versions(sagemaker: Any, endpoint: str) -> tuple[list[str], list[str]]:
-    """The configs and the models that were made for an endpoint and are still there, in use or left over."""
-    stem = version_stem(endpoint)
-    configs = sagemaker.get_paginator("list_endpoint_configs").paginate(NameContains=stem)
-    models = sagemaker.get_paginator("list_models").paginate(NameContains=stem)
-    named = (
-        [
-            (item["EndpointConfigName"], item["EndpointConfigArn"])
-            for page in configs
-            for item in page["EndpointConfigs"]
-        ],
-        [(item["ModelName"], item["ModelArn"]) for page in models for item in page["Models"]],
-    )
-    found = [
-        [name for name, arn in entries if name.startswith(stem) and _is_of(tags_of(sagemaker, arn), endpoint)]
-        for entries in named
-    ]
-    return found[0], found[1]
+def check_own_endpoint_name(name: str) -> str:
+    """Return ``name`` if it may be an endpoint of this project; raises SettingsError."""
+    if not name.startswith(f"{PROJECT}-"):
+        raise SettingsError(f"--name {name}: must be {PROJECT}-...; the policies in docs/aws/ cover no other names")
+    return check_endpoint_name(name)
 
 
-def models_of(sagemaker: Any, config: str) -> list[str]:
-    """The models that a config of this project names and that are this project's, too."""
-    names = [str(variant["ModelName"]) for variant in _variants(sagemaker, config)]
-    return [name for name in names if _model_is_ours(sagemaker, name)]
+def make_version_name(endpoint: str, stamp: str) -> str:
+    """Return the name of one version's model and config. ``stamp`` has STAMP_LENGTH characters."""
+    return version_prefix(endpoint) + stamp
 
 
-def delete_version(sagemaker: Any, config: str, models: Sequence[str]) -> None:
-    """A config and its models; those that are gone already are fine."""
-    gone(lambda: sagemaker.delete_endpoint_config(EndpointConfigName=config))
-    for model in models:
-        gone(partial(sagemaker.delete_model, ModelName=model))
+def version_prefix(endpoint: str) -> str:
+    """Return what the names of all versions of an endpoint begin with: its own name, shortened."""
+    return endpoint[: NAME_LENGTH - STAMP_LENGTH - 1].rstrip("-") + "-"
 
 
-def tags_of(sagemaker: Any, arn: str) -> dict[str, str]:
-    """The tags of a thing, by key."""
+def read_tags(sagemaker: Any, arn: str) -> dict[str, str]:
+    """Return the tags of anything on SageMaker, by key."""
     pages = sagemaker.get_paginator("list_tags").paginate(ResourceArn=arn)
     return {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
 
 
-def _variants(sagemaker: Any, config: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-
-    def read() -> None:
-        found.extend(sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"])
-
-    if config:
-        gone(read)
-    return found
+def describe_endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
+    """Return the response to DescribeEndpoint, or None if there is no such endpoint."""
+    description: dict[str, Any] | None = find(lambda: sagemaker.describe_endpoint(EndpointName=name))
+    return description
 
 
-def _model_is_ours(sagemaker: Any, name: str) -> bool:
-    tags: dict[str, str] = {}
+def list_own_endpoints(sagemaker: Any) -> Iterator[ListedEndpoint]:
+    """Yield the endpoints of this project, oldest first."""
+    pages = sagemaker.get_paginator("list_endpoints").paginate(SortBy="CreationTime", SortOrder="Ascending")
+    for page in pages:
+        for summary in page["Endpoints"]:
+            tags = read_tags(sagemaker, summary["EndpointArn"])
+            if tags.get("Project") == PROJECT and (found := read_endpoint(sagemaker, summary["EndpointName"], tags)):
+                yield found
 
-    def read() -> None:
-        tags.update(tags_of(sagemaker, sagemaker.describe_model(ModelName=name)["ModelArn"]))
 
-    gone(read)
-    return tags.get("Project") == PROJECT
+def read_endpoint(sagemaker: Any, name: str, tags: dict[str, str] | None = None) -> ListedEndpoint | None:
+    """Return the endpoint of this name, or None if there is none. ``tags`` are asked for unless they are given."""
+    description = describe_endpoint(sagemaker, name)
+    if description is None:
+        return None
+    config = description.get("EndpointConfigName", "")
+    variants = _read_variants(sagemaker, config)
+    first: dict[str, Any] = variants[0] if variants else {}
+    counts = [
+        variant.get("CurrentInstanceCount") or variant.get("DesiredInstanceCount") or 0
+        for variant in description.get("ProductionVariants", [])
+    ]
+    created: datetime = description["CreationTime"]
+    return ListedEndpoint(
+        name=name,
+        status=description["EndpointStatus"],
+        created=created.astimezone(timezone.utc),
+        config=config,
+        tags=read_tags(sagemaker, description["EndpointArn"]) if tags is None else tags,
+        instance_type=first.get("InstanceType"),
+        memory_mb=first.get("ServerlessConfig", {}).get("MemorySizeInMB"),
+        instances=sum(counts) or first.get("InitialInstanceCount", 0),
+    )
 
 
-def _is_of(tags: dict[str, str], endpoint: str) -> bool:
-    return tags.get("Project") == PROJECT and tags.get("Endpoint") == endpoint
+def list_versions(sagemaker: Any, endpoint: str) -> tuple[list[str], list[str]]:
+    """Return the configs and the models that were made for an endpoint and still exist, in use or left over."""
+    prefix = version_prefix(endpoint)
+    configs = sagemaker.get_paginator("list_endpoint_configs").paginate(NameContains=prefix)
+    models = sagemaker.get_paginator("list_models").paginate(NameContains=prefix)
+
+    def select(pages: Any, items: str, kind: str) -> list[str]:
+        found = [(item[f"{kind}Name"], item[f"{kind}Arn"]) for page in pages for item in page[items]]
+        wanted = {"Project": PROJECT, "Endpoint": endpoint}.items()
+        return [name for name, arn in found if name.startswith(prefix) and wanted <= read_tags(sagemaker, arn).items()]
+
+    return select(configs, "EndpointConfigs", "EndpointConfig"), select(models, "Models", "Model")
+
+
+def list_models_of(sagemaker: Any, config: str) -> list[str]:
+    """Return the models that a config names, those of this project only."""
+    names = [str(variant["ModelName"]) for variant in _read_variants(sagemaker, config)]
+    return [name for name in names if _is_own_model(sagemaker, name)]
+
+
+def delete_versions(sagemaker: Any, configs: Sequence[str], models: Sequence[str]) -> None:
+    """Delete configs and models; those that are gone already are passed over."""
+    for config in configs:
+        delete_if_present(partial(sagemaker.delete_endpoint_config, EndpointConfigName=config))
+    for model in models:
+        delete_if_present(partial(sagemaker.delete_model, ModelName=model))
+
+
+def _read_variants(sagemaker: Any, config: str) -> list[dict[str, Any]]:
+    if not config:
+        return []
+    found = find(lambda: sagemaker.describe_endpoint_config(EndpointConfigName=config))
+    return list(found["ProductionVariants"]) if found else []
+
+
+def _is_own_model(sagemaker: Any, name: str) -> bool:
+    found = find(lambda: sagemaker.describe_model(ModelName=name))
+    return found is not None and read_tags(sagemaker, found["ModelArn"]).get("Project") == PROJECT

@@ -1,34 +1,50 @@
-"""A trained model to ``model.tar.gz``: all that SageMaker's inference container needs to serve it.
+"""The MODEL that a command names, packed for SageMaker's inference container and put where SageMaker finds it.
+
+    MODEL (a run folder, a model.tar.gz here or in S3, "embedded") -> model.tar.gz with code/ -> s3://bucket/...
 
     model.safetensors, model.onnx, contract.json, golden.json, code/inference.py, code/requirements.txt, code/catdog/
 
-The same run folder and the same code give the same bytes. The archive holds the modules that ``inference.py`` imports,
-found by following its imports, and no others.
+The same run folder and the same code give the same bytes, and the archive's name in S3 is its SHA-256, so that the
+same model is uploaded only once.
 """
 
 from __future__ import annotations
 
-import ast
+import base64
 import gzip
 import hashlib
 import io
+import json
+import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from catdog.aws.account import Account
+from catdog.aws.failures import FORBIDDEN, NO_OBJECT, error_code
+from catdog.aws.source_code import ROOT, read_handler_code
 from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.serving import golden
 from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME, check_same_contract
+from catdog.sources.objects import S3_SCHEME as SCHEME
+from catdog.sources.objects import split_s3_uri as split_uri
+from catdog.text import first_line
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-INT8_NAME: Final = "model-int8.onnx"
-ONNX_CHOICES: Final = (INT8_NAME, ONNX_NAME)
-"""In a run folder, the first that is there is packed: int8 is two to three times as fast on a CPU."""
+EMBEDDED: Final = "embedded"
+ARCHIVE_NAME: Final = "model.tar.gz"
+ONNX_CHOICES: Final = ("model-int8.onnx", ONNX_NAME)
+"""Of a run folder's ONNX files the first one is packed: int8 is two to three times as fast on a CPU."""
+UNPACKED_NAMES: Final = (CONTRACT_NAME, *ONNX_CHOICES, WEIGHTS_NAME)
+"""What packing reads of a training job's archive; nothing else of it is unpacked."""
+MAX_UNPACKED_BYTES: Final = 4 * 2**30  # a resnet152 has 0.24 GB
+S3_PREFIX: Final = "catdog/models"
 REQUIREMENTS: Final = """\
 # Installed by the container before it serves. Small wheels only; torch and boto3 are the container's own.
 # obstore reads photos that a request names on S3; pyyaml and safetensors are for the network on a GPU.
@@ -39,7 +55,7 @@ pillow>=11.3,<14
 pyyaml>=6,<7
 safetensors>=0.5,<1
 """
-_PACKAGE: Final = "catdog"
+_COPY_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -52,17 +68,51 @@ class Package:
     size_bytes: int
     contract: Contract
     onnx: str
-    """Which of the run folder's ONNX files is in it."""
+    """The name of the run folder's ONNX file that is in it."""
     files: tuple[str, ...]
-    """Names in the archive, in its order."""
+    """The names in the archive, in its order."""
+
+
+@dataclass(frozen=True)
+class GoldenPhoto:
+    """A photo with the answer that the packed model gave."""
+
+    name: str
+    data: bytes
+    probabilities: dict[str, float]
+    """By class name."""
+
+
+@dataclass(frozen=True)
+class PackageUpload:
+    """A package on this machine and its place in S3."""
+
+    package: Package | None
+    """None in a dry run that would have to fetch the model first."""
+    bucket: str
+    key: str
+    model_sha256: str
+    """Of the ONNX file in it, as batch scoring has it in its ``model`` column."""
+
+    @property
+    def uri(self) -> str:
+        """Its s3:// address, once ``upload_package`` has put it there."""
+        return f"{SCHEME}{self.bucket}/{self.key}"
+
+    def read_golden_photos(self) -> list[GoldenPhoto]:
+        """Return the photos with known answers that are in the package."""
+        if self.package is None:
+            return []
+        photos = json.loads(_read_member(self.package.path, GOLDEN_NAME))["photos"]
+        return [GoldenPhoto(p["name"], base64.b64decode(p["image"]), p["probabilities"]) for p in photos]
 
 
 def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
     """Pack a run folder (or an unpacked training job's model) as the archive ``out``.
 
-    ``run``: contract.json, an ONNX file (ONNX_CHOICES), and model.safetensors, without which a GPU is not used.
-    ``photos``: of the user's, golden ones besides the drawn ones. Raises CatdogError: no contract, no ONNX file, one
-    that isn't the contract's, or a photo that can't be read.
+    ``run`` holds contract.json, an ONNX file (ONNX_CHOICES), and model.safetensors, without which no GPU is used.
+    ``photos`` are the user's golden photos, beside those that catdog draws. Raises CatdogError if there is no contract
+    or no ONNX file, if they don't belong together, or if a photo can't be read.
     """
     contract = Contract.read(run / CONTRACT_NAME)
     onnx = next((run / name for name in ONNX_CHOICES if (run / name).is_file()), None)
@@ -74,38 +124,23 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
         CONTRACT_NAME: (run / CONTRACT_NAME).read_bytes(),
         GOLDEN_NAME: golden.write_golden(classifier, photos).encode("utf-8"),
         ONNX_NAME: onnx.read_bytes(),
-        **{f"code/{name}": data for name, data in code(ROOT).items()},
+        **{f"code/{name}": data for name, data in list_code().items()},
     }
     if (run / WEIGHTS_NAME).is_file():
         contents[WEIGHTS_NAME] = (run / WEIGHTS_NAME).read_bytes()
+    data = make_archive(contents)
     with replace_file(out) as temporary:
-        temporary.write_bytes(archive(contents))
-        data = temporary.read_bytes()
+        temporary.write_bytes(data)
     return Package(out, hashlib.sha256(data).hexdigest(), len(data), contract, onnx.name, tuple(sorted(contents)))
 
 
-def code(root: Path) -> dict[str, bytes]:
-    """The files below ``code/``: the handler, its requirements, and the modules of catdog that it imports."""
-    handler = root / "inference.py"
-    if not handler.is_file():
-        raise SettingsError(f"{handler}: no such file; packing a model needs a clone of catdog, not only its wheel")
-    found = {"inference.py": handler.read_bytes(), "requirements.txt": REQUIREMENTS.encode("ascii")}
-    return found | {str(path.relative_to(root)): path.read_bytes() for path in imported(handler, root)}
+def list_code(root: Path = ROOT) -> dict[str, bytes]:
+    """Return the files below ``code/``: the handler, what it imports, and its requirements."""
+    return {**read_handler_code(root), "requirements.txt": REQUIREMENTS.encode("ascii")}
 
 
-def imported(entry: Path, root: Path) -> list[Path]:
-    """The files of catdog that a file imports, directly or not, at its top or inside a function; sorted."""
-    waiting, found = [entry], set[Path]()
-    while waiting:
-        for path in _imports(waiting.pop(), root):
-            if path not in found:
-                found.add(path)
-                waiting.append(path)
-    return sorted(found)
-
-
-def archive(contents: dict[str, bytes]) -> bytes:
-    """A .tar.gz of names and bytes that depends on nothing else: sorted, of no time, owner or machine."""
+def make_archive(contents: dict[str, bytes]) -> bytes:
+    """Return a .tar.gz of these names and bytes that depends on nothing else: sorted, without times and owners."""
     raw = io.BytesIO()
     # Without mtime and name, gzip's own header would differ from run to run.
     with (
@@ -119,22 +154,117 @@ def archive(contents: dict[str, bytes]) -> bytes:
     return raw.getvalue()
 
 
-def _imports(path: Path, root: Path) -> Iterator[Path]:
-    """Files of catdog that one file's import statements run, packages' ``__init__.py`` among them."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            if name.split(".")[0] == _PACKAGE:
-                yield from _files(name, root)
+def prepare_upload(account: Account, model: str, folder: Path, photos: Sequence[Path] = ()) -> PackageUpload:
+    """Pack ``model`` in ``folder``; ``photos`` are additional golden ones.
+
+    Raises CatdogError if there is no such model, it can't be packed, or no bucket is known.
+    """
+    bucket = account.require_bucket()
+    if account.dry_run and model.startswith(SCHEME):
+        split_uri(model)
+        return PackageUpload(None, bucket, f"{S3_PREFIX}/SHA256-OF-THE-PACKAGE/{ARCHIVE_NAME}", "")
+    package = build_package(_find_run_folder(account, model, folder), folder / ARCHIVE_NAME, photos)
+    onnx_sha256 = hashlib.sha256(_read_member(package.path, ONNX_NAME)).hexdigest()
+    return PackageUpload(package, bucket, f"{S3_PREFIX}/{package.sha256[:16]}/{ARCHIVE_NAME}", onnx_sha256)
 
 
-def _files(name: str, root: Path) -> Iterator[Path]:
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:end])
-        yield from (path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file())
+def upload_package(account: Account, upload: PackageUpload, kms_key: str | None) -> None:
+    """Put the package into its bucket, unless it is there already."""
+    client = account.client("s3")
+    place = {"Bucket": upload.bucket, "Key": upload.key}
+    if upload.package is None or (not account.dry_run and _is_uploaded(client, place, upload.package.size_bytes)):
+        return
+    # Without a key of the user's, the bucket's default encryption holds.
+    encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+    with upload.package.path.open("rb") as body:
+        client.put_object(**place, Body=body, ContentType="application/gzip", **encryption)
+
+
+def find_job_model(account: Account, job: str) -> str:
+    """Return the s3:// address of a training job's model; raises SettingsError if it has none (yet)."""
+    if account.dry_run:
+        return f"{SCHEME}{account.require_bucket()}/catdog/jobs/{job}/output/{ARCHIVE_NAME}"
+    description = account.client("sagemaker").describe_training_job(TrainingJobName=job)
+    status, uri = description["TrainingJobStatus"], description.get("ModelArtifacts", {}).get("S3ModelArtifacts")
+    if status != "Completed" or not uri:
+        raise SettingsError(f"--from-job {job}: has no model, its status is {status}")
+    return str(uri)
+
+
+def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
+    run = folder / "run"
+    if model == EMBEDDED:
+        return _copy_embedded(run)
+    if model.startswith(SCHEME):
+        return _unpack(_download(account, model, folder / "fetched.tar.gz"), run, model)
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise ModelError(f"{model}: no such folder or {ARCHIVE_NAME}; give one, an {SCHEME} address, or {EMBEDDED!r}")
+    return _unpack(path, run, model)
+
+
+def _copy_embedded(run: Path) -> Path:
+    assets = files("catdog").joinpath("assets")
+    run.mkdir()
+    try:
+        (run / ONNX_NAME).write_bytes(assets.joinpath("catdog.onnx").read_bytes())
+        (run / CONTRACT_NAME).write_bytes(assets.joinpath(CONTRACT_NAME).read_bytes())
+    except OSError as error:
+        raise ModelError("the embedded model is missing from this installation; name another one") from error
+    return run
+
+
+def _download(account: Account, uri: str, path: Path) -> Path:
+    bucket, key = split_uri(uri)
+    try:
+        body = account.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
+    except Exception as error:
+        if error_code(error) in NO_OBJECT:
+            raise ModelError(f"{uri}: there is no such object; has the training job ended?") from error
+        raise
+    with path.open("wb") as file:
+        shutil.copyfileobj(body, file, _COPY_BYTES)
+    return path
+
+
+def _unpack(archive: Path, run: Path, name: str) -> Path:
+    """Unpack the files in UNPACKED_NAMES into the folder ``run``; links and everything else are passed over."""
+    run.mkdir()
+    try:
+        with tarfile.open(archive) as tar:
+            room = MAX_UNPACKED_BYTES
+            for member in tar:
+                wanted = member.name.removeprefix("./")
+                if wanted not in UNPACKED_NAMES or not member.isreg():
+                    continue
+                room -= member.size
+                if room < 0:
+                    raise ModelError(f"{name}: holds over {MAX_UNPACKED_BYTES >> 30} GB")
+                source = tar.extractfile(member)
+                assert source is not None  # regular files have one
+                with source, (run / wanted).open("wb") as file:
+                    shutil.copyfileobj(source, file, _COPY_BYTES)
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        raise ModelError(f"{name}: not a {ARCHIVE_NAME} that can be read ({first_line(error)})") from error
+    if not (run / CONTRACT_NAME).is_file():
+        raise ModelError(f"{name}: has no {CONTRACT_NAME}; is it the {ARCHIVE_NAME} of a catdog training job?")
+    return run
+
+
+def _read_member(archive: Path, name: str) -> bytes:
+    with tarfile.open(archive) as tar:
+        file = tar.extractfile(name)
+        assert file is not None, name  # we have packed it
+        return file.read()
+
+
+def _is_uploaded(client: Any, place: dict[str, str], size: int) -> bool:
+    try:
+        return bool(client.head_object(**place)["ContentLength"] == size)
+    except Exception as error:
+        # Without s3:ListBucket, S3 answers 403 for a missing object; if it is really forbidden, the upload says so.
+        if error_code(error) in NO_OBJECT | FORBIDDEN:
+            return False
+        raise

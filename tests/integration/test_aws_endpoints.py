@@ -20,8 +20,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from catdog.aws import deploy, hosting, invoke, manage, transform  # noqa: F401 - four register commands
 from catdog.aws.app import app
+from catdog.aws.calls import invoke, transform  # noqa: F401 - they register their commands
+from catdog.aws.calls.results import S3Folder, join_outputs
+from catdog.aws.endpoints import deploy, manage  # noqa: F401
+from catdog.aws.endpoints.scaling import scaling_requests
+from catdog.aws.hosting import Hosting, config_request, container_environment, endpoint_request, model_request
+from catdog.aws.inventory import make_version_name
 from catdog.aws.package import build_package
 from catdog.classifier import Classifier
 from catdog.sources import objects
@@ -70,13 +75,12 @@ class Cloud:
     def place(self, name: str, package_uri: str = f"s3://{BUCKET}/none", **tags: str) -> str:
         """An endpoint as deploy makes them, past commands and proxy; its ARN."""
         given = {"Project": "catdog", "Owner": "tester", "Command": "deploy", "Endpoint": name, **tags}
-        listed, version = [{"Key": k, "Value": v} for k, v in given.items()], hosting.version_name(name, STAMP)
-        how = hosting.Hosting()
-        self.sagemaker.create_model(
-            **hosting.model_request(version, IMAGE, package_uri, ROLE, how, "us-east-1", listed)
-        )
-        self.sagemaker.create_endpoint_config(**hosting.config_request(version, version, how, listed))
-        return str(self.sagemaker.create_endpoint(**hosting.endpoint_request(name, version, listed))["EndpointArn"])
+        listed, version = [{"Key": k, "Value": v} for k, v in given.items()], make_version_name(name, STAMP)
+        how = Hosting()
+        environment = container_environment(how, "us-east-1")
+        self.sagemaker.create_model(**model_request(version, IMAGE, package_uri, ROLE, environment, listed))
+        self.sagemaker.create_endpoint_config(**config_request(version, version, how, listed))
+        return str(self.sagemaker.create_endpoint(**endpoint_request(name, version, listed))["EndpointArn"])
 
     def clear(self) -> None:
         """Delete all that a test left, past the proxy."""
@@ -404,7 +408,9 @@ def test_what_cannot_be_taken_back_is_named_and_delete_finds_it(cloud: Cloud, mo
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_it_is_made_leaves_nothing(number: signal.Signals, code: int, cloud: Cloud, model: Path) -> None:
-    program = "import sys, catdog.aws.deploy, catdog.aws.manage, catdog.aws.app as a; a.app(sys.argv[1:])"
+    program = (
+        "import sys, catdog.aws.endpoints.deploy, catdog.aws.endpoints.manage, catdog.aws.app as a; a.app(sys.argv[1:])"
+    )
     cloud.plane.states["catdog-stop"] = itertools.repeat({"EndpointStatus": "Creating"})
     command = [sys.executable, "-c", program, "deploy", str(model), "--name", "catdog-stop", *FAST]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -503,6 +509,17 @@ def test_expired_endpoints_are_found_and_ended(cloud: Cloud) -> None:
     assert [e["endpoint"] for e in made(run("ps"))["endpoints"]] == ["catdog-new"]
 
 
+def test_delete_shows_its_requests_without_credentials(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    named = made(run("delete", "catdog-a", "--dry-run"))
+    assert [request["operation"] for request in named["requests"]] == ["DeleteEndpoint"]
+    assert "no AWS credentials" in named["note"]
+    everything = made(run("delete", "--all", "--dry-run"))
+    assert [request["operation"] for request in everything["requests"]] == ["ListEndpoints"]
+    assert cloud.plane.seen == []
+
+
 def test_delete_asks_first(cloud: Cloud) -> None:
     cloud.place("catdog-asks")
     result = run("delete", "catdog-asks", stdin=b"y\n")
@@ -511,10 +528,35 @@ def test_delete_asks_first(cloud: Cloud) -> None:
     assert len(cloud.left()) == 3
 
 
-def test_delete_goes_on_after_a_failure(cloud: Cloud) -> None:
-    cloud.place("catdog-again")
-    for operation, parameters in hosting.scaling_requests("catdog-again", hosting.Hosting(autoscale=(1, 2)), []):
+def place_with_autoscaling(cloud: Cloud, name: str) -> None:
+    cloud.place(name)
+    for operation, parameters in scaling_requests(name, Hosting(autoscale=(1, 2)), []):
         getattr(cloud.scaling, operation)(**parameters)
+
+
+def test_delete_sends_what_its_dry_run_said(cloud: Cloud) -> None:
+    place_with_autoscaling(cloud, "catdog-said")
+    said = [request["operation"] for request in made(run("delete", "catdog-said", "--dry-run"))["requests"]]
+    assert not [operation for operation in cloud.plane.seen if operation.startswith(("Delete", "Deregister"))]
+    made(run("delete", "catdog-said", "--yes"))
+    sent = [operation for operation in cloud.plane.seen if operation.startswith(("Delete", "Deregister"))]
+    assert (
+        sent
+        == said
+        == [
+            *(
+                "DeleteScalingPolicy",
+                "DeregisterScalableTarget",
+                "DeleteEndpoint",
+                "DeleteEndpointConfig",
+                "DeleteModel",
+            )
+        ]
+    )
+
+
+def test_delete_goes_on_after_a_failure(cloud: Cloud) -> None:
+    place_with_autoscaling(cloud, "catdog-again")
     cloud.plane.faults["DeleteEndpointConfig"] = iter(["refuse"])
     assert run("delete", "catdog-again", "--yes").exit_code == 2
     made(run("delete", "catdog-again", "--yes"))
@@ -683,6 +725,57 @@ def test_a_transform_gives_each_object_one_row(
     assert [row["label"] or None for row in table] == ["cat", "dog", None, None]
     assert all(row["error"] for row in table[2:])
     assert cloud.left() == []  # the job's model goes with it
+
+
+def job_with_one_answer(cloud: Cloud, model: Path, photo: Callable[..., bytes], folder: str, tmp_path: Path) -> str:
+    """The name of a transform job that has ended, of one photo."""
+    cloud.s3.put_object(Bucket=BUCKET, Key=f"{folder}/in/a.png", Body=photo("red"))
+    places = (f"s3://{BUCKET}/{folder}/in", f"s3://{BUCKET}/{folder}/out")
+    job = made(run("transform", model, *places, "--no-wait", "--image", IMAGE))["job"]
+    execute(cloud, job, tmp_path / "container")
+    return str(job)
+
+
+@pytest.mark.parametrize("theirs", ["results.csv", "results.csv.run.json", "results.csv.parts/part-00000000.parquet"])
+def test_a_transform_overwrites_and_clears_nothing_that_it_did_not_make(
+    theirs: str, cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "out" / theirs
+    path.parent.mkdir(parents=True)
+    path.write_text("somebody's")
+    out = tmp_path / "out" / "results.csv"
+    refused = run("transform", model, f"s3://{BUCKET}/theirs/in", "--out", out, "--image", IMAGE)
+    assert (refused.exit_code, cloud.plane.seen) == (2, [])  # refused before a job is begun
+    assert f"--out {out}" in refused.stderr
+    job = job_with_one_answer(cloud, model, photo, "theirs", tmp_path)
+    assert run("transform", "--job", job, "--out", out).exit_code == 2
+    assert path.read_text() == "somebody's"
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
+
+
+def test_a_transform_joins_again_into_its_own_table(
+    cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    job = job_with_one_answer(cloud, model, photo, "again", tmp_path)
+    out = tmp_path / "results.csv"
+    first = made(run("transform", "--job", job, "--out", out))
+    table = out.read_bytes()
+    out.write_bytes(table[:10])
+    assert made(run("transform", "--job", job, "--out", out)) == first
+    assert out.read_bytes() == table
+
+
+def test_a_transform_s_outputs_are_not_all_listed_before_the_first_row(
+    cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    job_with_one_answer(cloud, model, photo, "many", tmp_path)
+    answer = cloud.s3.get_object(Bucket=BUCKET, Key="many/out/a.png.out")["Body"].read()
+    for number in range(40):
+        cloud.s3.put_object(Bucket=BUCKET, Key=f"many/in/{number:03}.png", Body=b"x")
+    rows = join_outputs(S3Folder(BUCKET, "many/in/"), S3Folder(BUCKET, "many/out/"), 100)
+    assert next(rows).row.status == "missing"
+    cloud.s3.put_object(Bucket=BUCKET, Key="many/out/039.png.out", Body=answer)  # a list made before would lack it
+    assert [row.source.rpartition("/")[2] for row in rows if row.row.status == "ok"] == ["039.png", "a.png"]
 
 
 def test_a_transform_that_fails_keeps_what_it_answered(cloud: Cloud, model: Path, tmp_path: Path) -> None:

@@ -30,10 +30,14 @@ from tests.integration.test_train import SMALL, paint
 pytest.importorskip("boto3", reason="needs boto3")
 pytest.importorskip("moto", reason="needs moto")
 
-from catdog.aws import staging, status, train, tune, upload, watch  # noqa: F401  they register their commands
-from catdog.aws.account import Account, CloudError, account, studio_role
-from catdog.aws.app import app, edge
-from catdog.aws.jobs import METRICS, job_settings
+from catdog.aws import upload
+from catdog.aws.account import Account, find_account, find_studio_role
+from catdog.aws.app import app, exit_on_error
+from catdog.aws.failures import CloudError
+from catdog.aws.jobs import tune  # noqa: F401  it registers its command, and train's
+from catdog.aws.jobs.requests import METRICS, parse_job_settings
+from catdog.aws.jobs.status import watch_job
+from catdog.aws.source_code import list_training_files, stage_training_code
 from catdog.training.settings import parse
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +85,7 @@ def running_cloud(moto: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             SAGEMAKER_ADMIN_CONFIG_OVERRIDE=nowhere,
             SAGEMAKER_USER_CONFIG_OVERRIDE=nowhere,
         )
-        account().client("s3").create_bucket(Bucket=BUCKET)
+        find_account().client("s3").create_bucket(Bucket=BUCKET)
         yield server
         server.shutdown()
         thread.join()
@@ -97,7 +101,7 @@ def cloud(running_cloud: Cloud) -> Iterator[Cloud]:
 
 @pytest.fixture
 def me(cloud: Cloud) -> Account:
-    return account()
+    return find_account()
 
 
 @pytest.fixture
@@ -226,6 +230,31 @@ def test_upload_dry_run_sends_nothing(aws: Callable[..., Outcome], cloud: Cloud,
     assert cloud.seen == []
 
 
+def test_upload_dry_run_of_many_files_fits_on_a_screen(aws: Callable[..., Outcome], tmp_path: Path) -> None:
+    for number in range(202):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    done = aws("upload", tmp_path, "--dry-run", *COMMON)
+    assert len(done.out.splitlines()) < 100
+    assert done.answer["not_shown"] == {"s3 PutObject": 199}
+    assert (done.answer["cost"]["files"], done.answer["cost"]["sent"]) == (202, 202)
+
+
+def test_upload_of_a_dataset_from_a_hidden_folder_takes_its_photos(
+    aws: Callable[..., Outcome], keys: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    from catdog.dataset.building import build
+
+    manifest = build([paint(tmp_path / ".raw", {"cats": 4, "dogs": 4})], tmp_path / "data")
+    assert all(".raw" in photo.path for photo in manifest.photos)
+    aws("upload", tmp_path / "data", "--prefix", "catdog/hidden", *COMMON)
+    assert {f"catdog/hidden/data/{photo.path}" for photo in manifest.photos} <= set(keys("catdog/hidden/"))
+
+
+def test_upload_says_what_it_leaves_here(aws: Callable[..., Outcome], photos: Path) -> None:
+    said = aws("upload", photos, "--prefix", "catdog/said", *COMMON).err
+    assert "not copied: 3 hidden files or folders, such as .DS_Store" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -246,6 +275,7 @@ def test_upload_says_what_is_wrong(
 
 # train
 
+# --instance is the old spelling of --instance-type.
 TRAININGS: dict[str, tuple[list[str], list[str]]] = {
     "train": ([], ["--epochs", "3", "--amp", "False", "--lr", "0.01", "--arch", "cnn"]),
     "train-spot-distributed": (
@@ -267,7 +297,7 @@ TRAININGS: dict[str, tuple[list[str], list[str]]] = {
         ["--weights", f"s3://{BUCKET}/catdog/datasets/imagenet.safetensors"],
     ),
     "train-warm-cpu": (
-        ["--instance", "ml.m5.xlarge", "--keep-alive", "30", "--kms-key", "our-key", "--resume", "catdog-old"],
+        ["--instance-type", "ml.m5.xlarge", "--keep-alive", "30", "--kms-key", "our-key", "--resume", "catdog-old"],
         [],
     ),
 }
@@ -323,20 +353,20 @@ def test_the_code_that_goes_trains_and_every_number_it_prints_is_a_metric(
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         names = sorted(member.name for member in archive.getmembers() if member.isfile())
         archive.extractall(code, filter="data")
-    assert names == staging.source_files()
+    assert names == list_training_files()
     assert not [name for name in names if re.search(r"catdog/(aws|serving|score|assets)/|\.onnx|__pycache__|/\.", name)]
 
     data_folder = paint(tmp_path / "photos", {"cats": 30, "dogs": 30})
     small = [*SMALL, "--size", "32", "--export", "False"]
     arguments = ["--data", str(data_folder), "--output", str(tmp_path / "run"), *small]
-    run = "import sys, export, train; from catdog.training.cli import main; sys.stderr.write(train.__file__ + chr(10))"
-    run += "; sys.exit(main(sys.argv[1:]))"
+    run = "import sys, runpy, catdog; sys.stderr.write(catdog.__file__ + chr(10)); sys.argv[0] = 'train.py'; "
+    run += "runpy.run_path('train.py', run_name='__main__')"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", run, *arguments], cwd=code, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert Path(done.stderr.splitlines()[0]) == code / "train.py"
+    assert Path(done.stderr.splitlines()[0]) == code / "catdog" / "__init__.py"
     *epochs, end = done.stdout.splitlines()
     printed = {name for line in (*epochs, end) for name in re.findall(r"(\w+)=", line)}
     assert printed - {"epoch"} == METRICS.keys()
@@ -353,22 +383,17 @@ def test_metrics_are_within_sagemaker_s_limits() -> None:
     assert not re.search(METRICS["lr"], "clr=0.1")
 
 
-def test_staging_gives_the_same_folder_each_time(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        staging.stage(tmp_path / name)
-    a, b = (
-        [
-            (str(p.relative_to(tmp_path / n)), p.stat().st_mtime, p.stat().st_mode)
-            for p in sorted((tmp_path / n).rglob("*"))
-        ]
-        for n in ("a", "b")
-    )
-    assert a == b
+def test_staging_gives_the_same_folder_each_time() -> None:
+    with stage_training_code() as a, stage_training_code() as b:
+        first, second = (
+            [(str(p.relative_to(f)), p.stat().st_mtime, p.stat().st_mode) for p in sorted(f.rglob("*"))] for f in (a, b)
+        )
+    assert first == second
 
 
 def test_staging_needs_a_checkout(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"train\.py: is missing; train from a checkout"):
-        staging.source_files(tmp_path)
+        list_training_files(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +410,7 @@ def test_staging_needs_a_checkout(tmp_path: Path) -> None:
         ([PHOTOS, "--max-wait-hours", "3"], "--max-wait-hours is for --spot"),
         ([PHOTOS, "--spot", "--max-wait-hours", "3"], "not less than --max-hours 6"),
         ([PHOTOS, "--spot", "--keep-alive", "5"], "keeps no spot instance warm"),
-        ([PHOTOS, "--instance", "g4dn"], "--instance g4dn: not a SageMaker type"),
+        ([PHOTOS, "--instance", "g4dn"], "--instance-type g4dn: not an instance type"),
         ([PHOTOS, "--framework-version", "2.6"], "--framework-version 2.6: must be one of 2.6.0"),
         ([PHOTOS, "--name", "mine"], "--name mine: must be catdog-..."),
         ([PHOTOS, "--role", "a b"], "--role a b: is neither a role's name nor its ARN"),
@@ -478,7 +503,7 @@ def test_waiting_shows_steps_and_log_and_ends_with_the_result(cloud: Cloud, me: 
             FinalMetricDataList=[{"MetricName": "val_accuracy", "Value": 0.5, "Timestamp": 0}]),
     ]  # fmt: skip
     said: list[str] = []
-    done = watch.watch(me, "catdog-x", "training", said.append, poll_s=0.01)
+    done = watch_job(me, "catdog-x", "training", said.append, poll_s=0.01)
     assert [line.partition(": ")[2] for line in said if "catdog-x" in line] == [
         "Starting: about Starting",
         "Training: about Training",
@@ -499,7 +524,7 @@ def test_waiting_shows_steps_and_log_and_ends_with_the_result(cloud: Cloud, me: 
 def test_a_job_that_fails_says_why(cloud: Cloud, me: Account, state: str, said: str) -> None:
     cloud.replies["DescribeTrainingJob"] = [job(state, state, FailureReason="loss is nan")]
     with pytest.raises(CloudError, match=said):
-        watch.watch(me, "catdog-x", "training", lambda _: None, poll_s=0.01)
+        watch_job(me, "catdog-x", "training", lambda _: None, poll_s=0.01)
 
 
 @pytest.mark.parametrize(
@@ -513,8 +538,8 @@ def test_the_exit_code_of_waiting_tells_how_it_ended(
     cloud: Cloud, me: Account, plan: Any, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cloud.replies["DescribeTrainingJob"] = plan
-    with pytest.raises(SystemExit) as ended, edge("train"):
-        train.follow(me, "catdog-without-a-log", "training")
+    with pytest.raises(SystemExit) as ended, exit_on_error("train"):
+        watch_job(me, "catdog-without-a-log", "training")
     assert ended.value.code == code
     assert said in capsys.readouterr().err
 
@@ -574,7 +599,7 @@ def test_the_best_settings_are_a_config_that_train_py_runs(
     assert (settings.optimizer, settings.epochs, settings.amp) == ("adamw", 2, False)
     assert settings.weights == "s3://bucket/w.safetensors"
     assert yaml.safe_load(config.read_text())["data"] is None
-    hyperparameters, weights = job_settings(["--config", str(config)], {"train": PHOTOS})
+    hyperparameters, weights = parse_job_settings(["--config", str(config)], {"train": PHOTOS})
     assert hyperparameters["lr"] == 0.0512
     assert hyperparameters["weights"] == "/opt/ml/input/data/weights0/w.safetensors"
     assert weights == {"weights0": "s3://bucket/w.safetensors"}
@@ -640,12 +665,12 @@ def test_a_command_in_a_process_of_its_own_says_what_it_must_and_no_more(cloud: 
 
 def test_inside_sagemaker_the_role_is_known(tmp_path: Path) -> None:
     metadata = tmp_path / "resource-metadata.json"
-    assert studio_role(metadata) is None
+    assert find_studio_role(metadata) is None
     metadata.write_text(json.dumps({"AppType": "JupyterLab", "ExecutionRoleArn": ROLE}))
-    assert studio_role(metadata) == ROLE
+    assert find_studio_role(metadata) == ROLE
     for damaged in ("", "[]", "{}"):
         metadata.write_text(damaged)
-        assert studio_role(metadata) is None
+        assert find_studio_role(metadata) is None
 
 
 def test_the_next_command_has_the_region_that_was_given(aws: Callable[..., Outcome]) -> None:
@@ -664,7 +689,15 @@ def test_help_of_every_command_has_examples_and_exit_codes(aws: Callable[..., Ou
         assert "python -m catdog.aws" in said
 
 
+def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
+    done = subprocess.run([sys.executable, "-m", "catdog.aws", "--help"], capture_output=True, text=True, cwd=ROOT)
+    listed = done.stdout.partition("Commands:")[2]
+    assert [line.split()[0] for line in listed.splitlines() if re.match(r"  \w", line)] == [
+        *("upload", "train", "tune", "status", "deploy", "invoke", "transform", "ps", "delete")
+    ]
+
+
 def test_commands_answer_before_the_sdk_is_loaded() -> None:
-    code = "import sys, catdog.aws.train, catdog.aws.tune, catdog.aws.status, catdog.aws.upload; print(*sys.modules)"
+    code = "import sys, catdog.aws.jobs.tune, catdog.aws.upload; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"sagemaker", "boto3", "torch", "onnxruntime"} & set(done.stdout.split())

@@ -101,7 +101,7 @@ def test_the_person_may_do_all_that_the_commands_ask_for() -> None:
     from botocore import xform_name
 
     allowed = {a for s in statements(FOLDER / "person.json") for a in many(s["Action"])}
-    source = "\n".join(path.read_text() for path in (FOLDER.parents[1] / "catdog" / "aws").glob("*.py"))
+    source = "\n".join(path.read_text() for path in (FOLDER.parents[1] / "catdog" / "aws").rglob("*.py"))
     called = set(re.findall(r"""[."']([a-z]+(?:_[a-z0-9]+)+)["'(,]""", source))
     wanted = {action for method, action in S3_ACTIONS.items() if method in called}
     for service, prefix in SERVICES.items():

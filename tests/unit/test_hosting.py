@@ -8,10 +8,13 @@ import pytest
 
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
-from catdog.aws import prices
-from catdog.aws.account import CloudError
-from catdog.aws.hosting import Hosting, check_name, environment, is_gpu, parse_ttl, processors, version_name
-from catdog.aws.runtime import content_type, read_answer
+from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
+from catdog.aws.endpoints.deploy import parse_ttl
+from catdog.aws.failures import CloudError
+from catdog.aws.hosting import Hosting, container_environment
+from catdog.aws.instances import count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
+from catdog.aws.inventory import check_endpoint_name, make_version_name
+from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
 
 STAMP = "20261121120000-1a2b"
@@ -22,10 +25,9 @@ STAMP = "20261121120000-1a2b"
     [("ml.t2.medium", 2), ("ml.m5.large", 2), ("ml.c5.xlarge", 4), ("ml.m5.4xlarge", 16), ("ml.c6i.32xlarge", 128)],
 )
 def test_a_worker_a_processor(instance_type: str, count: int) -> None:
-    assert processors(instance_type) == count
-    assert environment(Hosting(instance_type=instance_type), "us-east-1")["SAGEMAKER_MODEL_SERVER_WORKERS"] == str(
-        count
-    )
+    assert count_processors(instance_type) == count
+    environment = container_environment(Hosting(instance_type=instance_type), "us-east-1")
+    assert environment["SAGEMAKER_MODEL_SERVER_WORKERS"] == str(count)
 
 
 @pytest.mark.parametrize(
@@ -34,20 +36,36 @@ def test_a_worker_a_processor(instance_type: str, count: int) -> None:
 )
 def test_a_gpu_has_one_worker(instance_type: str, gpu: bool) -> None:
     hosting = Hosting(instance_type=instance_type)
-    assert is_gpu(instance_type) == hosting.on_gpu == gpu
+    assert has_gpu(instance_type) == hosting.on_gpu == gpu
     assert (hosting.workers == 1) == gpu
-    assert ("OMP_NUM_THREADS" in environment(hosting, "us-east-1")) != gpu
+    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1")) != gpu
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "own"),
+    [
+        *((f"ml.{name}", True) for name in ("g4dn.xlarge", "g5.xlarge", "m5dn.large", "r5dn.large", "p5en.48xlarge")),
+        *((f"ml.{name}", False) for name in ("m5.large", "c5n.xlarge", "p3.2xlarge")),
+    ],
+)
+def test_training_and_hosting_agree_on_which_instances_have_their_own_disk(instance_type: str, own: bool) -> None:
+    assert (Machines(instance_type=instance_type, kms_key="key").volume_kms_key is None) == own
+    if own:
+        with pytest.raises(SettingsError, match="encrypts itself"):
+            Hosting(instance_type=instance_type, kms_key="key")
+    else:
+        assert Hosting(instance_type=instance_type, kms_key="key").kms_key == "key"
 
 
 @pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])
 def test_a_version_s_name_is_one_that_sagemaker_takes(endpoint: str) -> None:
-    assert check_name(version_name(endpoint, STAMP)).endswith(STAMP)
+    assert check_endpoint_name(make_version_name(endpoint, STAMP)).endswith(STAMP)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a_b", "a" * 64, "a-", "ä"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(SettingsError):
-        check_name(name)
+        check_endpoint_name(name)
 
 
 def test_times_to_live() -> None:
@@ -62,14 +80,14 @@ def test_times_to_live() -> None:
 
 
 def test_prices_are_never_guessed() -> None:
-    assert prices.hourly("ml.m5.large", "hosting", "us-east-1") == 0.115
-    assert prices.hourly("ml.m5.large", "hosting", "eu-west-1") is None
-    assert prices.hourly("ml.new.large", "hosting", "us-east-1") is None
-    assert prices.cost("hosting", "ml.m5.large", "us-east-1", 3)["usd_per_hour"] == 0.345
-    unknown = prices.cost("hosting", "ml.m5.large", "eu-west-1")
+    assert price_per_hour("ml.m5.large", "hosting", "us-east-1") == 0.115
+    assert price_per_hour("ml.m5.large", "hosting", "eu-west-1") is None
+    assert price_per_hour("ml.new.large", "hosting", "us-east-1") is None
+    assert estimate_cost("hosting", "ml.m5.large", "us-east-1", 3)["usd_per_hour"] == 0.345
+    unknown = estimate_cost("hosting", "ml.m5.large", "eu-west-1")
     assert unknown["usd_per_hour"] is None
     assert "no price" in unknown["note"]
-    assert all(price > 0 for kind in ("training", "hosting", "transform") for price in prices.table()[kind].values())
+    assert all(price > 0 for kind in ("training", "hosting", "transform") for price in read_prices()[kind].values())
 
 
 @pytest.mark.parametrize(
@@ -83,7 +101,7 @@ def test_prices_are_never_guessed() -> None:
     ],
 )
 def test_the_media_type_is_told_by_the_bytes(data: bytes, kind: str) -> None:
-    assert content_type(data) == kind
+    assert detect_media_type(data) == kind
 
 
 @pytest.mark.parametrize(
@@ -96,4 +114,4 @@ def test_the_media_type_is_told_by_the_bytes(data: bytes, kind: str) -> None:
 )
 def test_an_answer_that_is_not_catdog_s_is_no_prediction(body: bytes) -> None:
     with pytest.raises(CloudError, match="something else"):
-        read_answer("a.jpg", body, "catdog-x")
+        parse_prediction("a.jpg", body, "catdog-x")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.aws.package import REQUIREMENTS, build_package, code
+from catdog.aws.package import REQUIREMENTS, build_package, list_code
 from catdog.contract import Contract
 from catdog.errors import ContractError, ImageError, ModelError, SettingsError
 from tests.conftest import TINY_CONTRACT, build_tiny_model
@@ -161,9 +161,9 @@ def test_the_code_runs_on_its_own(run: Path, tmp_path: Path) -> None:
     assert re.search(r"code/catdog/__init__\.py \('cat', 'dog'\)", done.stdout)
 
 
-def test_without_a_clone_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="needs a clone"):
-        code(tmp_path)
+def test_without_a_checkout_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"inference\.py: is missing; deploy from a checkout"):
+        list_code(tmp_path)
 
 
 def test_the_container_s_requirements_are_those_of_the_project() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.aws.staging import staged
+from catdog.aws.source_code import stage_training_code
 from catdog.extras import EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_nobody_is_told_to_install_the_stranger_s_package() -> None:
 
 def test_what_a_training_job_runs_from_can_export() -> None:
     code = "import catdog.export; catdog.export.export; print(catdog.__file__)"
-    with staged() as folder:
+    with stage_training_code() as folder:
         done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == str(folder / "catdog" / "__init__.py")
 

@@ -1,11 +1,12 @@
 """The SageMaker Python SDK, version 2: the only module that knows it.
 
-    start_training(account, TrainingRequest) -> None    the job exists when it returns; nobody waits for its end
-    start_tuning(account, TuningRequest) -> None
-    image_uri("inference", region, instance_type, "2.6.0") -> the container's address
+    start_training(account, TrainingRequest)              the job exists when this returns, and is not waited for
+    start_tuning(account, TuningRequest)                  the same for a search
+    find_inference_image("us-east-1", "ml.m5.large")      -> the container's address
 
-Version 3 has no PyTorch estimator; what moving to its ModelTrainer would take is in docs/decisions.md. The SDK sends
-usage data to AWS, warns of its age and logs to stdout unless told not to; here it is told not to.
+The SDK takes seconds to import, so only the functions here import it. Version 3 has no PyTorch estimator; what moving
+to its ModelTrainer would take is in docs/decisions.md. The SDK sends usage data to AWS, warns of its age and logs to
+stdout unless it is told not to, as it is here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from catdog.aws.account import Account, is_aws_error
-from catdog.aws.jobs import METRICS, OBJECTIVES, PYTHON, TrainingRequest, TuningRequest
-from catdog.aws.staging import ENTRY_POINT
+from catdog.aws.account import Account
+from catdog.aws.failures import is_aws_error
+from catdog.aws.jobs.requests import FRAMEWORK, METRICS, OBJECTIVES, PYTHON, TrainingRequest, TuningRequest
+from catdog.aws.source_code import TRAIN_ENTRY
 from catdog.errors import SettingsError
 from catdog.training.space import Choices, Range
 
@@ -27,23 +29,23 @@ _CONFIG_VERSION: Final = "1.0"  # of the SDK's configuration files
 
 
 def start_training(account: Account, request: TrainingRequest) -> None:
-    """Upload the code and create the job. Raises SettingsError where the SDK refuses, and what boto3 raises."""
-    with _quiet():
-        estimator = _estimator(account, request)
+    """Upload the code and create the job. Raises SettingsError if the SDK refuses, and what boto3 raises."""
+    with _silence_sdk():
+        estimator = _make_estimator(account, request)
         estimator.fit(dict(request.channels), wait=False, job_name=request.name)
 
 
 def start_tuning(account: Account, request: TuningRequest) -> None:
     """Upload the code and create the search. Raises as ``start_training`` does."""
-    with _quiet():
+    with _silence_sdk():
         from sagemaker.tuner import HyperparameterTuner
 
         tuner = HyperparameterTuner(
-            _estimator(account, request.training),
+            _make_estimator(account, request.training),
             objective_metric_name=request.objective,
             objective_type=OBJECTIVES[request.objective],
-            hyperparameter_ranges={name: _parameter(choice) for name, choice in request.ranges.items()},
-            metric_definitions=_metrics(),
+            hyperparameter_ranges={name: _make_parameter(choice) for name, choice in request.ranges.items()},
+            metric_definitions=_list_metrics(),
             strategy=request.strategy,
             max_jobs=request.max_jobs,
             max_parallel_jobs=request.parallel,
@@ -54,29 +56,29 @@ def start_tuning(account: Account, request: TuningRequest) -> None:
         tuner.fit(dict(request.training.channels), job_name=request.name, wait=False)
 
 
-def image_uri(scope: Literal["training", "inference"], region: str, instance_type: str, version: str) -> str:
-    """The address of AWS's PyTorch container; raises SettingsError where there is none."""
-    with _quiet():
+def find_inference_image(region: str, instance_type: str) -> str:
+    """Return the address of AWS's PyTorch inference container; raises SettingsError if there is none."""
+    with _silence_sdk():
         from sagemaker import image_uris
 
         return str(
             image_uris.retrieve(
                 "pytorch",
                 region,
-                version=version,
+                version=FRAMEWORK,
                 py_version=PYTHON,
                 instance_type=instance_type,
-                image_scope=scope,
+                image_scope="inference",
             )
         )
 
 
-def _estimator(account: Account, request: TrainingRequest) -> Any:
+def _make_estimator(account: Account, request: TrainingRequest) -> Any:
     from sagemaker.pytorch import PyTorch
 
     machines = request.machines
     more: dict[str, Any] = {}
-    if machines.distributed:
+    if machines.is_distributed:
         more["distribution"] = {"torch_distributed": {"enabled": True}}
     if machines.spot:
         more |= {"use_spot_instances": True, "max_wait": machines.max_wait_seconds}
@@ -85,7 +87,7 @@ def _estimator(account: Account, request: TrainingRequest) -> Any:
     if request.checkpoints:
         more["checkpoint_s3_uri"] = request.checkpoints
     return PyTorch(
-        entry_point=ENTRY_POINT,
+        entry_point=TRAIN_ENTRY,
         source_dir=str(request.code),
         role=request.role,
         framework_version=machines.framework,
@@ -99,31 +101,31 @@ def _estimator(account: Account, request: TrainingRequest) -> Any:
         output_path=request.jobs_uri,
         code_location=request.jobs_uri,
         hyperparameters=dict(request.hyperparameters),
-        metric_definitions=_metrics(),
+        metric_definitions=_list_metrics(),
         disable_profiler=True,
         debugger_hook_config=False,
         tags=list(request.tags),
-        sagemaker_session=_session(account, request.bucket),
+        sagemaker_session=_make_session(account, request.bucket),
         **more,
     )
 
 
-def _session(account: Account, bucket: str) -> Any:
-    """The SDK's session; always with a bucket of ours, since it would ask STS and make one otherwise."""
+def _make_session(account: Account, bucket: str) -> Any:
+    """Return the SDK's session, always with a bucket of ours: otherwise it would ask STS and make one."""
     from sagemaker.config import load_sagemaker_config
     from sagemaker.session import Session
 
-    config = load_sagemaker_config()  # what a company sets for all (subnets, say) holds here, too
+    config = load_sagemaker_config()  # so that what a company sets for all (subnets, say) holds here too
     config.setdefault("SchemaVersion", _CONFIG_VERSION)
     config.setdefault("SageMaker", {}).setdefault("PythonSDK", {}).setdefault("Modules", {})["TelemetryOptOut"] = True
     return Session(boto_session=account.session, default_bucket=bucket, sagemaker_config=config)
 
 
-def _metrics() -> list[dict[str, str]]:
+def _list_metrics() -> list[dict[str, str]]:
     return [{"Name": name, "Regex": regex} for name, regex in METRICS.items()]
 
 
-def _parameter(choice: Range | Choices) -> Any:
+def _make_parameter(choice: Range | Choices) -> Any:
     from sagemaker.parameter import CategoricalParameter, ContinuousParameter, IntegerParameter
 
     if isinstance(choice, Choices):
@@ -133,8 +135,8 @@ def _parameter(choice: Range | Choices) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The SDK without its talk; its refusals as SettingsError."""
+def _silence_sdk() -> Iterator[None]:
+    """Run the SDK without its warnings and logs, and turn its refusals into SettingsError."""
     os.environ.setdefault("SAGEMAKER_SUPPRESS_V2_WARNING", "1")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
@@ -142,7 +144,7 @@ def _quiet() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pydantic and others, on import
+            warnings.simplefilter("ignore")  # pydantic and others warn on import
             yield
     except ImportError as error:
         raise SettingsError(

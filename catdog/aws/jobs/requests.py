@@ -1,19 +1,17 @@
-"""Training and tuning jobs as plain data: what they run on, what they read, what they print. Asks nothing of AWS.
+"""Training and tuning jobs as plain data: what they run on, what they read, what they print. Sends nothing to AWS.
 
-train.py's arguments -> ``job_settings`` -> hyperparameters and channels -> TrainingRequest -> catdog.aws.sdk
+train.py's arguments -> parse_job_settings -> hyperparameters and channels -> TrainingRequest -> jobs.sdk
 """
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from catdog.aws.account import PROJECT, Account
+from catdog.aws.instances import check_instance_type, estimate_cost, has_own_disk, has_several_gpus
 from catdog.errors import SettingsError
 from catdog.sources.names import is_archive_name
 from catdog.sources.objects import split_s3_uri as split_uri
@@ -21,7 +19,8 @@ from catdog.training.settings import CHECKPOINTS, Settings, parse, resolve
 from catdog.training.space import Choices, Range
 
 FRAMEWORK: Final = "2.6.0"
-FRAMEWORKS: Final = ("2.6.0", "2.7.1", "2.8.0")
+"""The PyTorch version of AWS's containers that catdog trains and serves in, unless told otherwise."""
+FRAMEWORKS: Final = (FRAMEWORK, "2.7.1", "2.8.0")
 """PyTorch training containers with Python 3.12; torch_distributed accepts no shorter form of a version."""
 PYTHON: Final = "py312"
 INSTANCE: Final = "ml.g4dn.xlarge"
@@ -31,7 +30,7 @@ _END: Final = tuple(
     f"{split}_{name}" for split in ("val", "test") for name in ("accuracy", "precision", "recall", "f1")
 )
 METRICS: Final[Mapping[str, str]] = {
-    # Not "(?<!...)": nobody says which dialect SageMaker reads, and this is common to all.
+    # Not "(?<!...)": SageMaker's documentation doesn't name its dialect, and this form is common to all.
     name: rf"(?:^|\s){name}=([-+.0-9e]+)"
     for name in dict.fromkeys(_EPOCH + _END)
 }
@@ -41,23 +40,13 @@ OBJECTIVES: Final[Mapping[str, Literal["Maximize", "Minimize"]]] = {
     "val_f1": "Maximize",
     "val_loss": "Minimize",
 }
-"""What a search may look at; the test photos are left alone."""
-MAX_NAME: Final = 63
-MAX_TUNING_NAME: Final = 32  # SageMaker appends a number and a hash for each training job
-
-_GPUS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("g4dn.12xlarge", "g5.12xlarge", "g5.24xlarge", "g6.12xlarge", "g6.24xlarge"), 4),
-    **dict.fromkeys(("g6e.12xlarge", "g6e.24xlarge", "p3.8xlarge"), 4),
-    **dict.fromkeys(("g5.48xlarge", "g6.48xlarge", "g6e.48xlarge", "p3.16xlarge", "p3dn.24xlarge"), 8),
-    **dict.fromkeys(("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"), 8),
-}
-_OWN_DISK: Final = re.compile(r"ml\.(g4dn|g5|g6e?|p3dn|p4de?|p5\w*|[a-z]\d+[a-z]*d)\.")
-"""Instance types with disks of their own, encrypted by their hardware; SageMaker takes no volume key for these."""
+"""What a search may optimise; the test photos are left alone."""
+MAX_TUNING_NAME: Final = 32  # characters; SageMaker appends a number and a hash for each training job
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """What a job runs on, and for how long at most. Raises SettingsError, naming the flag."""
+    """The machines that a job runs on, and for how long at most. Raises SettingsError, naming the flag."""
 
     instance_type: str = INSTANCE
     instances: int = 1
@@ -65,14 +54,13 @@ class Machines:
     max_hours: float = 6.0
     spot: bool = False
     max_wait_hours: float | None = None
-    """With ``spot``: the longest that waiting for instances and training may take together."""
+    """With ``spot``: the most hours that waiting for instances and training may take together."""
     keep_alive_minutes: int = 0
     kms_key: str | None = None
     framework: str = FRAMEWORK
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9]+", self.instance_type):
-            raise SettingsError(f"--instance {self.instance_type}: not a SageMaker type, such as {INSTANCE}")
+        check_instance_type(self.instance_type)
         if self.framework not in FRAMEWORKS:
             raise SettingsError(f"--framework-version {self.framework}: must be one of {', '.join(FRAMEWORKS)}")
         if not 0 < self.max_hours <= 28 * 24:
@@ -91,34 +79,34 @@ class Machines:
 
     @property
     def max_seconds(self) -> int:
-        """The longest that training may take."""
+        """The most seconds that training may take."""
         return round(self.max_hours * 3600)
 
     @property
     def max_wait_seconds(self) -> int | None:
-        """Twice the training's time if nothing else was said; None without spot."""
+        """The most seconds for waiting and training, by default twice those for training; None without spot."""
         if not self.spot:
             return None
         return round(self.max_wait_hours * 3600) if self.max_wait_hours is not None else 2 * self.max_seconds
 
     @property
-    def distributed(self) -> bool:
-        """Whether one process is not enough."""
-        return self.instances > 1 or _GPUS.get(self.instance_type.removeprefix("ml."), 1) > 1
+    def is_distributed(self) -> bool:
+        """Whether several processes train together: one for each GPU or machine."""
+        return self.instances > 1 or has_several_gpus(self.instance_type)
 
     @property
     def volume_kms_key(self) -> str | None:
         """The key for the training volume, where SageMaker accepts one."""
-        return None if _OWN_DISK.match(self.instance_type) else self.kms_key
+        return None if has_own_disk(self.instance_type) else self.kms_key
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """A training job, in terms that any SDK can be told."""
+    """A training job, in terms that any SDK understands."""
 
     name: str
     code: Path
-    """The staged folder; train.py is its entry point."""
+    """The folder with the code; train.py is its entry point."""
     role: str
     bucket: str
     machines: Machines
@@ -129,13 +117,13 @@ class TrainingRequest:
 
     @property
     def jobs_uri(self) -> str:
-        """Where code goes to and models come to: below it, a folder for each job."""
+        """The s3:// folder with a folder for each job, which holds its code and its model."""
         return f"s3://{self.bucket}/{PROJECT}/jobs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningRequest:
-    """A search over training jobs that differ in ``ranges`` only."""
+    """A search over training jobs that differ only in the settings of ``ranges``."""
 
     name: str
     training: TrainingRequest
@@ -147,27 +135,16 @@ class TuningRequest:
     seed: int = 0
 
 
-def job_name(kind: str, given: str | None, longest: int = MAX_NAME, flag: str = "--name") -> str:
-    """``given`` by ``flag``, checked, or ``catdog-KIND-<UTC time>-<4 random digits>``; raises SettingsError."""
-    if given is None:
-        return f"{PROJECT}-{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    if not re.fullmatch(rf"{PROJECT}-[a-zA-Z0-9](-?[a-zA-Z0-9])*", given) or len(given) > longest:
-        raise SettingsError(
-            f"{flag} {given}: must be {PROJECT}-... with letters, digits and single hyphens, {longest} characters at "
-            f"most (the policies in docs/aws/ cover no other names)"
-        )
-    return given
-
-
-def checkpoints_uri(bucket: str, name: str) -> str:
-    """Where SageMaker keeps the checkpoints of a job, and of those that go on from it."""
+def make_checkpoints_uri(bucket: str, name: str) -> str:
+    """Return where SageMaker keeps the checkpoints of a job, and of the jobs that resume it."""
     return f"s3://{bucket}/{PROJECT}/checkpoints/{name}/"
 
 
-def folder_uri(uri: str, flag: str = "") -> str:
-    """An S3 address as a channel needs it: that of an archive as it is, that of a folder with a slash at its end.
+def make_channel_uri(uri: str, flag: str = "") -> str:
+    """Return an S3 address as a channel needs it: a folder's with a slash at its end, an archive's as it is.
 
-    SageMaker takes a channel for a prefix: without the slash ``photos`` would bring ``photos-old/`` along.
+    SageMaker reads all keys that begin with it: without the slash ``photos`` would bring ``photos-old/`` along.
+    Raises SettingsError.
     """
     try:
         _, key = split_uri(uri)
@@ -176,16 +153,17 @@ def folder_uri(uri: str, flag: str = "") -> str:
     return uri if is_archive_name(key) else uri.rstrip("/") + "/"
 
 
-def channels(train: str, validation: str | None, test: str | None) -> dict[str, str]:
-    """The channels of photos; raises SettingsError."""
+def make_channels(train: str, validation: str | None, test: str | None) -> dict[str, str]:
+    """Return the s3:// address of each channel of photos, by its name; raises SettingsError."""
     given = {"train": (train, ""), "validation": (validation, "--validation"), "test": (test, "--test")}
-    return {name: folder_uri(uri, flag) for name, (uri, flag) in given.items() if uri}
+    return {name: make_channel_uri(uri, flag) for name, (uri, flag) in given.items() if uri}
 
 
-def job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """train.py's arguments, parsed by train.py's own parser -> hyperparameters, and channels for weights on S3.
+def parse_job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Parse train.py's arguments, with train.py's own parser, into hyperparameters and channels for weights on S3.
 
-    Raises SettingsError for what train.py would refuse, and for paths of this machine: no job could see them.
+    ``photos`` are the channels of photos. Raises SettingsError for what train.py would refuse, and for paths of this
+    machine, which no job could see.
     """
     container = {"TRAINING_JOB_NAME": "here", "SM_MODEL_DIR": "/opt/ml/model", "SM_OUTPUT_DATA_DIR": "/opt/ml/output"}
     container |= {f"SM_CHANNEL_{name.upper()}": str(CHANNEL_ROOT / name) for name in photos}
@@ -205,11 +183,14 @@ def job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> tuple[d
     }
     if settings.arch != Settings().arch:
         changed["arch"] = settings.arch
-    return weights_from_s3(changed)
+    return take_weights_from_s3(changed)
 
 
-def weights_from_s3(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """``weights: s3://bucket/x.safetensors`` -> its path in the container, and the channel that brings it there."""
+def take_weights_from_s3(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Replace ``weights: s3://bucket/x.safetensors`` by its path in the container, and return the channel for it.
+
+    Raises SettingsError for weights that lie on this machine.
+    """
     hyperparameters, extra = dict(settings), {}
     if settings.get("weights", "none") not in ("imagenet", "none"):
         paths = []
@@ -223,19 +204,16 @@ def weights_from_s3(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     return hyperparameters, extra
 
 
-def estimate(account: Account, machines: Machines, jobs: int = 1, parallel: int = 1) -> dict[str, Any]:
-    """What it costs an hour and at most, from the price table."""
-    from catdog.aws.prices import cost
-
-    found = cost("training", machines.instance_type, account.region, machines.instances * parallel)
-    hourly = found["usd_per_hour"]
+def estimate_jobs(account: Account, machines: Machines, jobs: int = 1, parallel: int = 1) -> dict[str, Any]:
+    """Return what the jobs cost an hour and at most, from the price table."""
+    cost = estimate_cost("training", machines.instance_type, account.region, machines.instances * parallel)
+    hourly, note = cost["usd_per_hour"], cost["note"]
     most = None if hourly is None else round(hourly / parallel * machines.max_hours * jobs, 2)
-    note = found["note"]
     if machines.spot:
         note += "; spot, which has no fixed price, costs less: AWS says up to 90%"
     if machines.keep_alive_minutes:
         note += f"; warm instances cost the same for up to {machines.keep_alive_minutes} minutes more"
-    return {**found, "max_hours": machines.max_hours, "jobs": jobs, "usd_at_most": most, "note": note}
+    return {**cost, "max_hours": machines.max_hours, "jobs": jobs, "usd_at_most": most, "note": note}
 
 
 assert CHECKPOINTS == "/opt/ml/checkpoints"  # SageMaker's default, which a request need not name

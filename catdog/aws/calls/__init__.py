@@ -1,0 +1,1 @@
+"""Answers from models on SageMaker: from a running endpoint, or from a batch transform job."""

@@ -1,0 +1,298 @@
+"""Ask a deployed endpoint: the bytes of a photo in, a Prediction out. boto3 only; no SDK is needed to ask.
+
+    endpoint = Endpoint(account.client("sagemaker-runtime"), "catdog-20261121-1200")
+    endpoint.classify("cat.jpg", data) -> Prediction
+
+    endpoint = AsyncEndpoint(runtime, s3, "catdog-big", "s3://bucket/catdog/async/catdog-big")   the same, through S3
+
+A problem with one photo (unreadable, too large) becomes the error of its Prediction. A problem with the endpoint, the
+account or the network is raised: the next photo would fail just the same.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from importlib.resources import files
+from itertools import chain
+from typing import Any, Final, TypeVar
+
+from catdog.ahead import map_in_order
+from catdog.aws.failures import (
+    BUSY,
+    FORBIDDEN,
+    NO_OBJECT,
+    CloudError,
+    error_code,
+    explain_error,
+    is_aws_error,
+    is_missing,
+)
+from catdog.contract import UNSURE, Contract
+from catdog.errors import CatdogError, ImageError, SettingsError
+from catdog.prediction import Prediction
+from catdog.sources import Input
+from catdog.sources.objects import split_s3_uri as split_uri
+from catdog.text import printable
+
+JSON_TYPE: Final = "application/json"
+PAYLOAD_BYTES: Final = 6 * 2**20  # of one request; InvokeEndpoint's own limit (botocore: BodyBlob)
+PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+"""Between whole attempts, jittered. botocore retries throttling itself, but neither what the container answers (424),
+nor anything once 35 requests of a process have failed (its retry quota)."""
+MOST_PARALLEL: Final = 32  # connections of the client
+ASYNC_PREFIX: Final = "catdog/async"
+ASYNC_PATIENCE_S: Final = 900.0  # for one photo; SageMaker itself gives up after an hour
+_ASYNC_POLL_S: Final = (0.5, 1.0, 2.0, 5.0)
+_ERROR_LENGTH: Final = 500  # characters of an endpoint's error that are shown
+_UNNAMED: Final = "image: "  # what the handler calls a photo that comes without a name
+_MAGIC: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
+
+T = TypeVar("T")
+ClassNames = tuple[str, ...]
+
+
+class Endpoint:
+    """A real-time or serverless endpoint. Threads may share it."""
+
+    def __init__(self, client: Any, name: str, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
+        self.name = name
+        self._client = client
+        self._pauses = pauses_s
+
+    def classify(self, source: str, data: bytes) -> Prediction:
+        """Return the endpoint's answer about one encoded photo.
+
+        Raises SettingsError if there is no such endpoint, CloudError if its answer makes no sense, and what boto3
+        raises for an account or a network that can't be used.
+        """
+        if len(data) > PAYLOAD_BYTES:
+            return Prediction.failed(
+                source,
+                f"{source}: {len(data) / 2**20:.1f} MB, and an endpoint takes {PAYLOAD_BYTES // 2**20} MB at most; "
+                "make it smaller, or use an endpoint made with --async, python -m catdog.aws transform, or "
+                "python -m catdog.predict",
+            )
+        try:
+            body = self.ask(data, detect_media_type(data))
+        except Exception as error:
+            reason = self._explain_photo_error(error)
+            if reason is None:
+                raise
+            return Prediction.failed(source, f"{source}: {reason.removeprefix(_UNNAMED)}")
+        return parse_prediction(source, body, self.name)
+
+    def ask(self, data: bytes, media_type: str) -> bytes:
+        """Return the raw answer; throttling and 5xx are met with another attempt after a growing pause."""
+        for pause in self._pauses:
+            try:
+                return self._ask_once(data, media_type)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the attempts of many callers
+        return self._ask_once(data, media_type)
+
+    def send(self, data: bytes, media_type: str | None = None) -> dict[str, Any]:
+        """Send one InvokeEndpoint and return boto3's response."""
+        kind = media_type or detect_media_type(data)
+        response: dict[str, Any] = self._client.invoke_endpoint(
+            EndpointName=self.name, ContentType=kind, Accept=JSON_TYPE, Body=data
+        )
+        return response
+
+    def _ask_once(self, data: bytes, media_type: str) -> bytes:
+        try:
+            body: bytes = self.send(data, media_type)["Body"].read()
+        except Exception as error:
+            if is_missing(error):
+                raise SettingsError(
+                    f"there is no endpoint {self.name} in {self._client.meta.region_name}; python -m catdog.aws ps "
+                    "lists those that are there"
+                ) from error
+            raise
+        return body
+
+    def _explain_photo_error(self, error: Exception) -> str | None:
+        """Return why this photo has no answer, or None if the problem is not about the photo."""
+        if not is_aws_error(error):
+            return None
+        code = error_code(error)
+        if code == "ModelError":
+            status, message = read_container_error(error)
+            return message if 400 <= status < 500 else f"the endpoint failed ({status or 'no answer'}): {message}"
+        http_status = _response_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if http_status == 413 or (code == "ValidationError" and "size" in str(error).lower()):
+            return f"larger than {self.name} takes ({explain_error(error)})"
+        return explain_error(error) if code in BUSY else None
+
+
+class AsyncEndpoint:
+    """An endpoint made with ``deploy --async``: photos and answers go through S3, so they may be large and slow.
+
+    Threads may share it.
+    """
+
+    def __init__(self, runtime: Any, s3: Any, name: str, place: str, patience_s: float = ASYNC_PATIENCE_S) -> None:
+        """``place`` is the s3:// prefix for photos and answers, as deploy has it."""
+        self.name = name
+        self._runtime, self._s3, self._patience = runtime, s3, patience_s
+        self._bucket, self._prefix = split_uri(place)
+
+    def classify(self, source: str, data: bytes) -> Prediction:
+        """Return the endpoint's answer about one encoded photo; raises CloudError and what boto3 raises."""
+        is_answer, body = self._exchange(data, detect_media_type(data))
+        if is_answer:
+            return parse_prediction(source, body, self.name)
+        return Prediction.failed(source, f"{source}: {_read_text(body)}")
+
+    def ask(self, data: bytes, media_type: str) -> bytes:
+        """Return the raw answer; raises CloudError with the endpoint's error if it gives none."""
+        is_answer, body = self._exchange(data, media_type)
+        if not is_answer:
+            raise CloudError(f"{self.name}: {_read_text(body)}")
+        return body
+
+    def send(self, data: bytes, media_type: str | None = None) -> tuple[str, dict[str, Any]]:
+        """Put the photo into S3, send InvokeEndpointAsync, and return the photo's key and boto3's response."""
+        key, kind = f"{self._prefix.rstrip('/')}/inputs/{uuid.uuid4().hex}", media_type or detect_media_type(data)
+        self._s3.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=kind)
+        try:
+            response = self._runtime.invoke_endpoint_async(
+                EndpointName=self.name, ContentType=kind, Accept=JSON_TYPE, InputLocation=f"s3://{self._bucket}/{key}"
+            )
+        except BaseException:
+            self._delete_photo(key)
+            raise
+        return key, response
+
+    def _exchange(self, data: bytes, media_type: str) -> tuple[bool, bytes]:
+        """Return whether there is an answer, and the answer or the error."""
+        key, response = self.send(data, media_type)
+        try:
+            return self._wait(response["OutputLocation"], response.get("FailureLocation"))
+        finally:
+            self._delete_photo(key)
+
+    def _delete_photo(self, key: str) -> None:
+        with suppress(Exception):  # photos of people are not left lying about
+            self._s3.delete_object(Bucket=self._bucket, Key=key)
+
+    def _wait(self, answer_uri: str, failure_uri: str | None) -> tuple[bool, bytes]:
+        deadline, polls = time.monotonic() + self._patience, 0
+        while time.monotonic() < deadline:
+            if (body := self._get(answer_uri)) is not None:
+                return True, body
+            if failure_uri and (body := self._get(failure_uri)) is not None:
+                return False, body
+            time.sleep(_ASYNC_POLL_S[min(polls, len(_ASYNC_POLL_S) - 1)])
+            polls += 1
+        raise CloudError(f"{self.name}: no answer after {self._patience:.0f} s; it will come at {answer_uri}")
+
+    def _get(self, uri: str) -> bytes | None:
+        bucket, key = split_uri(uri)
+        try:
+            body: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except Exception as error:
+            # Without s3:ListBucket, S3 answers 403 for what doesn't exist yet.
+            if error_code(error) in NO_OBJECT | FORBIDDEN:
+                return None
+            raise
+        return body
+
+
+AnyEndpoint = Endpoint | AsyncEndpoint
+
+
+def classify_photos(endpoint: AnyEndpoint, photos: Iterable[Input], parallel: int) -> Iterator[Prediction]:
+    """Yield the answers in the order of the photos; only a few photos are in memory at a time.
+
+    ``parallel`` is the number of requests at once.
+    """
+
+    def classify(photo: Input) -> Prediction:
+        try:
+            data = read_photo(photo)
+        except ImageError as error:
+            return Prediction.failed(photo.source, error)
+        return endpoint.classify(photo.source, data)
+
+    return map_in_order(classify, photos, parallel)
+
+
+def read_photo(photo: Input) -> bytes:
+    """Return the encoded photo; raises ImageError."""
+    return photo.content.read(photo.source)
+
+
+def parse_prediction(source: str, body: bytes, endpoint: str) -> Prediction:
+    """Turn an endpoint's JSON about one photo into a Prediction; raises CloudError for anything else."""
+    try:
+        data = json.loads(body)
+        if isinstance(data, list):
+            (data,) = data
+        if data.get("error") is not None:
+            return Prediction.failed(source, printable(str(data["error"])))
+        probabilities = {str(name): float(p) for name, p in data["probabilities"].items()}
+        confidence, label = float(data["confidence"]), data["label"]
+        if label != UNSURE and label not in probabilities:
+            raise ValueError(label)
+        return Prediction(source, label, confidence, probabilities)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        shown = printable(body[:80].decode("utf-8", "replace"))
+        raise CloudError(f"{endpoint}: answers something else than catdog's JSON ({shown}); is it catdog's?") from error
+
+
+def peek_class_names(items: Iterator[T], names_of: Callable[[T], ClassNames]) -> tuple[ClassNames, Iterator[T]]:
+    """Return the class names, which the first item that has any tells, and all items again.
+
+    If no item tells, they are those of the embedded model.
+    """
+    passed: list[T] = []
+    for item in items:
+        passed.append(item)
+        if names := names_of(item):
+            return names, chain(passed, items)
+    try:
+        contract = Contract.from_json(files("catdog").joinpath("assets", "contract.json").read_bytes())
+    except (OSError, CatdogError):  # not in this installation
+        return ("cat", "dog"), iter(passed)
+    return contract.class_names, iter(passed)
+
+
+def detect_media_type(data: bytes) -> str:
+    """Return the media type that the first bytes show; the endings of names lie."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), "application/x-image")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same request may succeed a moment later."""
+    if error_code(error) == "ModelError":
+        status, _ = read_container_error(error)
+        return status >= 500 or status == 0
+    return error_code(error) in BUSY
+
+
+def read_container_error(error: BaseException) -> tuple[int, str]:
+    """Return the container's own status (0 if it gave none) and its message in one line, of a ModelError."""
+    response = _response_of(error)
+    message = str(response.get("OriginalMessage") or response.get("Error", {}).get("Message", ""))
+    try:
+        message = str(json.loads(message)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = next(iter(message.strip().splitlines()), "no reason given")
+    return int(response.get("OriginalStatusCode") or 0), printable(message)[:_ERROR_LENGTH]
+
+
+def _response_of(error: BaseException) -> dict[str, Any]:
+    return getattr(error, "response", None) or {}  # None in botocore's timeouts
+
+
+def _read_text(body: bytes) -> str:
+    return printable(body.decode("utf-8", "replace").strip()[:_ERROR_LENGTH])

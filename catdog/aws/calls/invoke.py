@@ -1,0 +1,173 @@
+"""python -m catdog.aws invoke: ask an endpoint about photos, or measure how fast it answers."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle, islice
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+
+from catdog.ahead import map_in_order
+from catdog.aws.account import find_account
+from catdog.aws.app import Bucket, DryRun, Region, app, exit_on_error, print_dry_run, print_result, say
+from catdog.aws.calls.endpoint import (
+    ASYNC_PREFIX,
+    MOST_PARALLEL,
+    AnyEndpoint,
+    AsyncEndpoint,
+    Endpoint,
+    classify_photos,
+    peek_class_names,
+    read_photo,
+)
+from catdog.aws.inventory import check_endpoint_name
+from catdog.edge import EXIT_FAILED
+from catdog.errors import DataError, ImageError
+from catdog.predict import FORMATS, Format
+from catdog.prediction import Prediction
+from catdog.sources import Input, list_inputs
+from catdog.sources.listing import STDIN
+
+PARALLEL: Final = 4
+"""Requests at once; a worker answers one at a time, and an ml.m5.large has two."""
+WARM_UP: Final = 2  # unmeasured requests, times those at once: for connections and the container's first answers
+MOST_BENCH_PHOTOS: Final = 200  # in memory
+
+_HELP: Final = """Ask an endpoint about photos.
+
+The answers have the format, the fields and the exit codes of python -m catdog.predict. A photo that can't be read, or
+that the endpoint refuses, is answered with its error. Requests that are throttled, or that meet an overload, are tried
+again after a pause.
+
+--bench N sends N requests of these photos and gives the latency's percentiles and the rate instead.
+
+\b
+Examples:
+  python -m catdog.aws invoke NAME cat.jpg
+  python -m catdog.aws invoke NAME photos/ "old/**/*.png" --format csv > answers.csv
+  cat dog.jpg | python -m catdog.aws invoke NAME -
+  python -m catdog.aws invoke NAME cat.jpg dog.jpg --bench 200 --parallel 8
+
+\b
+Exit codes: 0 all answered, 1 some photo has no answer, 2 a bad argument, or AWS refuses, 130 interrupted, 141 the
+reader went away."""
+
+
+@app.command(help=_HELP)
+def invoke(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Its name, as deploy gave it.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO...", help=f"Files, folders, quoted patterns, URLs, or {STDIN} for stdin."),
+    ],
+    format: Annotated[
+        Format | None, typer.Option(help="Default: a table in a terminal, else JSON lines.", show_default=False)
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=MOST_PARALLEL, help="Requests at once.")] = PARALLEL,
+    bench: Annotated[
+        int | None, typer.Option("--bench", metavar="N", min=1, help="Measure N requests; print JSON.")
+    ] = None,
+    asynchronous: Annotated[
+        bool, typer.Option("--async", help="It was made with deploy --async; photos go through --bucket.")
+    ] = False,
+    region: Region = None,
+    bucket: Bucket = None,
+    dry_run: DryRun = False,
+) -> None:
+    with exit_on_error("invoke"):
+        account = find_account(region, bucket=bucket, dry_run=dry_run)
+        runtime = account.client("sagemaker-runtime")
+        target: AnyEndpoint = Endpoint(runtime, check_endpoint_name(endpoint))
+        if asynchronous:
+            place = f"s3://{account.require_bucket()}/{ASYNC_PREFIX}/{endpoint}"
+            target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place)
+        if dry_run:
+            for _, data in _read_photos(list_inputs(paths, stdin=True)):
+                target.send(data)
+            note = "an endpoint costs by the hour, whoever asks; a serverless one by the answer"
+            print_dry_run(account.recorded, {"note": note})
+            return
+        if bench:
+            result = measure(target, list_inputs(paths, stdin=True), bench, parallel)
+            print_result(result)
+            failures = result["failed"]
+        else:
+            failures = _print(classify_photos(target, list_inputs(paths, stdin=True), parallel), format)
+        raise typer.Exit(EXIT_FAILED if failures else 0)
+
+
+def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, parallel: int) -> dict[str, Any]:
+    """Send ``requests`` requests, ``parallel`` at once, and return percentiles of the latency (ms) and the rate.
+
+    The photos take turns. Latency is what the caller of ``classify`` sees: network, queue and pauses between attempts
+    included. Raises DataError if no photo can be read.
+    """
+    samples = list(islice(_read_photos(photos), MOST_BENCH_PHOTOS))
+    if not samples:
+        raise DataError("no photo to measure with could be read")
+
+    def time_request(sample: tuple[str, bytes]) -> tuple[float, str | None]:
+        start = time.perf_counter()
+        prediction = endpoint.classify(*sample)
+        return time.perf_counter() - start, prediction.error
+
+    turns = cycle(samples)
+    for _ in map_in_order(time_request, islice(turns, WARM_UP * parallel), parallel):
+        pass
+    start = time.perf_counter()
+    measured = list(map_in_order(time_request, islice(turns, requests), parallel))
+    wall = time.perf_counter() - start
+    milliseconds = np.array([seconds for seconds, _ in measured]) * 1000
+    p50, p95, p99 = (round(float(value), 2) for value in np.percentile(milliseconds, (50, 95, 99)))
+    errors = [error for _, error in measured if error is not None]
+    return {
+        "endpoint": endpoint.name,
+        "requests": requests,
+        "parallel": parallel,
+        "photos": len(samples),
+        "failed": len(errors),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "max_ms": round(float(milliseconds.max()), 2),
+        "requests_per_s": round(requests / wall, 2),
+        "seconds": round(wall, 2),
+        "first_error": errors[0] if errors else None,
+    }
+
+
+def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
+    """Print all answers to stdout, flushed one by one, and return how many of them are failures."""
+    chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
+    failures = 0
+
+    def count_failures(rows: Iterable[Prediction]) -> Iterator[Prediction]:
+        nonlocal failures
+        for row in rows:
+            failures += row.error is not None
+            yield row
+
+    names: Sequence[str] = ()
+    if chosen in (Format.csv, Format.table):
+        names, predictions = peek_class_names(predictions, lambda row: tuple(row.probabilities or ()))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding = None if chosen is Format.table else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
+    for text in FORMATS[chosen](count_failures(predictions), names):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    return failures
+
+
+def _read_photos(photos: Iterable[Input]) -> Iterator[tuple[str, bytes]]:
+    """Yield source and bytes of the photos that can be read, and tell of the others."""
+    for photo in photos:
+        try:
+            yield photo.source, read_photo(photo)
+        except ImageError as error:
+            say(str(error))

@@ -1,0 +1,222 @@
+"""python -m catdog.aws transform: score all photos under an S3 prefix with a batch transform job, into one table."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Final
+
+import typer
+
+from catdog.aws.account import PROJECT, Account, find_account
+from catdog.aws.app import Bucket, DryRun, Owner, Region, Role, app, exit_on_error, print_dry_run, print_result, say
+from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
+from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
+from catdog.aws.hosting import Hosting, Tags, container_environment, model_request
+from catdog.aws.instances import estimate_cost
+from catdog.aws.inventory import make_job_name, read_tags
+from catdog.aws.jobs.sdk import find_inference_image
+from catdog.aws.jobs.status import ENDED
+from catdog.aws.package import PackageUpload, prepare_upload, upload_package
+from catdog.errors import SettingsError
+from catdog.score import output
+from catdog.serving.endpoint import ANSWER_ALL
+
+INSTANCE: Final = "ml.m5.xlarge"
+PREFIX: Final = "catdog/transform"
+POLL_S: Final = 15.0
+MOST_MB: Final = 100  # of a request, and of all that are under way on an instance (CreateTransformJob)
+MODEL_TAG: Final = "ModelSha256"
+
+_HELP: Final = """Score all photos under an S3 prefix with a Batch Transform job.
+
+MODEL is what it is for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a
+small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row an object,
+with the columns of python -m catdog.score. The instances end with the job. For a few thousand photos catdog.score is
+faster: a job takes minutes to start.
+
+--no-wait returns once the job has begun; --job NAME --out FILE waits for it and joins later.
+
+\b
+Examples:
+  python -m catdog.aws transform runs/mine s3://bucket/catdog/datasets/mine/ --out results.parquet
+  python -m catdog.aws transform embedded s3://bucket/photos/ s3://bucket/answers/ --no-wait
+  python -m catdog.aws transform --job catdog-transform-20261121-120000-1a2b --out s3://bucket/results.csv
+
+\b
+Exit codes: 0 every object is answered, 1 some isn't or the job failed, 2 a bad argument, or AWS refuses, 130 Ctrl-C
+(the job goes on)."""
+
+
+@app.command(help=_HELP)
+def transform(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", show_default=False)] = None,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", show_default=False)] = None,
+    target: Annotated[str | None, typer.Argument(metavar="TARGET", show_default=False)] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The table: .parquet, .csv or .jsonl; a path or s3://.")
+    ] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="Wait for a job that is there, and join.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the job has begun.")] = False,
+    instance_type: Annotated[str, typer.Option(metavar="TYPE")] = INSTANCE,
+    instances: Annotated[int, typer.Option(metavar="N", min=1)] = 1,
+    max_payload: Annotated[
+        int | None, typer.Option(metavar="MB", min=1, max=MOST_MB, help="Of the largest photo; default: 100 / vCPUs.")
+    ] = None,
+    kms_key: Annotated[str | None, typer.Option(metavar="KEY", help="For disks, package and answers.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="URI", help="Of the container.")] = None,
+    region: Region = None,
+    role: Role = None,
+    bucket: Bucket = None,
+    owner: Owner = None,
+    dry_run: DryRun = False,
+) -> None:
+    with exit_on_error("transform"):
+        if out is not None:
+            output.ending(out)
+            if not dry_run:
+                open_table(out)  # refuses before a job is begun
+        account = find_account(region, role, bucket, owner, dry_run)
+        if job is not None:
+            if model or out is None or no_wait:
+                raise SettingsError("--job: goes with --out, and without MODEL, SOURCE, TARGET and --no-wait")
+            _finish(account, job, out)
+            return
+        if not (model and source):
+            raise SettingsError("give MODEL and SOURCE, or --job and --out")
+        name = make_job_name("transform")
+        inputs = S3Folder.parse(source)
+        outputs = S3Folder.parse(target or f"s3://{account.require_bucket()}/{PREFIX}/{name}")
+        if outputs.uri.startswith(inputs.uri):
+            raise SettingsError(f"{outputs.uri}: lies below {source}, so answers would be scored as photos")
+        hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
+        concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
+        payload_mb = max_payload or MOST_MB // concurrency
+        with TemporaryDirectory(prefix="catdog-") as folder:
+            upload = prepare_upload(account, model, Path(folder))
+            tags = account.make_tags(Command="transform", **{MODEL_TAG: upload.model_sha256})
+            request = job_request(name, inputs, outputs, hosting, concurrency, payload_mb, tags)
+            _start(
+                account, name, upload, image or find_inference_image(account.region, instance_type), hosting, request
+            )
+        if dry_run:
+            print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
+        elif no_wait:
+            next_command = f"catdog.aws transform --job {name} --out results.parquet"
+            print_result({"job": name, "status": "InProgress"}, next_command)
+        else:
+            say(f"{name}: begun; after Ctrl-C it goes on, and --job {name} joins it later")
+            _finish(account, name, out)
+
+
+def job_request(
+    name: str, inputs: S3Folder, outputs: S3Folder, hosting: Hosting, concurrency: int, payload_mb: int, tags: Tags
+) -> dict[str, Any]:
+    """Return the parameters of CreateTransformJob: one object a request, of any photo format."""
+    key = {"KmsKeyId": hosting.kms_key} if hosting.kms_key else {}
+    volume_key = {"VolumeKmsKeyId": hosting.kms_key} if hosting.kms_key else {}
+    return {
+        "TransformJobName": name,
+        "ModelName": name,
+        "MaxConcurrentTransforms": concurrency,
+        "MaxPayloadInMB": payload_mb,
+        "BatchStrategy": "SingleRecord",
+        "ModelClientConfig": {"InvocationsTimeoutInSeconds": 60, "InvocationsMaxRetries": 3},
+        "TransformInput": {
+            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": inputs.uri}},
+            "ContentType": "application/x-image",
+            "CompressionType": "None",
+            "SplitType": "None",
+        },
+        "TransformOutput": {
+            "S3OutputPath": outputs.uri.rstrip("/"),
+            "Accept": "application/json",
+            "AssembleWith": "None",
+            **key,
+        },
+        "TransformResources": {"InstanceType": hosting.instance_type, "InstanceCount": hosting.instances, **volume_key},
+        "Tags": tags,
+    }
+
+
+def _start(
+    account: Account, name: str, upload: PackageUpload, image: str, hosting: Hosting, request: dict[str, Any]
+) -> None:
+    """Upload the package, create the model and the job; if the job can't be created, the model is deleted again."""
+    sagemaker = account.client("sagemaker")
+    payload_bytes = int(request["MaxPayloadInMB"]) * 2**20
+    environment = container_environment(hosting, account.region, payload_bytes) | {ANSWER_ALL: "1"}
+    model = model_request(name, image, upload.uri, account.find_role_arn(), environment, request["Tags"])
+    with Undo(say) as undo:
+        upload_package(account, upload, hosting.kms_key)
+        undo.add_deletion(f"model {name}", partial(sagemaker.delete_model, ModelName=name))
+        create_once(lambda: sagemaker.create_model(**model))
+        undo.add_deletion(f"transform job {name}", partial(_stop, sagemaker, name))
+        create_once(lambda: sagemaker.create_transform_job(**request))
+
+
+def _stop(sagemaker: Any, job: str) -> None:
+    status = sagemaker.describe_transform_job(TransformJobName=job)["TransformJobStatus"]
+    if status not in ENDED:
+        sagemaker.stop_transform_job(TransformJobName=job)
+
+
+def _finish(account: Account, job: str, out: str | None) -> None:
+    """Wait for the job, delete its model, and write the table.
+
+    Raises CloudError if the job failed, and typer.Exit(1) if some object has no answer.
+    """
+    sagemaker = account.client("sagemaker")
+    try:
+        description = _wait(sagemaker, job)
+    except KeyboardInterrupt:
+        say(f"{job}: goes on; python -m catdog.aws transform --job {job} --out FILE waits and joins")
+        raise
+    tags = read_tags(sagemaker, description["TransformJobArn"])
+    if tags.get("Project") == PROJECT:
+        _delete_model(sagemaker, description["ModelName"])
+    status = description["TransformJobStatus"]
+    result: dict[str, Any] = {"job": job, "status": status, "out": out}
+    unanswered = 0
+    if out is not None:
+        inputs = S3Folder.parse(description["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
+        outputs = S3Folder.parse(description["TransformOutput"]["S3OutputPath"])
+        most_bytes = int(description.get("MaxPayloadInMB", 6)) * 2**20
+        joined = join_outputs(inputs, outputs, most_bytes)
+        totals = write_table(out, joined, tags.get(MODEL_TAG, ""))
+        ok = totals.statuses["ok"]
+        unanswered = totals.rows - ok
+        result |= {"photos": totals.rows, "ok": ok, "failed": dict(sorted(totals.failed.items()))}
+        result["labels"] = dict(sorted(totals.labels.items()))
+    print_result(result)
+    if status != "Completed":
+        reason = description.get("FailureReason") or "no reason given"
+        kept = f"; {out} has what it did answer" if out else ""
+        raise CloudError(f"{job}: {status}: {reason} (log: /aws/sagemaker/TransformJobs){kept}")
+    if unanswered:
+        raise typer.Exit(1)
+
+
+def _wait(sagemaker: Any, job: str) -> dict[str, Any]:
+    """Return the job's description once it has ended."""
+    last_status = ""
+    while True:
+        description: dict[str, Any] = sagemaker.describe_transform_job(TransformJobName=job)
+        status = description["TransformJobStatus"]
+        if status in ENDED:
+            return description
+        if status != last_status:
+            say(f"{job}: {status}; this takes some minutes")
+            last_status = status
+        time.sleep(POLL_S)
+
+
+def _delete_model(sagemaker: Any, name: str) -> None:
+    try:
+        delete_if_present(partial(sagemaker.delete_model, ModelName=name))
+    except Exception as error:
+        if not is_aws_error(error):
+            raise
+        say(f"model {name} could not be deleted ({explain_error(error)}); it costs nothing")

@@ -1,0 +1,265 @@
+"""Put a model into service and test it, or leave everything as it was.
+
+    roll_out(account, plan, patience)    package, model, config, endpoint (or its update), test, autoscaling
+
+Either all of it happens or, after an error or Ctrl-C at any point, nothing of it stays: what was new is deleted, and
+an endpoint that was updated serves its former config again. (A package stays in S3: it is named by its content.)
+
+The test is needed because InService says only that the container answers /ping, which it does before its model is
+loaded, and long after the model failed to load. So the endpoint is asked about photos whose answers are known.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from catdog.aws.account import Account
+from catdog.aws.app import say
+from catdog.aws.calls.endpoint import (
+    AnyEndpoint,
+    AsyncEndpoint,
+    Endpoint,
+    detect_media_type,
+    is_transient,
+    parse_prediction,
+    read_container_error,
+)
+from catdog.aws.endpoints.scaling import pause_scaling, start_scaling
+from catdog.aws.failures import (
+    CloudError,
+    Undo,
+    already_exists,
+    create_once,
+    delete_if_present,
+    explain_error,
+    is_aws_error,
+)
+from catdog.aws.hosting import (
+    Hosting,
+    Tags,
+    config_request,
+    container_environment,
+    endpoint_request,
+    model_request,
+    update_request,
+)
+from catdog.aws.inventory import describe_endpoint, make_version_name
+from catdog.aws.package import GoldenPhoto, PackageUpload, upload_package
+from catdog.errors import CatdogError, SettingsError
+from catdog.serving.golden import TOLERANCE
+from catdog.serving.loading import TORCH_TOLERANCE
+
+POLL_S: Final = 10.0
+STALE_S: Final = 60.0
+TEST_PAUSE_S: Final = 5.0
+SETTLED: Final = ("InService", "Failed", "OutOfService", "UpdateRollbackFailed")
+"""States that an endpoint leaves only when it is asked to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be in service, and what is there now."""
+
+    name: str
+    """The endpoint's."""
+    stamp: str
+    """Of this deploy and no other; part of the names of the model and the config."""
+    hosting: Hosting
+    image: str
+    upload: PackageUpload
+    role_arn: str
+    tags: Tags
+    current: dict[str, Any] | None = None
+    """DescribeEndpoint of the endpoint that is updated; None for a new one."""
+    is_scaled: bool = False
+    """Whether autoscaling is on at present."""
+
+    @property
+    def version(self) -> str:
+        """The name of the new model and of the new config."""
+        return make_version_name(self.name, self.stamp)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for an endpoint, in seconds."""
+
+    timeout_s: float
+    test_s: float = 0.0
+    """How long its test accepts server errors, while workers load the model."""
+
+
+def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[str, Any]:
+    """Carry out the whole plan and return what the test saw.
+
+    Without ``patience`` this returns once SageMaker has begun: nothing is tested, and nothing is undone later. Raises
+    CloudError (also for wrong answers), SettingsError and what boto3 raises.
+    """
+    sagemaker, version = account.client("sagemaker"), plan.version
+    tested: dict[str, Any] = {}
+    with Undo(say) as undo:
+        upload_package(account, plan.upload, plan.hosting.kms_key)
+        undo.add(f"model {version}", lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=version)))
+        environment = container_environment(plan.hosting, account.region)
+        model = model_request(version, plan.image, plan.upload.uri, plan.role_arn, environment, plan.tags)
+        create_once(lambda: sagemaker.create_model(**model))
+        delete_config = partial(sagemaker.delete_endpoint_config, EndpointConfigName=version)
+        undo.add_deletion(f"endpoint config {version}", delete_config)
+        config = config_request(version, version, plan.hosting, plan.tags)
+        create_once(lambda: sagemaker.create_endpoint_config(**config))
+        if plan.current is None:
+            _create_endpoint(sagemaker, plan, undo, patience)
+        else:
+            _update_endpoint(account, plan, plan.current, undo, patience)
+        if patience and not account.dry_run:
+            wait_until_in_service(sagemaker, plan.name, version, patience)
+            tested = check_answers(account, plan, patience.test_s)
+        start_scaling(account, plan.name, plan.hosting, plan.tags, undo)
+        if plan.current is not None:
+            sagemaker.add_tags(ResourceArn=plan.current["EndpointArn"], Tags=plan.tags)
+    return tested
+
+
+def wait_until_in_service(sagemaker: Any, name: str, config: str, patience: Patience) -> None:
+    """Return once the endpoint serves ``config``; raises CloudError if it fails or takes too long."""
+    description = wait_until_settled(sagemaker, name, patience, config)
+    status = description["EndpointStatus"]
+    if status not in SETTLED:
+        minutes = patience.timeout_s / 60
+        raise CloudError(f"{name}: still {status} after {minutes:.0f} minutes; --timeout gives it longer")
+    if status != "InService" or description["EndpointConfigName"] != config:
+        reason = description.get("FailureReason") or "SageMaker gives no reason"
+        raise CloudError(
+            f"{name}: SageMaker could not bring it into service ({status}: {reason}); its log in CloudWatch is "
+            f"/aws/sagemaker/Endpoints/{name}"
+        )
+
+
+def wait_until_settled(sagemaker: Any, name: str, patience: Patience, config: str | None = None) -> dict[str, Any]:
+    """Return DescribeEndpoint once nothing is under way any more, or patience has ended.
+
+    ``config`` is the config that was just asked for. While another one is in service and no failure is reported,
+    SageMaker may not have begun yet; that is believed only after STALE_S.
+    """
+    start, last_status = time.monotonic(), ""
+    while True:
+        description: dict[str, Any] = sagemaker.describe_endpoint(EndpointName=name)
+        status, waited = description["EndpointStatus"], time.monotonic() - start
+        has_other_config = status == "InService" and config not in (None, description["EndpointConfigName"])
+        is_current = not has_other_config or description.get("FailureReason") or waited > STALE_S
+        if (status in SETTLED and is_current) or waited > patience.timeout_s:
+            return description
+        if status != last_status:
+            say(f"{name}: {status}; this takes some minutes")
+            last_status = status
+        time.sleep(POLL_S)
+
+
+def delete_endpoint(sagemaker: Any, name: str, patience: Patience) -> None:
+    """Delete the endpoint if it exists; while SageMaker creates or updates it, that is refused, so wait."""
+    deadline = time.monotonic() + patience.timeout_s
+    while True:
+        try:
+            delete_if_present(lambda: sagemaker.delete_endpoint(EndpointName=name))
+            return
+        except Exception as error:
+            description = describe_endpoint(sagemaker, name) if is_aws_error(error) else None
+            is_final = description is None or description["EndpointStatus"] in SETTLED
+            if is_final or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+def check_answers(account: Account, plan: Plan, patience_s: float) -> dict[str, Any]:
+    """Ask the endpoint about the package's golden photos and return what was seen.
+
+    Server errors are accepted for ``patience_s``. Raises CloudError if an answer is wrong or missing.
+    """
+    name, runtime, photos = plan.name, account.client("sagemaker-runtime"), plan.upload.read_golden_photos()
+    endpoint: AnyEndpoint = Endpoint(runtime, name, pauses_s=())  # _ask_patiently tries again
+    if plan.hosting.mode == "async":
+        endpoint = AsyncEndpoint(runtime, account.client("s3"), name, str(plan.hosting.async_output))
+    tolerance = TORCH_TOLERANCE if plan.hosting.on_gpu else TOLERANCE  # of each probability
+    deadline, largest = time.monotonic() + patience_s, 0.0
+    for photo in photos:
+        prediction = parse_prediction(photo.name, _ask_patiently(endpoint, photo, deadline), name)
+        given = prediction.probabilities
+        if given is None:
+            raise CloudError(f"{name}: refuses its test photo {photo.name}: {prediction.error}")
+        if given.keys() != photo.probabilities.keys():
+            raise CloudError(
+                f"{name}: has the classes {', '.join(given)}, the model has {', '.join(photo.probabilities)}"
+            )
+        difference = max(abs(given[key] - expected) for key, expected in photo.probabilities.items())
+        if not difference <= tolerance:
+            raise CloudError(
+                f"{name}: answers its test photo {photo.name} with {_format(given)} instead of "
+                f"{_format(photo.probabilities)} (tolerance {tolerance})"
+            )
+        largest = max(largest, difference)
+    return {"photos": len(photos), "largest_difference": round(largest, 6), "tolerance": tolerance}
+
+
+def _ask_patiently(endpoint: AnyEndpoint, photo: GoldenPhoto, deadline: float) -> bytes:
+    name = endpoint.name
+    while True:
+        try:
+            return endpoint.ask(photo.data, detect_media_type(photo.data))
+        except CatdogError:
+            raise
+        except Exception as error:
+            if not is_aws_error(error):
+                raise
+            if not is_transient(error) or time.monotonic() > deadline:
+                status, message = read_container_error(error)
+                reason = f"{status} {message}" if status else explain_error(error)
+                raise CloudError(
+                    f"{name}: does not answer its test photo {photo.name} ({reason}); its log in CloudWatch is "
+                    f"/aws/sagemaker/Endpoints/{name}"
+                ) from error
+        time.sleep(max(0.0, min(TEST_PAUSE_S, deadline - time.monotonic())))
+
+
+def _create_endpoint(sagemaker: Any, plan: Plan, undo: Undo, patience: Patience | None) -> None:
+    def is_ours() -> bool:
+        description = describe_endpoint(sagemaker, plan.name)
+        return description is not None and description.get("EndpointConfigName") == plan.version
+
+    def delete() -> None:
+        if is_ours():  # else somebody else took the name first
+            delete_endpoint(sagemaker, plan.name, patience or Patience(600))
+
+    undo.add(f"endpoint {plan.name}", delete)
+    try:
+        sagemaker.create_endpoint(**endpoint_request(plan.name, plan.version, plan.tags))
+    except Exception as error:
+        if not already_exists(error):
+            raise
+        if not is_ours():
+            raise SettingsError(f"--name {plan.name}: somebody has just made an endpoint of this name") from error
+
+
+def _update_endpoint(
+    account: Account, plan: Plan, current: dict[str, Any], undo: Undo, patience: Patience | None
+) -> None:
+    sagemaker, former, patience = account.client("sagemaker"), current["EndpointConfigName"], patience or Patience(1800)
+    if plan.is_scaled and plan.hosting.autoscale:
+        pause_scaling(account, plan.name, undo)
+
+    def restore() -> None:
+        description = wait_until_settled(sagemaker, plan.name, patience)
+        if description["EndpointConfigName"] != former:
+            say(f"{plan.name}: back to {former}")
+            sagemaker.update_endpoint(**update_request(plan.name, former, keep_count=plan.is_scaled))
+            wait_until_in_service(sagemaker, plan.name, former, patience)
+
+    undo.add(f"endpoint {plan.name}, which served {former} before", restore)
+    keep_count = plan.is_scaled and not plan.hosting.autoscale
+    sagemaker.update_endpoint(**update_request(plan.name, plan.version, keep_count))
+
+
+def _format(probabilities: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in probabilities.items())

@@ -1,0 +1,298 @@
+"""python -m catdog.aws status [NAME]: what AWS says of jobs, their logs and what they cost.
+
+describe_job(account, name)           -> {"name": ..., "kind": "training", "state": "Completed", "usd": 0.06, ...}
+watch_job(account, name, kind, say)   -> the same, once the job has ended; meanwhile its log is shown
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from itertools import islice
+from typing import Annotated, Any, Final, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from catdog.aws.account import PROJECT, Account, find_account
+from catdog.aws.app import EXIT_CODES, Region, app, exit_on_error, print_result, say
+from catdog.aws.failures import CloudError, find, is_aws_error
+from catdog.aws.instances import PriceKind, price_per_hour
+from catdog.errors import SettingsError
+from catdog.text import printable
+
+Kind = Literal["training", "tuning", "transform"]
+ENDED: Final = frozenset({"Completed", "Failed", "Stopped"})
+POLL_S: Final = 10.0
+LATE_LOG_S: Final = 5.0
+"""CloudWatch shows the last lines this long after a job's end."""
+
+_LOG_GROUPS: Final = {"training": "/aws/sagemaker/TrainingJobs", "transform": "/aws/sagemaker/TransformJobs"}
+
+_HELP: Final = f"""Show jobs: state, time, cost, why they failed.
+
+The training, tuning and transform jobs of this project are those whose names begin with catdog-. The cost is that of
+on-demand instances, from a dated table; a search's cost is added up only when you name it. ps shows the endpoints.
+
+\b
+Examples:
+  python -m catdog.aws status
+  python -m catdog.aws status catdog-train-20261121-120000-1a2b --logs
+
+\b
+{EXIT_CODES}"""
+
+
+@app.command(help=_HELP)
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A job; default: the latest of all kinds.")] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="With NAME: its log, on stderr.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="The most jobs of each kind to list.")] = 20,
+    region: Region = None,
+) -> None:
+    with exit_on_error("status"):
+        account = find_account(region)
+        if name is None:
+            jobs = list_latest_jobs(account, limit)
+            _print_table(jobs)
+            print_result({"region": account.region, "jobs": jobs})
+            return
+        job = describe_job(account, name)
+        if job["kind"] == "tuning":
+            job["usd"] = sum_trial_costs(account, name)
+        if logs:
+            for line in JobLog(account, job["kind"], name).read_new_lines():
+                say(line)
+        if job["failure"]:
+            say(f"{name}: {printable(job['failure'])}")
+        print_result(job, _suggest_command(job), region)
+
+
+def list_latest_jobs(account: Account, limit: int) -> list[dict[str, Any]]:
+    """Return the newest jobs of each kind, newest first, without the training jobs that belong to a search."""
+    client = account.client("sagemaker")
+    searches = _list_names(client, "list_hyper_parameter_tuning_jobs", "HyperParameterTuningJob", limit)
+    trainings = _list_names(client, "list_training_jobs", "TrainingJob", limit, searches)
+    transforms = _list_names(client, "list_transform_jobs", "TransformJob", limit)
+    kinds: list[tuple[Kind, list[str]]] = [("tuning", searches), ("training", trainings), ("transform", transforms)]
+    jobs = [describe_job(account, name, kind) for kind, names in kinds for name in names]
+    return sorted(jobs, key=lambda job: job["created"] or "", reverse=True)
+
+
+def describe_job(account: Account, name: str, kind: Kind | None = None) -> dict[str, Any]:
+    """Describe a job of this name; raises SettingsError if there is none. Without ``kind``, all kinds are tried."""
+    client = account.client("sagemaker")
+    for describe in (_DESCRIBE[kind],) if kind else _DESCRIBE.values():
+        job = find(partial(describe, client, account, name))
+        if job is not None:
+            return job
+    raise SettingsError(f"{name}: there is no such job in {account.region}; python -m catdog.aws status lists them")
+
+
+def sum_trial_costs(account: Account, name: str) -> float | None:
+    """Return what the trainings of a search have cost so far, or None if one of them has no price in the table."""
+    pages = account.client("sagemaker").get_paginator("list_training_jobs").paginate(NameContains=f"{name}-")
+    total = 0.0
+    for page in pages:
+        for summary in page["TrainingJobSummaries"]:
+            usd = describe_job(account, summary["TrainingJobName"], "training")["usd"]
+            if usd is None:
+                return None
+            total += usd
+    return round(total, 4)
+
+
+def watch_job(
+    account: Account, name: str, kind: Kind, tell: Callable[[str], None] = say, poll_s: float = POLL_S
+) -> dict[str, Any]:
+    """Wait until a job ends, tell its steps and its log, and return its description.
+
+    Raises CloudError with AWS's reason if the job failed or was stopped, and what boto3 raises: then the job goes on.
+    """
+    log, last_step = JobLog(account, kind, name), ""
+    try:
+        while True:
+            job = describe_job(account, name, kind)
+            if (step := job.get("step") or job["state"]) != last_step:
+                tell(f"{datetime.now(timezone.utc):%H:%M:%S} {name}: {step}")
+                last_step = step
+            for line in log.read_new_lines():
+                tell(line)
+            if job["state"] in ENDED:
+                break
+            time.sleep(poll_s)
+        if log.has_lines:
+            time.sleep(min(poll_s, LATE_LOG_S))
+            for line in log.read_new_lines():
+                tell(line)
+    except Exception as error:
+        if is_aws_error(error):
+            tell(f"{name}: goes on without being watched: python -m catdog.aws status {name} --logs")
+        raise
+    if job["state"] != "Completed":
+        reason = job.get("failure") or f"python -m catdog.aws status {name} --logs shows its log"
+        raise CloudError(f"{name}: {'was stopped' if job['state'] == 'Stopped' else 'failed'}: {reason}")
+    return job
+
+
+class JobLog:
+    """A job's log in CloudWatch, of all its machines; gives each line once."""
+
+    def __init__(self, account: Account, kind: Kind, name: str) -> None:
+        self._account, self._group, self._name = account, _LOG_GROUPS.get(kind), name
+        self._tokens: dict[str, str] = {}
+        self.has_lines = False
+
+    def read_new_lines(self) -> Iterator[str]:
+        """Yield the lines that were written since the last call; none while there is no log yet."""
+        if self._group is None:
+            return
+        client, streams = self._account.client("logs"), {"logStreamNamePrefix": f"{self._name}/"}
+        try:
+            pages = list(client.get_paginator("describe_log_streams").paginate(logGroupName=self._group, **streams))
+        except client.exceptions.ResourceNotFoundException:
+            return
+        for stream in (entry["logStreamName"] for page in pages for entry in page["logStreams"]):
+            machine = stream.removeprefix(f"{self._name}/").rpartition("-")[0]  # of algo-1-1700000000
+            while True:
+                more = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
+                response = client.get_log_events(
+                    logGroupName=self._group, logStreamName=stream, startFromHead=True, **more
+                )
+                for event in response["events"]:
+                    self.has_lines = True
+                    yield f"[{machine}] {printable(event['message'].rstrip())}"
+                token = response["nextForwardToken"]
+                if token == self._tokens.get(stream):  # how CloudWatch says that there is no more for now
+                    break
+                self._tokens[stream] = token
+
+
+def _describe_training(client: Any, account: Account, name: str) -> dict[str, Any]:
+    found = client.describe_training_job(TrainingJobName=name)
+    resources = found.get("ResourceConfig", {})
+    transitions = found.get("SecondaryStatusTransitions", [])
+    started = found.get("TrainingStartTime")
+    seconds = found.get("TrainingTimeInSeconds")
+    if seconds is None:
+        seconds = _count_seconds(started, found.get("TrainingEndTime"))
+    billable = found.get("BillableTimeInSeconds", seconds)
+    job = {
+        **_describe_common(name, "training", found.get("TrainingJobStatus"), found),
+        "step": _format_step(transitions[-1]) if transitions else found.get("SecondaryStatus"),
+        "seconds": seconds,
+        "billable_seconds": billable,
+        "usd": _estimate_usd("training", resources, account.region, billable),
+        "instance_type": resources.get("InstanceType"),
+        "instances": resources.get("InstanceCount"),
+        "spot": bool(found.get("EnableManagedSpotTraining")),
+        "metrics": {m["MetricName"]: m["Value"] for m in found.get("FinalMetricDataList", [])},
+    }
+    if job["state"] == "Completed":
+        job["model"] = found.get("ModelArtifacts", {}).get("S3ModelArtifacts")
+    return job
+
+
+def _describe_tuning(client: Any, account: Account, name: str) -> dict[str, Any]:
+    found = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    counters = found.get("TrainingJobStatusCounters", {})
+    best = found.get("BestTrainingJob") or {}
+    objective = best.get("FinalHyperParameterTuningJobObjectiveMetric", {})
+    resources = found.get("TrainingJobDefinition", {}).get("HyperParameterTuningResourceConfig", {})
+    return {
+        **_describe_common(name, "tuning", found.get("HyperParameterTuningJobStatus"), found),
+        "step": f"{sum(counters.values())} training jobs begun, {counters.get('Completed', 0)} completed"
+        if counters
+        else None,
+        "seconds": (found.get("ConsumedResources") or {}).get("RuntimeInSeconds"),
+        "usd": None,  # ``sum_trial_costs`` asks for each of its trainings
+        "instance_type": resources.get("InstanceType"),
+        "jobs": counters,
+        "best": best.get("TrainingJobName"),
+        "objective": {objective["MetricName"]: objective.get("Value")} if "MetricName" in objective else {},
+    }
+
+
+def _describe_transform(client: Any, account: Account, name: str) -> dict[str, Any]:
+    found = client.describe_transform_job(TransformJobName=name)
+    resources = found.get("TransformResources", {})
+    seconds = _count_seconds(found.get("TransformStartTime"), found.get("TransformEndTime"))
+    return {
+        **_describe_common(name, "transform", found.get("TransformJobStatus"), found),
+        "seconds": seconds,
+        "usd": _estimate_usd("transform", resources, account.region, seconds),
+        "instance_type": resources.get("InstanceType"),
+        "instances": resources.get("InstanceCount"),
+        "output": found.get("TransformOutput", {}).get("S3OutputPath"),
+    }
+
+
+_DESCRIBE: Final[Mapping[Kind, Callable[[Any, Account, str], dict[str, Any]]]] = {
+    "training": _describe_training,
+    "tuning": _describe_tuning,
+    "transform": _describe_transform,
+}
+
+
+def _describe_common(name: str, kind: Kind, state: str | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    created = found.get("CreationTime")
+    return {
+        "name": name,
+        "kind": kind,
+        "state": state or "Unknown",
+        "created": created.astimezone(timezone.utc).isoformat(timespec="seconds") if created else None,
+        "failure": found.get("FailureReason") or None,
+    }
+
+
+def _format_step(transition: Mapping[str, Any]) -> str:
+    return " ".join(f"{transition['Status']}: {transition.get('StatusMessage', '')}".rstrip(": ").split())
+
+
+def _count_seconds(start: datetime | None, end: datetime | None) -> int:
+    """Return the whole seconds from ``start`` to ``end``, or to now; 0 before the start."""
+    return round(((end or datetime.now(timezone.utc)) - start).total_seconds()) if start else 0
+
+
+def _estimate_usd(kind: PriceKind, resources: Mapping[str, Any], region: str, seconds: float) -> float | None:
+    """Return the cost at the on-demand price, or None if the table has no price."""
+    price = price_per_hour(str(resources.get("InstanceType")), kind, region)
+    return None if price is None else round(price * int(resources.get("InstanceCount") or 1) * seconds / 3600, 4)
+
+
+def _list_names(client: Any, operation: str, kind: str, limit: int, searches: Sequence[str] = ()) -> list[str]:
+    """Return the names of the ``limit`` newest jobs, without those that belong to one of ``searches``."""
+    order: dict[str, Any] = {"SortBy": "CreationTime", "SortOrder": "Descending", "PaginationConfig": {"PageSize": 100}}
+    pages = client.get_paginator(operation).paginate(NameContains=f"{PROJECT}-", **order)
+    names = (str(summary[f"{kind}Name"]) for page in pages for summary in page[f"{kind}Summaries"])
+    trials = tuple(f"{search}-" for search in searches)
+    return list(islice((n for n in names if n.startswith(f"{PROJECT}-") and not n.startswith(trials)), limit))
+
+
+def _print_table(jobs: list[dict[str, Any]]) -> None:
+    """Print a table for people, on stderr."""
+    console = Console(stderr=True, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "kind", "state", "seconds", "USD", "why"):
+        table.add_column(title, justify="right" if title in ("seconds", "USD") else "left")
+    for job in jobs:
+        usd = "?" if job["usd"] is None else f"{job['usd']:.2f}"
+        cells = (job["name"], job["kind"], job["state"], str(job["seconds"] or 0), usd, job["failure"] or "")
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    if jobs:
+        console.print(table)
+    else:
+        say("no jobs; python -m catdog.aws train starts one")
+
+
+def _suggest_command(job: dict[str, Any]) -> str:
+    name, is_done = job["name"], job["state"] == "Completed"
+    if job["kind"] == "training" and is_done:
+        return f"catdog.aws deploy --from-job {name} --ttl 2h"
+    if job["kind"] == "tuning" and is_done:
+        return f"catdog.aws tune --best {name} --out config.yaml"
+    return f"catdog.aws status {name}" if job["state"] not in ENDED else "catdog.aws status"
