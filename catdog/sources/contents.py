@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -19,6 +18,7 @@ from catdog.image import MAX_BYTES, read_file
 from catdog.sources.names import is_object_uri
 
 _LOCAL_HEADER: Final = 30  # bytes, before the name and the extra field (APPNOTE 4.3.7)
+_STORED, _DEFLATED = 0, 8  # compression methods (APPNOTE 4.4.5); zipfile takes a while to import
 _NAME_AND_EXTRA: Final = 1024  # bytes that are read along with a member, since its local header alone says how many
 
 
@@ -80,12 +80,12 @@ class Slice(NamedTuple):
         data = head[begin : begin + self.stored]
         if len(data) < self.stored:  # a name or an extra field of more than a kilobyte
             data = self._run(source, self.offset + begin, self.stored)
-        if method == zipfile.ZIP_DEFLATED:
+        if method == _DEFLATED:
             try:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
             except zlib.error as error:
                 raise ImageError(f"{source}: damaged inside the archive ({error})", "corrupt") from error
-        elif method != zipfile.ZIP_STORED:
+        elif method != _STORED:
             raise ImageError(f"{source}: compressed by method {method}, which is not read; unpack it", "unsupported")
         if zlib.crc32(data) != crc:
             raise ImageError(f"{source}: damaged inside the archive (its checksum differs)", "corrupt")

@@ -29,6 +29,7 @@ from catdog.errors import CatdogError, DataError, ImageError, SettingsError
 from catdog.extras import install_command
 from catdog.image import MAX_BYTES
 from catdog.sources.names import OBJECT_SCHEMES
+from catdog.text import first_line
 
 S3_SCHEME: Final = "s3://"
 ATTEMPTS: Final = 8  # of one request; AWS_MAX_ATTEMPTS overrides it
@@ -51,22 +52,53 @@ _STATUS: Final = re.compile(r"status code: (\d{3})")
 _HOST: Final = re.compile(r"https?://([^/\s?]+)")
 _NO_CREDENTIALS: Final = re.compile(r"External AWS credential provider: \w+: (.*)")
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
-_UNREACHABLE: Final = ("tcp connect error", "dns error", "Connect,")  # in the debug text of obstore's exceptions
-_UNTRUSTED: Final = ("invalid peer certificate", "certificate verify failed")
-_BROKE_OFF: Final = ("body error", "error sending request", "error decoding response")
 _NOT_THERE: Final = frozenset({"NoSuchKey", "404", "NotFound", "BlobNotFound"})
-_NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
-_FORBIDDEN: Final = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AuthorizationFailure"})
-_REFUSED: Final = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired", "401"}
-    | {"SignatureDoesNotMatch", "RequestTimeTooSkewed", "AuthenticationFailed"}
-)
-_ELSEWHERE: Final = frozenset(
-    {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-)
-_ARCHIVED: Final = frozenset({"InvalidObjectState", "BlobArchived"})
-_CHANGED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "ConditionNotMet"})
+_BROKE_OFF: Final = ("body error", "error sending request", "error decoding response")
 _GO_ON: Final = "start the same command again: it goes on"
+
+# Words of the stores (their error codes, HTTP statuses where they send no body) and of obstore's debug text, with what
+# is wrong and what to do, and whether the next object would fail just the same.
+_EXPLANATIONS: Final[tuple[tuple[frozenset[str], str, bool], ...]] = (
+    (frozenset({"NoSuchBucket", "ContainerNotFound"}), "there is no such bucket; check its name", True),
+    (
+        frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AuthorizationFailure"}),
+        "access is forbidden; the credentials in use need s3:ListBucket and s3:GetObject"
+        " (where results go s3:PutObject and s3:DeleteObject, too)",
+        False,
+    ),
+    (
+        frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "401"})
+        | {"TokenRefreshRequired", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "AuthenticationFailed"},
+        f"the AWS credentials are refused ({{code}}); renew them, then {_GO_ON}",
+        True,
+    ),
+    (
+        frozenset({"PermanentRedirect", "301"})
+        | {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"},
+        "the bucket is in another region; set AWS_DEFAULT_REGION to it",
+        True,
+    ),
+    (
+        frozenset({"InvalidObjectState", "BlobArchived"}),
+        "it is archived (Glacier); restore it to S3 first",
+        False,
+    ),
+    (
+        frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "ConditionNotMet"}),
+        "it was replaced by another one in the meantime; start again",
+        False,
+    ),
+    (
+        frozenset({"invalid peer certificate", "certificate verify failed"}),
+        "the server's certificate is not trusted",
+        True,
+    ),
+    (
+        frozenset({"tcp connect error", "dns error", "Connect,"}),
+        f"can't be reached{{host}}; check the network and AWS_ENDPOINT_URL, then {_GO_ON}",
+        True,
+    ),
+)
 
 _lock = threading.Lock()
 _stores: dict[tuple[int, str], Any] = {}  # by process id: connections must not be shared with a forked child
@@ -241,9 +273,7 @@ def explain_errors(place: str) -> Iterator[None]:
         code = _find_code(text)
         if "arse path" in text or "invalid path" in text:
             raise _UnnamableKeyError(f"{place}: a key that obstore has no name for ({_shorten(text)})") from error
-        if code in _NO_BUCKET:
-            raise DataError(f"{root}: there is no such bucket; check its name") from error
-        if isinstance(error, FileNotFoundError) or code in _NOT_THERE:
+        if (isinstance(error, FileNotFoundError) and code != "NoSuchBucket") or code in _NOT_THERE:
             raise MissingObjectError(f"{place}: there is no such object") from error
         explanation, concerns_all = _explain(code, text)
         if concerns_all:
@@ -281,29 +311,14 @@ def _about_a_photo(uri: str) -> Iterator[None]:
 
 
 def _explain(code: str, text: str) -> tuple[str, bool]:
-    """What is wrong and what to do, as the end of a sentence; and whether the next photo would fail just the same."""
+    """What is wrong and what to do, as the end of a sentence; and whether the next object would fail just the same."""
     if found := _NO_CREDENTIALS.search(text):
         known = found[1].startswith("no AWS credentials")
         return (found[1] if known else f"the AWS credentials can't be had ({found[1]}); log in again"), True
-    if any(words in text for words in _UNTRUSTED):
-        return "the server's certificate is not trusted", True
-    if code in _FORBIDDEN:
-        return (
-            "access is forbidden; the credentials in use need s3:ListBucket and s3:GetObject"
-            " (where results go s3:PutObject and s3:DeleteObject, too)"
-        ), False
-    if code in _REFUSED:
-        return f"the AWS credentials are refused ({code}); renew them, then {_GO_ON}", True
-    if code in _ELSEWHERE:
-        return "the bucket is in another region; set AWS_DEFAULT_REGION to it", True
-    if code in _ARCHIVED:
-        return "it is archived (Glacier); restore it to S3 first", False
-    if code in _CHANGED:
-        return "it was replaced by another one in the meantime; start again", False
-    if any(words in text for words in _UNREACHABLE):
-        host = _HOST.search(text)
-        named = f"can't be reached at {host[1]}" if host else "can't be reached"
-        return f"{named}; check the network and AWS_ENDPOINT_URL, then {_GO_ON}", True
+    for words, explanation, concerns_all in _EXPLANATIONS:
+        if code in words or (not code and any(word in text for word in words)):
+            host = _HOST.search(text)
+            return explanation.format(code=code, host=f" at {host[1]}" if host else ""), concerns_all
     return f"the transfer failed ({_shorten(text)})", False
 
 
@@ -314,10 +329,9 @@ def _find_code(text: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    """The first line of an obstore message, without the request and its duration."""
-    line = (text.strip().splitlines() or [""])[0]
-    message = _ERROR_CODE.search(text)
-    return f"{message[1]}" if message else line.rpartition(" - ")[2]
+    """The store's word, or the first line of an obstore message without the request and its duration."""
+    code = _ERROR_CODE.search(text)
+    return code[1] if code else text.strip().partition("\n")[0].rpartition(" - ")[2]
 
 
 class _ObjectStream(io.RawIOBase):
@@ -423,10 +437,6 @@ def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _obstore() -> Any:
     try:
         import obstore
@@ -472,9 +482,7 @@ def _make_store(root: str) -> Any:
     except CatdogError:
         raise
     except Exception as error:  # a profile that isn't there, an endpoint that is no URL
-        raise SettingsError(
-            f"the settings of this machine for {scheme} can't be used ({_first_line(error)})"
-        ) from error
+        raise SettingsError(f"the settings of this machine for {scheme} can't be used ({first_line(error)})") from error
 
 
 def _find_aws_settings() -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""The import rule: the core starts without torch, the cloud or charts."""
+"""The import rule: rooms use only those below them, and the core starts without torch, the cloud or charts."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 HEAVY = {"torch", "torchvision", "lightning", "boto3", "sagemaker", "matplotlib", "pandas", "sklearn", "ray", "onnx"}
+HEAVY |= {"obstore", "pyarrow", "fastapi"}
+ROOT = Path(__file__).parents[2]
 
 
 def loaded_by(module: str) -> set[str]:
@@ -15,6 +18,14 @@ def loaded_by(module: str) -> set[str]:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
+
+
+def test_rooms_import_only_those_below_them() -> None:
+    """The contracts are in pyproject.toml."""
+    pytest.importorskip("importlinter", reason="needs import-linter, which the extra dev installs")
+    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -38,4 +49,4 @@ def test_catdog_alone_does_not_load_onnxruntime() -> None:
 
 
 def test_predict_loads_neither_charts_nor_network_before_they_are_needed() -> None:
-    assert not loaded_by("catdog.predict") & {"rich", "ssl"}
+    assert not loaded_by("catdog.predict") & {"rich", "ssl", "tarfile", "zipfile"}
