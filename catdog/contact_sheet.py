@@ -77,12 +77,7 @@ def contact_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
     for row, height in zip(rows, heights, strict=True):
         for i, cell in enumerate(cells[row : row + columns], row):
             left = _GAP + (i - row) * (THUMBNAIL_PX + _GAP)
-            _draw_tile(
-                sheet,
-                _scale_to_tile(cell.photo) if isinstance(cell.photo, Image.Image) else thumbnail(cell.photo),
-                left,
-                top,
-            )
+            _draw_tile(sheet, thumbnail(cell.photo), left, top)
             at = (left + THUMBNAIL_PX // 2, top + THUMBNAIL_PX + _TEXT_GAP)
             after = _write_lines(draw, verdicts[i], at, verdict_font, cell.colour, bold=True)
             _write_lines(draw, names[i], (at[0], after), name_font, _INK)
@@ -91,11 +86,13 @@ def contact_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
         sheet.save(temporary, format="PNG")
 
 
-def thumbnail(photo: Path | bytes | ImageError) -> Image.Image:
+def thumbnail(photo: Path | bytes | Image.Image | ImageError) -> Image.Image:
     """Return an upright RGB image whose longer side is THUMBNAIL_PX.
 
     For a photo that can't be read, and for an ImageError in its place, it is a blank tile with the reason in a word.
     """
+    if isinstance(photo, Image.Image):
+        return _scale_to_tile(photo)
     try:
         if isinstance(photo, ImageError):
             raise photo
