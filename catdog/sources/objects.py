@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from catdog.errors import CatdogError, DataError, ImageError, SettingsError
 from catdog.extras import install_command
@@ -222,11 +222,12 @@ def open_object(uri: str) -> BinaryIO:
     return io.BufferedReader(_ObjectStream(uri), BUFFER_BYTES)
 
 
-def open_seekable(uri: str) -> IO[bytes]:
-    """An object whose parts are fetched when they are read, as a zip's directory is; raises DataError."""
+def open_seekable(uri: str) -> BinaryIO:
+    """An object whose parts are fetched when they are read, as a zip's directory is; raises as ``read_object`` does."""
     root, key = split_uri(uri)
     with explain_errors(uri):
-        return cast(IO[bytes], _obstore().open_reader(_connect(root), key, buffer_size=BUFFER_BYTES))
+        size = _obstore().head(_connect(root), key)["size"]
+    return io.BufferedReader(_SeekableObject(uri, size), BUFFER_BYTES)
 
 
 def object_version(uri: str) -> str | None:
@@ -332,6 +333,29 @@ def _shorten(text: str) -> str:
     """The store's word, or the first line of an obstore message without the request and its duration."""
     code = _ERROR_CODE.search(text)
     return code[1] if code else text.strip().partition("\n")[0].rpartition(" - ")[2]
+
+
+class _SeekableObject(io.RawIOBase):
+    """An object, read where it is asked for."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size, self._at = uri, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = read_range(self._uri, self._at, min(len(buffer), max(0, self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 class _ObjectStream(io.RawIOBase):
