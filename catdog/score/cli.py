@@ -124,6 +124,8 @@ def main(
     if dry_run:
         typer.echo(json.dumps(_dry_run(sources or [], lists or [], job, chosen, count)))
         return
+    if contact_sheet and contact_sheet.suffix.lower() != ".png":
+        raise SettingsError(f"--contact-sheet {contact_sheet}: is drawn as a PNG; give a name that ends in .png")
     for option, path in (("--summary", summary), ("--contact-sheet", contact_sheet)):
         if path:  # before the hours that its content takes
             with _writing(option, path):
@@ -150,7 +152,7 @@ def main(
         raise typer.Exit(EXIT_TOO_MANY_ERRORS)
     if not outcome.finished:
         raise typer.Exit(EXIT_SIGNAL + stopped.signal)
-    if outcome.totals.failed:
+    if outcome.totals.failed or not outcome.totals.rows:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -239,6 +241,7 @@ def _report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
         "photos": totals.rows,
         "ok": totals.statuses["ok"],
         "failed": totals.failed,
+        "first_error": outcome.first_error,
         "labels": dict(sorted(totals.labels.items())),
         "scored_before": outcome.before,
         "changes": outcome.changes and outcome.changes._asdict(),
@@ -258,6 +261,10 @@ def _show(console: Console, report: dict[str, Any]) -> None:
     lines = [f"{report['ok']:,} of {report['photos']:,} photos answered: {labels}"]
     if report["failed"]:
         lines.append(_failures(report["failed"]))
+    if report["first_error"]:
+        lines.append(f"the first: {report['first_error']}")
+    if not report["photos"]:
+        lines.append("the sources and lists name no photo")
     if report["changes"]:
         lines.append(", ".join(f"{n:,} {kind}" for kind, n in report["changes"].items() if n or kind != "retried"))
     if report["scored_before"] < report["photos"]:
@@ -272,6 +279,8 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         lines.append("stopped; the rows are kept, and the same command with a larger --max-errors goes on")
     elif report["stopped"]:
         lines.append("stopped; the same command goes on")
+    elif report["changes"] and report["changes"]["kept"] == report["photos"] and not report["changes"]["gone"]:
+        lines.append(f"{report['out']} is up to date")
     else:
         lines.append(f"wrote {report['out']}")
     for line in lines:

@@ -94,6 +94,8 @@ class Outcome:
     too_many_errors: bool = False
     changes: Changes | None = None
     """What an update found; None in a first run."""
+    first_error: str | None = None
+    """Why the first photo that this run could not answer has no answer."""
 
 
 def prepare_job(model: str | None, threshold: float | None, provider: str | None) -> tuple[Job, tuple[str, ...]]:
@@ -135,6 +137,7 @@ def score(
     begin = time.monotonic()
     scored, spent, clock = 0, Seconds(), Clock(workers)
     changes: Changes | None = None
+    first_error: str | None = None
     with store.lock(name):
         ledger = Ledger(store, name, _describe_job(sources, lists, job), class_names, job.model_sha256, restart)
         ledger.open()
@@ -155,6 +158,7 @@ def score(
                     for took in collected.rows_from(engine(collected.tasks(), partial(Scorer, job))):
                         spent = spent.plus(took)
                         scored = done + collected.scored
+                        first_error = first_error or collected.first_error
                         clock.tick(scored)
                         progress(collected.totals, collected.totals.rows - scored)
                         if max_errors.are_exceeded(collected.totals):
@@ -174,7 +178,9 @@ def score(
         seconds = time.monotonic() - begin
         too_many = max_errors.are_exceeded(ledger.totals, at_end=ledger.listed)
         before = ledger.totals.rows - scored
-        return Outcome(ledger.totals, before, seconds, clock.rate, spent, ledger.finished, too_many, changes)
+        return Outcome(
+            ledger.totals, before, seconds, clock.rate, spent, ledger.finished, too_many, changes, first_error
+        )
 
 
 def _is_up_to_date(ledger: Ledger, sources: Sequence[str], lists: Sequence[str | Path], retry_failed: bool) -> bool:
@@ -229,6 +235,7 @@ class _Collected:
         self._changes = ledger.changes.copy()
         self.scored = 0
         """Rows that are no former ones."""
+        self.first_error: str | None = None
         self.totals = Totals(ledger.totals.statuses.copy(), ledger.totals.labels.copy())
 
     def tasks(self) -> Iterator[Task]:
@@ -266,6 +273,7 @@ class _Collected:
                     self._settle()
                     item, _, kind = self._waiting.popleft()
                     self.scored += 1
+                    self.first_error = self.first_error or row.error
                     self._put(item, row._replace(version=item.version), kind)
                 self._settle()
                 yield answer.seconds
