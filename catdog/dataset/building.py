@@ -194,6 +194,8 @@ def _check_one(
         data = content.read(item.name)
         checked = check(data, item.name, min_side)
     except ImageError as error:
+        if error.reason == "out_of_memory":  # says nothing about the photo, which would be missed in silence
+            raise DataError(f"{error}; free some memory, and start it again") from error
         return ("unreadable" if error.reason == "missing" else error.reason), str(error)
     if isinstance(checked, TooSmall):
         return "too_small", checked.message
