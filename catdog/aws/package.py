@@ -33,8 +33,8 @@ from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.serving import golden
 from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME, check_same_contract
-from catdog.sources.objects import S3_SCHEME as SCHEME
-from catdog.sources.objects import split_s3_uri as split_uri
+from catdog.sources.addresses import S3_SCHEME as SCHEME
+from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.text import first_line
 
 EMBEDDED: Final = "embedded"

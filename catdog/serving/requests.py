@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.errors import CatdogError, ImageError, SettingsError
-from catdog.sources.objects import S3_SCHEME as SCHEME
+from catdog.sources.addresses import S3_SCHEME as SCHEME
+from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.sources.objects import read_object
-from catdog.sources.objects import split_s3_uri as split_uri
 from catdog.text import first_line
 
 IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")

@@ -10,6 +10,7 @@ members.py   members of archives by their names
 lists.py     the entries of a list
 web.py       a URL's bytes, bounded in size, time and reach
 objects.py   S3, Google Cloud Storage and Azure Blob Storage
+addresses.py addresses of objects, and a store's refusals as sentences
 stores.py    results that appear whole or not at all
 """
 

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from catdog.errors import DataError, ImageError
+from catdog.errors import DataError, ImageError, SettingsError
 from catdog.image import SUFFIXES
+from catdog.sources.addresses import ObjectError, split_uri
 from catdog.sources.contents import Content, Failed, File, Object, Stdin, Web, file_version
 from catdog.sources.folders import walk
 from catdog.sources.names import (
@@ -128,11 +129,9 @@ def content_for(source: str, *, typed: bool = True) -> Content:
 
         return NamedMember(archive, member)
     if is_object_uri(source):
-        from catdog.sources import objects
-
         try:
-            objects.split_uri(source)
-        except Exception as error:
+            split_uri(source)
+        except SettingsError as error:
             return Failed(str(error), "unsupported")
         return Object(source)
     if is_url(source):
@@ -167,9 +166,7 @@ def _choose_lister(source: str, stdin: bool, known: Known) -> _Lister:
 
 
 def _choose_object_lister(source: str, known: Known) -> _Lister:
-    from catdog.sources import objects
-
-    root, key = objects.split_uri(source)
+    root, key = split_uri(source)
     if MAGIC.search(key):
         return lambda position: _list_object_pattern(source, root, key, position, known)
     if is_archive_name(key):
@@ -195,7 +192,7 @@ def _object_version_or_none(uri: str) -> str | None:
 
     try:
         return objects.object_version(uri)
-    except objects.ObjectError:  # its reading will say what is wrong
+    except ObjectError:  # its reading will say what is wrong
         return None
 
 

@@ -20,7 +20,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, cast
@@ -28,10 +28,18 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 from catdog.errors import CatdogError, DataError, ImageError, SettingsError
 from catdog.extras import install_command
 from catdog.image import MAX_BYTES
-from catdog.sources.names import OBJECT_SCHEMES
+from catdog.sources.addresses import (
+    BrokenOffError,
+    MissingObjectError,
+    ObjectError,
+    UnnamableKeyError,
+    about_a_photo,
+    explain_errors,
+    shorten_message,
+    split_uri,
+)
 from catdog.text import first_line
 
-S3_SCHEME: Final = "s3://"
 ATTEMPTS: Final = 8  # of one request; AWS_MAX_ATTEMPTS overrides it
 CONNECT_TIMEOUT: Final = timedelta(seconds=10)
 READ_TIMEOUT: Final = timedelta(seconds=60)  # without a single byte
@@ -45,61 +53,7 @@ PAGE_KEYS: Final = 1000  # the most that S3 lists at once
 BUFFER_BYTES: Final = 256 * 2**10
 PART_BYTES: Final = 8 * 2**20  # of a multipart upload
 
-# AWS's rule for new buckets, widened to what older ones and other makes have.
-_BUCKET: Final = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{1,254}")
-_ERROR_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
-_STATUS: Final = re.compile(r"status code: (\d{3})")
-_HOST: Final = re.compile(r"https?://([^/\s?]+)")
-_NO_CREDENTIALS: Final = re.compile(r"External AWS credential provider: \w+: (.*)")
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
-_NOT_THERE: Final = frozenset({"NoSuchKey", "404", "NotFound", "BlobNotFound"})
-_BROKE_OFF: Final = ("body error", "error sending request", "error decoding response")
-_GO_ON: Final = "start the same command again: it goes on"
-
-# Words of the stores (their error codes, HTTP statuses where they send no body) and of obstore's debug text, with what
-# is wrong and what to do, and whether the next object would fail just the same.
-_EXPLANATIONS: Final[tuple[tuple[frozenset[str], str, bool], ...]] = (
-    (frozenset({"NoSuchBucket", "ContainerNotFound"}), "there is no such bucket; check its name", True),
-    (
-        frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AuthorizationFailure"}),
-        "access is forbidden; the credentials in use need s3:ListBucket and s3:GetObject"
-        " (where results go s3:PutObject and s3:DeleteObject, too)",
-        False,
-    ),
-    (
-        frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "401"})
-        | {"TokenRefreshRequired", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "AuthenticationFailed"},
-        f"the AWS credentials are refused ({{code}}); renew them, then {_GO_ON}",
-        True,
-    ),
-    (
-        frozenset({"PermanentRedirect", "301"})
-        | {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"},
-        "the bucket is in another region; set AWS_DEFAULT_REGION to it",
-        True,
-    ),
-    (
-        frozenset({"InvalidObjectState", "BlobArchived"}),
-        "it is archived (Glacier); restore it to S3 first",
-        False,
-    ),
-    (
-        frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "ConditionNotMet"}),
-        "it was replaced by another one in the meantime; start again",
-        False,
-    ),
-    (
-        frozenset({"invalid peer certificate", "certificate verify failed"}),
-        "the server's certificate is not trusted",
-        True,
-    ),
-    (
-        frozenset({"tcp connect error", "dns error", "Connect,"}),
-        f"can't be reached{{host}}; check the network and AWS_ENDPOINT_URL, then {_GO_ON}",
-        True,
-    ),
-)
-
 _lock = threading.Lock()
 _stores: dict[tuple[int, str], Any] = {}  # by process id: connections must not be shared with a forked child
 _md5_is_no_etag: set[str] = set()  # buckets whose ETags are something else (SSE-KMS)
@@ -113,26 +67,6 @@ class Listed(NamedTuple):
     """Bytes."""
     version: str | None
     """Its ETag: another one when the object was replaced."""
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """``s3://bucket/some/key`` -> ``("s3://bucket", "some/key")``; the key may be empty. Raises SettingsError."""
-    scheme, rest = uri[:5].lower(), uri[5:]
-    bucket, _, key = rest.partition("/")
-    if scheme not in OBJECT_SCHEMES or not _BUCKET.fullmatch(bucket):
-        name = "an S3" if scheme not in OBJECT_SCHEMES[1:] else "an object's"
-        raise SettingsError(
-            f"{uri}: not {name} address; give {scheme if scheme in OBJECT_SCHEMES else 's3://'}bucket/key"
-        )
-    return f"{scheme}{bucket}", key
-
-
-def split_s3_uri(uri: str) -> tuple[str, str]:
-    """``s3://bucket/some/key`` -> ``("bucket", "some/key")``, for requests to AWS; raises SettingsError."""
-    root, key = split_uri(uri)
-    if not root.startswith(S3_SCHEME):
-        raise SettingsError(f"{uri}: not an S3 address; give s3://bucket/key")
-    return root[len(S3_SCHEME) :], key
 
 
 def close() -> None:
@@ -164,10 +98,10 @@ def list_objects(root: str, prefix: str, after: str = "") -> Iterator[Listed]:
                 elif after > prefix:
                     return
             return
-        except _UnnamableKeyError as error:
+        except UnnamableKeyError as error:
             yield from _list_with_boto3(root, prefix, after, error)
             return
-        except _BrokenOffError:
+        except BrokenOffError:
             if (pause := next(pauses, None)) is None:
                 raise
             time.sleep(pause)
@@ -187,7 +121,7 @@ def read_object(uri: str, most_bytes: int = MAX_BYTES) -> bytes:
     and again), and DataError where no other photo could be read either: no bucket, no network, no valid credentials.
     """
     root, _ = split_uri(uri)
-    with _about_a_photo(uri):
+    with about_a_photo(uri):
         data, tag = _download(uri, most_bytes)
         if _MD5.fullmatch(tag) and root not in _md5_is_no_etag and _md5(data) != tag:
             again, _ = _download(uri, most_bytes)  # damaged on its way, or the ETag is no MD5 in this bucket (SSE-KMS)
@@ -200,7 +134,7 @@ def read_object(uri: str, most_bytes: int = MAX_BYTES) -> bytes:
 def read_range(uri: str, offset: int, length: int) -> bytes:
     """``length`` bytes of an object, fewer where it ends; raises as ``read_object`` does."""
     root, key = split_uri(uri)
-    with _about_a_photo(uri), explain_errors(uri):
+    with about_a_photo(uri), explain_errors(uri):
         return bytes(_obstore().get_range(_connect(root), key, start=offset, length=length)) if length else b""
 
 
@@ -257,82 +191,6 @@ def delete_object(uri: str) -> None:
     root, key = split_uri(uri)
     with suppress(MissingObjectError), explain_errors(uri):
         _obstore().delete(_connect(root), key)
-
-
-@contextmanager
-def explain_errors(place: str) -> Iterator[None]:
-    """Turn what obstore raises in the block into a DataError: ``place``, what is wrong, and what to do."""
-    try:
-        yield
-    except CatdogError:
-        raise
-    except Exception as error:
-        text = str(error)
-        if not type(error).__module__.startswith("obstore") and not isinstance(error, (FileNotFoundError, ValueError)):
-            raise
-        root = split_uri(place)[0]
-        code = _find_code(text)
-        if "arse path" in text or "invalid path" in text:
-            raise _UnnamableKeyError(f"{place}: a key that obstore has no name for ({_shorten(text)})") from error
-        if (isinstance(error, FileNotFoundError) and code != "NoSuchBucket") or code in _NOT_THERE:
-            raise MissingObjectError(f"{place}: there is no such object") from error
-        explanation, concerns_all = _explain(code, text)
-        if concerns_all:
-            raise DataError(f"{root}: {explanation}") from error
-        if not code and any(words in text for words in _BROKE_OFF):
-            raise _BrokenOffError(f"{place}: {explanation}") from error
-        raise ObjectError(f"{place}: {explanation}") from error
-
-
-class ObjectError(DataError):
-    """What is wrong with one object, and says nothing about the others."""
-
-
-class MissingObjectError(ObjectError):
-    """There is no such object."""
-
-
-class _BrokenOffError(ObjectError):
-    """A transfer that broke off, though it was tried again and again."""
-
-
-class _UnnamableKeyError(ObjectError):
-    """A key that obstore has no name for: ``a//b``, or one with control characters."""
-
-
-@contextmanager
-def _about_a_photo(uri: str) -> Iterator[None]:
-    """Turn a problem of one object into an ImageError."""
-    try:
-        yield
-    except MissingObjectError as error:
-        raise ImageError(f"{uri}: no such object", "missing") from error
-    except ObjectError as error:
-        raise ImageError(str(error), "unreadable") from error
-
-
-def _explain(code: str, text: str) -> tuple[str, bool]:
-    """What is wrong and what to do, as the end of a sentence; and whether the next object would fail just the same."""
-    if found := _NO_CREDENTIALS.search(text):
-        known = found[1].startswith("no AWS credentials")
-        return (found[1] if known else f"the AWS credentials can't be had ({found[1]}); log in again"), True
-    for words, explanation, concerns_all in _EXPLANATIONS:
-        if code in words or (not code and any(word in text for word in words)):
-            host = _HOST.search(text)
-            return explanation.format(code=code, host=f" at {host[1]}" if host else ""), concerns_all
-    return f"the transfer failed ({_shorten(text)})", False
-
-
-def _find_code(text: str) -> str:
-    """The store's word for what is wrong, its HTTP status where it sends no body, "" where it did not answer."""
-    found = _ERROR_CODE.search(text) or _STATUS.search(text)
-    return found[1] if found else ""
-
-
-def _shorten(text: str) -> str:
-    """The store's word, or the first line of an obstore message without the request and its duration."""
-    code = _ERROR_CODE.search(text)
-    return code[1] if code else text.strip().partition("\n")[0].rpartition(" - ")[2]
 
 
 class _SeekableObject(io.RawIOBase):
@@ -413,11 +271,11 @@ def _download(uri: str, most_bytes: int) -> tuple[bytes, str]:
             if len(data) != size:
                 raise ObjectError(f"{uri}: {len(data)} bytes came, not {size}")
             return data, _clean_tag(found.meta["e_tag"]) or ""
-    except _UnnamableKeyError as error:
+    except UnnamableKeyError as error:
         return _read_with_boto3(uri, error), ""
 
 
-def _list_with_boto3(root: str, prefix: str, after: str, reason: _UnnamableKeyError) -> Iterator[Listed]:
+def _list_with_boto3(root: str, prefix: str, after: str, reason: UnnamableKeyError) -> Iterator[Listed]:
     """Go on with a listing behind a key that obstore has no name for."""
     client = _make_boto3_client(root, reason)
     try:
@@ -426,10 +284,10 @@ def _list_with_boto3(root: str, prefix: str, after: str, reason: _UnnamableKeyEr
                 if not item["Key"].endswith("/"):
                     yield Listed(item["Key"], item["Size"], _clean_tag(item["ETag"]))
     except OSError as error:
-        raise DataError(f"{root}: can't be listed ({_shorten(str(error))}); {_GO_ON}") from error
+        raise DataError(f"{root}: can't be listed ({shorten_message(str(error))})") from error
 
 
-def _read_with_boto3(uri: str, reason: _UnnamableKeyError) -> bytes:
+def _read_with_boto3(uri: str, reason: UnnamableKeyError) -> bytes:
     root, key = split_uri(uri)
     client = _make_boto3_client(root, reason)
     try:
@@ -440,16 +298,16 @@ def _read_with_boto3(uri: str, reason: _UnnamableKeyError) -> bytes:
     except client.exceptions.NoSuchKey as error:
         raise MissingObjectError(str(error)) from error
     except client.exceptions.ClientError as error:
-        raise ObjectError(f"{uri}: {_shorten(str(error))}") from error
+        raise ObjectError(f"{uri}: {shorten_message(str(error))}") from error
 
 
-def _make_boto3_client(root: str, reason: _UnnamableKeyError) -> Any:
+def _make_boto3_client(root: str, reason: UnnamableKeyError) -> Any:
     if not root.startswith("s3://"):
         raise reason
     try:
         import boto3.session
     except ImportError:
-        raise _UnnamableKeyError(f"{reason}; rename it, or pip install boto3") from reason
+        raise UnnamableKeyError(f"{reason}; rename it, or pip install boto3") from reason
     return boto3.session.Session().client("s3")
 
 

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from catdog.errors import DataError, SettingsError
 from catdog.files import replace_file
 from catdog.sources import objects
+from catdog.sources.addresses import MissingObjectError, split_uri
 from catdog.sources.names import is_object_uri
 
 _OWN: Final = re.compile(r"\..+\.(tmp|lock)")  # replace_file's temporary files and the locks
@@ -70,7 +71,7 @@ class Store(Protocol):
 def open_store(place: str) -> tuple[Store, str]:
     """The store that holds ``place``, a path or an object's address, and the name in it; raises SettingsError."""
     if is_object_uri(place):
-        root, key = objects.split_uri(place)
+        root, key = split_uri(place)
         prefix, _, name = key.rpartition("/")
         if not name:
             raise SettingsError(f"{place}: names no file; give {root}/folder/results.parquet")
@@ -195,7 +196,7 @@ class BucketStore:
         try:
             with objects.open_object(self._uri(name)) as stream:
                 return stream.read()
-        except objects.MissingObjectError:
+        except MissingObjectError:
             return None
 
     def exists(self, name: str) -> bool:

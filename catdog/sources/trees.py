@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from catdog.errors import DataError, ImageError
+from catdog.sources.addresses import split_uri
 from catdog.sources.archives import list_members
 from catdog.sources.contents import Bytes, Content, Failed, File, Object
 from catdog.sources.folders import walk
@@ -98,7 +99,7 @@ def _open_folder(path: Path) -> Tree:
 def _open_prefix(uri: str) -> Tree:
     from catdog.sources import objects
 
-    root, key = objects.split_uri(uri)
+    root, key = split_uri(uri)
     prefix = key if not key or key.endswith("/") else f"{key}/"
     tree = Tree(uri, prefix.rstrip("/").rpartition("/")[2] or root[5:])
     for item in objects.list_objects(root, prefix):

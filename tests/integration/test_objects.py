@@ -22,7 +22,8 @@ import pytest
 from catdog.errors import DataError, ImageError, SettingsError
 from catdog.image import MAX_BYTES
 from catdog.sources import objects
-from catdog.sources.objects import list_objects, object_version, open_object, read_object, split_uri
+from catdog.sources.addresses import split_uri
+from catdog.sources.objects import list_objects, object_version, open_object, read_object
 from catdog.sources.stores import BucketStore, FolderStore, Store, open_store
 from tests.integration.s3_server import Proxy
 

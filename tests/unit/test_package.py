@@ -42,6 +42,7 @@ CODE = [
             "serving/loading",
             "serving/requests",
             "sources/__init__",
+            "sources/addresses",
             "sources/archives",
             "sources/contents",
             "sources/folders",

@@ -36,7 +36,7 @@ from catdog.contract import UNSURE, Contract
 from catdog.errors import CatdogError, ImageError, SettingsError
 from catdog.prediction import Prediction
 from catdog.sources import Input
-from catdog.sources.objects import split_s3_uri as split_uri
+from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.text import printable
 
 JSON_TYPE: Final = "application/json"

@@ -25,6 +25,7 @@ from catdog.score import output
 from catdog.score.ledger import Totals
 from catdog.score.rows import Row, table
 from catdog.sources import objects
+from catdog.sources.addresses import S3_SCHEME, split_s3_uri
 from catdog.sources.stores import Store, open_store
 
 ENDING: Final = ".out"
@@ -43,17 +44,17 @@ class S3Folder(NamedTuple):
     @classmethod
     def parse(cls, uri: str) -> S3Folder:
         """Parse ``s3://bucket/folder``; raises SettingsError."""
-        bucket, key = objects.split_s3_uri(uri)
+        bucket, key = split_s3_uri(uri)
         return cls(bucket, key if not key or key.endswith("/") else f"{key}/")
 
     @property
     def uri(self) -> str:
         """The folder as an s3:// address."""
-        return f"{objects.S3_SCHEME}{self.bucket}/{self.prefix}"
+        return f"{S3_SCHEME}{self.bucket}/{self.prefix}"
 
     def list(self) -> Iterator[objects.Listed]:
         """List the objects in it; raises DataError if the bucket can't be read."""
-        return objects.list_objects(f"{objects.S3_SCHEME}{self.bucket}", self.prefix)
+        return objects.list_objects(f"{S3_SCHEME}{self.bucket}", self.prefix)
 
 
 class JoinedRow(NamedTuple):
@@ -74,7 +75,7 @@ def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterat
     has_outputs = next(outputs.list(), None) is not None
 
     def join(item: objects.Listed) -> JoinedRow:
-        source = f"{objects.S3_SCHEME}{inputs.bucket}/{item.key}"
+        source = f"{S3_SCHEME}{inputs.bucket}/{item.key}"
         for name in _list_output_names(item.key, inputs) if has_outputs else ():
             try:
                 body = objects.read_object(outputs.uri + name)

@@ -35,8 +35,8 @@ from catdog.aws.jobs.requests import FRAMEWORK
 from catdog.aws.jobs.sdk import find_inference_image
 from catdog.aws.package import ARCHIVE_NAME, EMBEDDED, find_job_model, prepare_upload
 from catdog.errors import SettingsError
-from catdog.sources.objects import S3_SCHEME as SCHEME
-from catdog.sources.objects import split_s3_uri as split_uri
+from catdog.sources.addresses import S3_SCHEME as SCHEME
+from catdog.sources.addresses import split_s3_uri as split_uri
 
 INSTANCE: Final = "ml.m5.large"
 CAPTURE_PREFIX: Final = "catdog/capture"

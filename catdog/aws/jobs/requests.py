@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 from catdog.aws.account import PROJECT, Account
 from catdog.aws.instances import check_instance_type, estimate_cost, has_own_disk, has_several_gpus
 from catdog.errors import SettingsError
+from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.sources.names import is_archive_name
-from catdog.sources.objects import split_s3_uri as split_uri
 from catdog.training.settings import CHECKPOINTS, Settings, parse, resolve
 from catdog.training.space import Choices, Range
 
