@@ -22,6 +22,7 @@ from catdog.errors import SettingsError
 ROOT: Final = Path(__file__).resolve().parents[2]
 TRAIN_ENTRY: Final = "train.py"
 SERVE_ENTRY: Final = "inference.py"
+_TRAIN_COMMAND: Final = "catdog/training/cli.py"  # which train.py may also start by its name, not by an import
 _PACKAGES: Final = ("catdog", "export")
 _TIME: Final = 315_532_800  # 1980-01-01, the first that zip knows
 
@@ -42,10 +43,11 @@ def list_training_files(root: Path = ROOT) -> list[str]:
 
     Raises SettingsError if ``root`` is not a checkout.
     """
-    own = (TRAIN_ENTRY, "requirements.txt")
-    for name in own:
-        _require(root / name, "train")
-    return sorted([*own, *(path.relative_to(root).as_posix() for path in list_imported_files(root / own[0], root))])
+    files = {root / "requirements.txt"}
+    for name in (TRAIN_ENTRY, _TRAIN_COMMAND):
+        entry = _require(root / name, "train")
+        files |= {entry, *list_imported_files(entry, root)}
+    return sorted(path.relative_to(root).as_posix() for path in files)
 
 
 @contextmanager
