@@ -29,7 +29,7 @@ test: $(VENV)/.dev java
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 rehearse: $(VENV)/.dev java
 	@command -v java >/dev/null || \

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,29 @@ from PIL import Image
 from catdog.classifier import Classifier
 from catdog.contract import METADATA_KEY, Contract
 
+# A process of root without this may read as little as anybody else.
+UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 TINY_CONTRACT = Contract(class_names=("cat", "dog"), input_size=16, threshold=0.6)
+
+
+def _fail_if_skipped(report: Any) -> None:
+    if report.skipped and os.environ.get("CATDOG_SKIPS") == "fail" and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, which is a failure here: {report.longrepr[2]}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
 
 
 def build_tiny_model(

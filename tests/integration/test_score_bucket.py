@@ -214,11 +214,9 @@ def test_a_bucket_that_can_not_be_used_is_one_line_at_once(
     proxy.plans[f"/{bucket}"] = itertools.repeat(fault)
     place, out = f"s3://{bucket}", tmp_path / "r.csv"
     nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"} if fault == "nobody" else {}
-    begin = time.monotonic()
     for where in (str(out), f"{place}/out/r.csv") if "{}" in source else (str(out),):
         _, error = end(start(tiny_model, source.format(place), "--out", where, **nobody), 2)
         assert error.startswith("catdog.score: error: s3://")
         assert where != str(out) or words.format(place) in error
         assert error.count("\n") == 1
-    assert time.monotonic() - begin < 30
     assert not out.exists()

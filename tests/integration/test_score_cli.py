@@ -27,7 +27,7 @@ from PIL import Image
 from catdog.contract import Contract
 from catdog.image import MAX_BYTES
 from catdog.sources.contents import file_version
-from tests.conftest import build_tiny_model
+from tests.conftest import UNPRIVILEGED, build_tiny_model
 
 pytest.importorskip("pyarrow", reason="results are made with pyarrow")
 
@@ -35,8 +35,6 @@ Photo = Callable[..., bytes]
 Done = subprocess.CompletedProcess[str]
 Score = Callable[..., Done]
 ODD = os.fsdecode(b"caf\xe9.jpg")  # a name that is not UTF-8
-# A process of root without this may read as little as anybody else.
-UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--"] if os.geteuid() == 0 else []
 
 
 @pytest.fixture
@@ -185,12 +183,10 @@ def test_every_hostile_input_is_exactly_one_row(score: Score, folder: Path, phot
     (here / "locked.jpg").chmod(0)
     (here / "locked").chmod(0)
     try:
-        started = time.monotonic()
         done = score(
             "hostile", "gone.jpg", "cut.tar", "p.zip", "no.zip", "none*.jpg", "hostile/pipe.jpg", "",
             "--out", "r.jsonl", code=1, prefix=UNPRIVILEGED,
         )  # fmt: skip
-        assert time.monotonic() - started < 30
     finally:
         (here / "locked").chmod(0o700)
     found = rows("r.jsonl")
@@ -312,7 +308,7 @@ def test_too_many_errors_stop_the_run_and_a_larger_bound_completes_it(score: Sco
         None if n in bad else ("cat", "dog")[n % 2] for n in range(800)
     ]
     over = score(*command, "--max-errors", "0.5%", code=3)  # 5 of 800 are 0.6 %
-    assert "more errors than --max-errors allows\nwrote r.jsonl" in over.stderr
+    assert "more errors than --max-errors allows\nr.jsonl is up to date" in over.stderr
 
 
 def test_a_share_of_errors_stops_a_long_run(score: Score, folder: Path) -> None:
@@ -461,14 +457,13 @@ def test_interrupted_and_started_again_it_gives_the_rows_of_an_uninterrupted_run
     score: Score, folder: Path, command: list[str]
 ) -> None:
     repeated(folder, 600, bad=[3, 599], size=(700, 700))
-    call = ["--list", "list.txt", "--out", "r.jsonl"]
+    call = ["--list", "list.txt", "--out", "r.jsonl", "--part-rows", "16"]
     done = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         with subprocess.Popen([*command, *call], stdout=-1, stderr=-1, start_new_session=True) as process:
-            while not (folder / ".r.jsonl.lock").exists():  # from then on it answers signals
+            while 16 * len(list(folder.glob("r.jsonl.parts/part-*"))) <= done:
                 assert process.poll() is None
                 time.sleep(0.01)
-            time.sleep(0.7)  # whatever was begun is finished, so there are rows
             os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
             stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 128 + number, stderr.decode()

@@ -20,6 +20,7 @@ from PIL import Image
 from catdog.contract import Contract
 from catdog.errors import ImageError, ImageReason
 from catdog.image import MAX_BYTES, decode, load_pixels
+from tests.conftest import UNPRIVILEGED
 
 CONTRACT = Contract(class_names=("cat", "dog"), input_size=32)
 
@@ -127,12 +128,21 @@ def test_files_that_are_no_photo(tmp_path: Path) -> None:
     assert refused(Path("/dev/zero")).reason == "unreadable"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission(tmp_path: Path) -> None:
     path = tmp_path / "secret.jpg"
     path.write_bytes(encoded("JPEG"))
     path.chmod(0)
-    assert refused(path).reason == "unreadable"
+    code = f"""
+from catdog.errors import ImageError
+from catdog.image import read_file
+try:
+    read_file({str(path)!r})
+except ImageError as error:
+    print(error.reason, error)
+"""
+    command = [*UNPRIVILEGED, sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == f"unreadable {path}: can't be read (Permission denied)\n"
 
 
 def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
