@@ -97,6 +97,9 @@ def main(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Score rows without an answer once more, though nothing changed.")
     ] = False,
+    private_urls: Annotated[
+        bool, typer.Option("--private-urls", help="Also fetch URLs of a list that lead into a private network.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, try a few, estimate; write nothing.")] = False,
     engine: Annotated[
         EngineName, typer.Option(help="ray: on a Ray cluster, with pip install '.[ray]'.")
@@ -136,8 +139,8 @@ def main(
     with stopped.watch(), _progress(sources or [], lists or []) as progress:
         outcome = run.score(
             sources or [], lists or [], out, job, class_names, chosen, count,
-            max_errors=limit, restart=restart, retry_failed=retry_failed, part_rows=part_rows or run.PART_ROWS,
-            stop=stopped.event, progress=progress,
+            max_errors=limit, restart=restart, retry_failed=retry_failed, private_urls=private_urls,
+            part_rows=part_rows or run.PART_ROWS, stop=stopped.event, progress=progress,
         )  # fmt: skip
     report = _report(out, outcome, job.model_sha256, count)
     _show(console, report)

@@ -118,6 +118,7 @@ def score(
     max_errors: MaxErrors | None = None,
     restart: bool = False,
     retry_failed: bool = False,
+    private_urls: bool = False,
     part_rows: int = PART_ROWS,
     stop: threading.Event | None = None,
     progress: Callable[[Totals, int], None] = lambda totals, before: None,
@@ -126,14 +127,16 @@ def score(
 
     A result that is there already is brought up to date: what is new or was replaced is scored, with ``retry_failed``
     also what has no answer, and the rows of what is gone are dropped. ``workers``: of the engine, to know when all of
-    them are at work. ``part_rows``: how many scored rows are put on the disk together; those after them a kill can
-    cost. ``progress`` is given the totals so far, and how many of them this run did not score. Raises SettingsError for
-    a result of another run's, DataError for a source or a disk that fails; all rows that were done are kept.
+    them are at work. ``private_urls``: as for ``list_inputs``. ``part_rows``: how many scored rows are put on the disk
+    together; those after them a kill can cost. ``progress`` is given the totals so far, and how many of them this run
+    did not score. Raises SettingsError for a result of another run's, DataError for a source or a disk that fails; all
+    rows that were done are kept.
     """
     output.ending(out)
     stop = stop or threading.Event()
     max_errors = max_errors or MaxErrors()
     store, name = open_store(out)
+    listing = partial(list_inputs, sources, lists, private_urls=private_urls)
     begin = time.monotonic()
     scored, spent, clock = 0, Seconds(), Clock(workers)
     changes: Changes | None = None
@@ -145,13 +148,13 @@ def score(
         while True:
             if ledger.finished:
                 ledger.finish()  # a kill may have left its parts
-                if _is_up_to_date(ledger, sources, lists, retry_failed):
+                if _is_up_to_date(ledger, listing, retry_failed):
                     changes = changes or Changes(0, 0, 0, 0, ledger.totals.rows)
                     break
                 ledger.begin_update()
                 may_be_outdated = False
             former = None if ledger.listed else ledger.find_former(retry_failed)
-            collected = _Collected(ledger, former, sources, lists, part_rows, stop)
+            collected = _Collected(ledger, former, listing, part_rows, stop)
             if not ledger.listed and not max_errors.are_exceeded(ledger.totals):
                 done = scored
                 try:
@@ -183,9 +186,9 @@ def score(
         )
 
 
-def _is_up_to_date(ledger: Ledger, sources: Sequence[str], lists: Sequence[str | Path], retry_failed: bool) -> bool:
+def _is_up_to_date(ledger: Ledger, listing: Callable[..., Iterator[Input]], retry_failed: bool) -> bool:
     former = ledger.find_former(retry_failed)
-    return former is not None and former.is_complete(list_inputs(sources, lists, known=former.sources_of))
+    return former is not None and former.is_complete(listing(known=former.sources_of))
 
 
 class Clock:
@@ -216,14 +219,13 @@ class _Collected:
         self,
         ledger: Ledger,
         former: FormerRows | None,
-        sources: Sequence[str],
-        lists: Sequence[str | Path],
+        listing: Callable[..., Iterator[Input]],
         part_rows: int,
         stop: threading.Event,
     ) -> None:
         self._ledger, self._former, self._part_rows, self._stop = ledger, former, part_rows, stop
-        known = former.sources_of if former else lambda archive, version: None
-        self._inputs = list_inputs(sources, lists, ledger.cursor, known=known)
+        known = {"known": former.sources_of} if former else {}
+        self._inputs = listing(after=ledger.cursor, **known)
         self._waiting: deque[tuple[Input, Row | None, Kind]] = deque()
         """Inputs without their bytes whose rows can't be put down yet, since one before them is being scored."""
         self._sources: list[str] = []

@@ -85,18 +85,20 @@ def list_inputs(
     after: Cursor | None = None,
     *,
     stdin: bool = False,
+    private_urls: bool = False,
     known: Known = lambda archive, version: None,
 ) -> Iterator[Input]:
     """All inputs in order, or those behind ``after``; a source that stands for no photo gives one that fails.
 
     A source is a file, a folder, a pattern (``*``, ``?``, ``**``, ``{000..099}``, ``{a,b}``), an archive, a member of
     one (``photos.zip!/1.jpg``), a URL, or an ``s3://``, ``gs://`` or ``az://`` address of these; with ``stdin``, ``-``
-    is standard input. Lists name one input a line or row. ``known`` spares reading an archive that can only be read
+    is standard input. Lists name one input a line or row; their URLs may lead into a private network, as one that the
+    user typed may, only with ``private_urls``. ``known`` spares reading an archive that can only be read
     from its start. Raises DataError for a bucket that can't be listed, SettingsError for a list that can't be read, and
     SourceChangedError when the archive or list at ``after`` was replaced.
     """
     start = after or Cursor(0, None)
-    for number, lister in enumerate(_make_listers(sources, lists, stdin, known)):
+    for number, lister in enumerate(_make_listers(sources, lists, stdin, private_urls, known)):
         if number < start.source or (after is not None and number == start.source and start.position is None):
             continue
         position = start.position if number == start.source else None
@@ -139,11 +141,13 @@ def content_for(source: str, *, typed: bool = True) -> Content:
     return File(source) if source else Failed("'': an empty path", "missing")
 
 
-def _make_listers(sources: Iterable[str], lists: Sequence[str | Path], stdin: bool, known: Known) -> Iterator[_Lister]:
+def _make_listers(
+    sources: Iterable[str], lists: Sequence[str | Path], stdin: bool, private_urls: bool, known: Known
+) -> Iterator[_Lister]:
     for source in itertools.chain.from_iterable(map(expand_braces, sources)):
         yield _choose_lister(source, stdin, known)
     for path in lists:
-        yield partial(_list_entries, str(path))
+        yield partial(_list_entries, str(path), private_urls)
 
 
 def _choose_lister(source: str, stdin: bool, known: Known) -> _Lister:
@@ -314,7 +318,7 @@ def _list_object_pattern(source: str, root: str, pattern: str, after: Position, 
     yield from _or_failure(list_found(), after, source, "no photo matches this pattern")
 
 
-def _list_entries(path: str, after: Position) -> Iterator[_Listed]:
+def _list_entries(path: str, private_urls: bool, after: Position) -> Iterator[_Listed]:
     """A position is the number of entries before it, with the list's version."""
     from catdog.sources.archives import archive_version
     from catdog.sources.lists import read_entries
@@ -325,7 +329,7 @@ def _list_entries(path: str, after: Position) -> Iterator[_Listed]:
         raise SourceChangedError(f"--list {path}: has changed since the run began; give --restart to begin anew")
     for number, entry in enumerate(read_entries(path), start=1):
         if number > (after["at"] if after else 0):
-            content = content_for(entry, typed=False)
+            content = content_for(entry, typed=private_urls)
             source = redact(entry) if isinstance(content, Web) else entry
             yield _Listed(source, content, {"at": number, "state": state}, _version_of(content))
 

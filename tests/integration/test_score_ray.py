@@ -202,7 +202,7 @@ def test_same_rows_on_two_nodes_and_one_line_for_an_error(
     assert rows.num_rows == 301
     assert rows.equals(pq.read_table(tmp_path / "local.parquet"))
     told = [line for line in errors.splitlines() if not line.startswith("scored ")]  # how far it is, each 10 s
-    assert len(told) == 4, errors  # the summary, and no chatter of Ray's
+    assert len(told) == 5, errors  # the summary, and no chatter of Ray's
     assert "with 2 workers" in errors
 
     (tmp_path / "sorted").mkdir()
@@ -225,7 +225,7 @@ def test_a_node_that_dies_loses_no_row_and_doubles_none(
 ) -> None:
     port = served.server_address[1]
     (tmp_path / "list.txt").write_text("".join(f"http://127.0.0.1:{port}/{name}\n" for name in served.photos))
-    common = ("--list", "list.txt", "--model", tiny_model)
+    common = ("--list", "list.txt", "--private-urls", "--model", tiny_model)
     process = start(tmp_path, *common, "--out", "ray.parquet", "--engine", "ray", "--ray-address", cluster.address)
     with process:
         try:
