@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any
 
 from catdog.prediction import Prediction
 
@@ -30,13 +31,26 @@ def as_json(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[
 def as_csv(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
     """A header and one record an answer: source, label, confidence, a column for each class, error."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["source", "label", "confidence", *class_names, "error"])
+    write_row = make_csv_writer(buffer)
+    write_row(["source", "label", "confidence", *class_names, "error"])
     for row in rows:
         probabilities = row.probabilities or {}
         values = [probabilities.get(name) for name in class_names]
-        writer.writerow([row.source, row.label, row.confidence, *values, row.error])
+        write_row([row.source, row.label, row.confidence, *values, row.error])
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
     yield buffer.getvalue()
+
+
+def make_csv_writer(file: IO[str]) -> Callable[[Sequence[Any]], object]:
+    """Return what writes a row; a carriage return is quoted, which Python before 3.13 forgets."""
+    plain, careful = (
+        csv.writer(file, lineterminator="\n", quoting=quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+
+    def write_row(row: Sequence[Any]) -> object:
+        has_return = any(isinstance(value, str) and "\r" in value for value in row)
+        return (careful if has_return else plain).writerow(row)
+
+    return write_row

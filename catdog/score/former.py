@@ -3,28 +3,26 @@
     former = FormerRows([(store, "results.parquet")], class_names)
     former.take("photos/1.jpg", "17d2f-3a0c") -> "kept", Row(...)     or "new", None when it has to be scored
 
-A result of any size is gone through once, in its own order, beside a listing in the same order: what is held in memory
-is eight bytes a row, and the rows that were passed over. Sources in another order cost memory, and nothing else.
+A result of any size is read once, in its own order, beside a listing in the same order: what is held in memory is
+some bytes a row, and the rows that the listing has not come to yet. Sources in another order cost memory, nothing else.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from catdog.score import output
 from catdog.score.rows import Row, encode_source
-from catdog.sources import Input
 from catdog.sources.names import INSIDE, is_archive_name
 from catdog.sources.stores import Store
 
 Kind = Literal["kept", "new", "changed", "retried"]
-Place = tuple[Store, str]
+Table = tuple[Store, str]
 """A store and the name of a table of rows in it."""
 
 
@@ -32,29 +30,28 @@ class FormerRows:
     """Rows of finished tables, each of which can be taken once."""
 
     def __init__(
-        self,
-        places: Sequence[Place],
-        class_names: Sequence[str],
-        retry_failed: bool = False,
-        whole_archives: bool = True,
+        self, tables: Sequence[Table], class_names: Sequence[str], retry_failed: bool, has_whole_archives: bool
     ) -> None:
-        """``retry_failed``: rows without an answer are not taken over. ``whole_archives``: whether all members of an
-        archive that has rows have one, so that it need not be read again. Raises DataError for a damaged table.
+        """``retry_failed``: rows without an answer are not taken over. ``has_whole_archives``: whether an archive that
+        has a row has one for every member. Raises DataError for a damaged table.
         """
-        self._places, self._class_names, self._retry_failed = places, class_names, retry_failed
-        self.rows = 0
-        """How many there are."""
-        self._archives: Counter[tuple[str, str]] = Counter()
-        """Rows of each archive that is known by its own version."""
+        self._tables, self._class_names, self._retry_failed = tables, class_names, retry_failed
         self._has_versions = True  # which results of earlier catdogs lack
-        self._hashes = self._read_hashes(whole_archives)
-        self._coming = self._read_rows()
-        self._passed: dict[str, deque[Row]] = {}
+        self._archives: dict[tuple[str, str], int] = {}
+        """Rows that are left of each archive that is known by its own version and listed once."""
+        hashes = self._survey(has_whole_archives)
+        self._hashes, self._left = np.unique(hashes, return_counts=True)
+        self._asked = np.zeros(len(self._hashes), bool)
+        self.is_in_order = self._has_versions
+        """Whether all rows that were taken so far lay one directly behind the other."""
+        self._coming = enumerate(self._read_rows())
+        self._next = 0
+        self._passed: dict[str, deque[tuple[int, Row]]] = {}
         """Rows that the listing has not come to yet, by their source."""
 
     def take(self, source: str, version: str | None) -> tuple[Kind, Row | None]:
-        """How a source compares with its former row, and that row where it can be taken over."""
-        row = self._next_of(encode_source(source))
+        """Say how a source compares with its former row, and return that row where it can be taken over."""
+        row = self._pop(encode_source(source))
         if row is None:
             return "new", None
         if row.status != "ok" and self._retry_failed:
@@ -63,86 +60,90 @@ class FormerRows:
             return "changed", None
         return "kept", row._replace(version=version)
 
-    def pass_over(self, source: str) -> bool:
-        """Forget the rows up to this one, whose name is as it stands in a table; return False where there is none."""
-        if not self._holds(source):
-            return False
-        while next(self._coming, (source, None))[0] != source:
-            pass
-        return True
-
-    def _holds(self, source: str) -> bool:
-        key = _hash(source)
-        at = int(np.searchsorted(self._hashes, key))
-        return at < len(self._hashes) and bool(self._hashes[at] == key)
+    def forget(self, source: str) -> None:
+        """Leave out a row of this source, since a part has one already; ``source`` is as it stands in a table."""
+        self._pop(source)
 
     def sources_of(self, archive: str, version: str) -> list[str] | None:
-        """The sources of all rows of an archive in this version; None where its members have to be listed."""
+        """Return the sources of the rows that are left of an archive in this version; None where it has to be read."""
         archive = encode_source(archive)
-        count = self._archives[archive, version]
-        if not count or self._retry_failed:
-            return None
-        found: list[str] = []
-        for source, rows in self._passed.items():
-            found += [source] * sum(row.version == version for row in rows if _archive_of(source) == archive)
-        while len(found) < count:
-            source, row = self._pass_one()
-            if row.version == version and _archive_of(source) == archive:
+        count = 0 if self._retry_failed else self._archives.get((archive, version), 0)
+        found = [source for source, rows in self._passed.items() for _ in rows if _archive_of(source) == archive]
+        while len(found) < count and (source := self._read_on()) is not None:
+            if _archive_of(source) == archive:
                 found.append(source)
-        return found
+        return found or None
 
-    def is_complete(self, inputs: Iterable[Input]) -> bool:
-        """Whether there is a row for each input in the same version and order, and no other."""
-        if not self._has_versions:
-            return False
-        for item, found in zip_longest(inputs, self._read_rows()):
-            if item is None or found is None:
-                return False
-            source, row = found
-            if source != encode_source(item.source) or row.version != item.version:
-                return False
-            if row.status != "ok" and self._retry_failed:
-                return False
-        return True
+    def count_gone(self) -> int:
+        """Count the sources that have rows and were not asked for."""
+        return int(len(self._asked) - self._asked.sum())
 
-    def _next_of(self, source: str) -> Row | None:
-        if source not in self._passed:
-            if not self._holds(source):
+    def _pop(self, source: str) -> Row | None:
+        key = _hash(source)
+        at = int(np.searchsorted(self._hashes, key))
+        if at == len(self._hashes) or self._hashes[at] != key:
+            return None
+        self._asked[at] = True
+        if not self._left[at]:
+            return None
+        while source not in self._passed:
+            if self._read_on() is None:  # a hash that two sources share
                 return None
-            try:
-                while self._pass_one()[0] != source:
-                    pass
-            except StopIteration:
-                return None
-        rows = self._passed[source]
-        row = rows.popleft()
-        if not rows:
+        number, row = self._passed[source].popleft()
+        if not self._passed[source]:
             del self._passed[source]
+        self._left[at] -= 1
+        self.is_in_order &= number == self._next
+        self._next = number + 1
+        archive = _archive_of(source), row.version
+        if archive in self._archives:
+            self._archives[archive] -= 1
         return row
 
-    def _pass_one(self) -> tuple[str, Row]:
-        source, row = next(self._coming)
-        self._passed.setdefault(source, deque()).append(row)
-        return source, row
+    def _read_on(self) -> str | None:
+        number, (source, row) = next(self._coming, (0, (None, None)))
+        if source is not None and row is not None:
+            self._passed.setdefault(source, deque()).append((number, row))
+        return source
 
-    def _read_hashes(self, whole_archives: bool) -> Any:
+    def _survey(self, has_whole_archives: bool) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """Hash all sources, and count the rows of each archive."""
         blocks = [np.empty(0, np.uint64)]
-        for store, name in self._places:
+        listed_twice: set[tuple[str, str]] = set()
+        current: tuple[str, str] | None = None
+        members: set[str] = set()
+        for store, name in self._tables:
             for batch in output.read_columns(store, name):
                 blocks.append(np.fromiter(map(_hash, batch["source"]), np.uint64, len(batch["source"])))
-                self.rows += len(batch["source"])
                 self._has_versions &= "version" in batch
-                if whole_archives:
-                    for source, version in zip(batch["source"], batch.get("version", ()), strict=False):
-                        if version and (archive := _archive_of(source)):
-                            self._archives[archive, version] += 1
-        return np.sort(np.concatenate(blocks))
+                for source, version in zip(batch["source"], batch.get("version", ()), strict=False):
+                    archive = _archive_of(source) if version and has_whole_archives else None
+                    if archive is None:
+                        current = None
+                        continue
+                    key = archive, version
+                    if key != current:
+                        current, members = key, set()
+                        if key in self._archives:
+                            listed_twice.add(key)
+                    if source in members:
+                        listed_twice.add(key)
+                    members.add(source)
+                    self._archives[key] = self._archives.get(key, 0) + 1
+        for key in listed_twice:  # which of its rows belong to which listing can't be told
+            del self._archives[key]
+        return np.concatenate(blocks)
 
     def _read_rows(self) -> Iterator[tuple[str, Row]]:
-        for store, name in self._places:
+        for store, name in self._tables:
             for batch in output.read_columns(store, name):
-                for i, source in enumerate(batch["source"]):
-                    yield source, Row.from_columns({column: batch[column][i] for column in batch}, self._class_names)
+                try:
+                    columns = list(batch)
+                    for values in zip(*batch.values(), strict=True):
+                        row = dict(zip(columns, values, strict=True))
+                        yield row["source"], Row.from_columns(row, self._class_names)
+                except (KeyError, TypeError, ValueError) as error:
+                    raise output.damaged(name) from error
 
 
 def _hash(source: str) -> int:

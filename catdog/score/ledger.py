@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from catdog.errors import DataError, SettingsError
 from catdog.score import output
-from catdog.score.former import FormerRows, Place
+from catdog.score.former import FormerRows, Table
 from catdog.score.rows import STATUSES, Row, table
 from catdog.sources import Cursor
 from catdog.sources.stores import Store
@@ -90,6 +90,9 @@ class Ledger:
         self.changes: Counter[str] = Counter()
         """Of an update so far: inputs that were ``kept``, ``new``, ``changed`` or ``retried``."""
         self._restarted = restart
+        self._former_totals: Totals | None = None
+        self._is_noted = True
+        """Whether the record says that this run is not finished."""
 
     @property
     def record_name(self) -> str:
@@ -121,36 +124,53 @@ class Ledger:
                 f"{self._name} was begun with {difference}; give the same again to go on with it, --restart to begin "
                 "anew, or another --out"
             )
-        self._restarted = bool(found.get("restarted"))
         self.finished = bool(found["finished"])
+        if "former" in found and self._store.exists(self._name):
+            self._former_totals = Totals.from_json(found["former"])
         if self.finished:
             self.totals, self.listed = Totals.from_json(found["totals"]), True
         else:
             self._find_parts()
 
+    @property
+    def has_result(self) -> bool:
+        """Whether there is a former result, which an update brings up to date."""
+        return self._former_totals is not None
+
     def find_former(self, retry_failed: bool = False) -> FormerRows | None:
-        """The rows of the former result and of a listing that could not go on; None in a first run."""
+        """Find the rows of the former result and of a listing that could not go on; None in a first run."""
         aside = f"{self.parts_folder}/{_FORMER}"
-        names = [aside] if self._restarted and not self.finished else [aside, self._name]
-        places: list[Place] = [(self._store, name) for name in names if self._store.exists(name)]
-        if not places:
+        tables: list[Table] = [(self._store, aside)] if self._store.exists(aside) else []
+        if self.has_result:
+            tables.append((self._store, self._name))
+        if not tables:
             return None
-        whole = len(places) == 1 and places[0][1] == self._name  # what was put aside may end inside an archive
-        former = FormerRows(places, self._class_names, retry_failed, whole_archives=whole)
-        for number in reversed(range(self._parts)):  # what is behind the cursor is all that will be asked for
-            if any(map(former.pass_over, reversed(self._read_sources(number)))):
-                break
+        only_result = tables[0][1] == self._name  # what was put aside may end inside an archive
+        former = FormerRows(tables, self._class_names, retry_failed, has_whole_archives=only_result)
+        for number in range(self._parts):
+            for batch in output.read_columns(self._store, self._part(number)):
+                for source in batch["source"]:
+                    former.forget(source)
         return former
 
-    def _read_sources(self, part: int) -> list[str]:
-        return [source for batch in output.read_columns(self._store, self._part(part)) for source in batch["source"]]
-
     def begin_update(self) -> None:
-        """Note that the result is to be brought up to date; it stays until all rows of the new one are there."""
-        self._store.clear(self.parts_folder)
-        self.finished = self.listed = self._restarted = False
+        """List once more. The result stays, and so does its record until the first part is put."""
+        self._former_totals, self._restarted = self.totals, False
+        self.finished = self.listed = False
+        self._is_noted = False
         self._begin_listing()
-        self._store.put(self.record_name, self._make_record(finished=False))
+
+    def keep_result(self, totals: Totals) -> None:
+        """End an update that found nothing to do."""
+        self.totals, self.finished, self.listed = totals, True, True
+        if self._is_noted:
+            self._store.put(self.record_name, self._make_record(finished=True))
+        self._store.clear(self.parts_folder)
+
+    def abandon_update(self) -> None:
+        """Forget an update, and all that it scored."""
+        assert self._former_totals is not None
+        self.keep_result(self._former_totals)
 
     def _begin_listing(self) -> None:
         self.totals, self.cursor, self._parts, self.changes = Totals(), None, 0, Counter()
@@ -167,6 +187,10 @@ class Ledger:
 
     def commit(self, sources: Sequence[str], rows: Sequence[Row], cursor: Cursor | None) -> None:
         """Put a part with these rows; ``cursor``: behind the last of them, None behind the very last input."""
+        if not self._is_noted:
+            self._store.clear(self.parts_folder)  # what a kill after the end has left
+            self._store.put(self.record_name, self._make_record(finished=False))
+            self._is_noted = True
         self.totals.add(rows)
         self.cursor, self.listed = cursor, cursor is None
         about = {"cursor": cursor, "totals": self.totals.to_json(), "changes": self.changes}
@@ -212,15 +236,16 @@ class Ledger:
 
     def _make_record(self, finished: bool) -> bytes:
         record = {"version": VERSION, "asked": self._asked, "finished": finished, "totals": self.totals.to_json()}
-        if self._restarted and not finished:
-            record["restarted"] = True
+        if not finished and self._former_totals is not None:
+            record["former"] = self._former_totals.to_json()
         return json.dumps(record, indent=1).encode()
 
     def _read_record(self, data: bytes) -> dict[str, Any]:
         try:
             record = json.loads(data)
-            if record["version"] == VERSION and isinstance(record["asked"], dict):
+            if record["version"] == VERSION and isinstance(record["asked"], dict) and "finished" in record:
                 record["asked"].pop(_NO_LONGER_ASKED, None)
+                Totals.from_json(record["totals"])
                 return dict(record)
         except (KeyError, TypeError, ValueError):
             pass

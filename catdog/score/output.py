@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from catdog.answers import make_csv_writer
 from catdog.errors import DataError, SettingsError
 from catdog.sources.stores import Store
 
@@ -58,14 +59,32 @@ def read_columns(store: Store, name: str) -> Iterator[dict[str, list[Any]]]:
 
                 with pq.ParquetFile(file) as parquet:
                     for batch in parquet.iter_batches(batch_size=READ_ROWS):
-                        yield batch.to_pydict()
+                        yield _check_columns(batch.to_pydict())
                 return
-            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
             rows = csv.DictReader(text) if ending(name) == ".csv" else map(json.loads, text)
             while some := list(islice(rows, READ_ROWS)):
-                yield {column: [row[column] for row in some] for column in some[0]}
-        except (ValueError, KeyError, TypeError, csv.Error) as error:  # pyarrow's ArrowInvalid is a ValueError
-            raise DataError(f"{name}: is no result of catdog.score, or damaged; give --restart") from error
+                yield _check_columns({column: [row[column] for row in some] for column in some[0]})
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            csv.Error,
+        ) as error:  # ArrowInvalid: ValueError
+            raise damaged(name) from error
+
+
+def damaged(name: str) -> DataError:
+    """The error for a table that can't be read."""
+    return DataError(f"{name}: is no result of catdog.score, or damaged; give --restart")
+
+
+def _check_columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    if missing := {"source", "status", "label", "confidence"} - batch.keys():
+        raise KeyError(f"without {', '.join(sorted(missing))}")
+    return batch
 
 
 def _groups(store: Store, parts: Sequence[str]) -> Iterator[pa.Table]:
@@ -75,11 +94,16 @@ def _groups(store: Store, parts: Sequence[str]) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     for part in parts:
         with store.open(part) as file:
-            # Not read_table: it loads Arrow's dataset engine, and takes 60 MB more.
-            waiting.append(pq.ParquetFile(file).read(use_threads=False).replace_schema_metadata())
-        if sum(table.num_rows for table in waiting) >= ROW_GROUP:
-            yield pa.concat_tables(waiting)
-            waiting = []
+            try:
+                parquet = pq.ParquetFile(file)  # not read_table: it loads Arrow's dataset engine, and takes 60 MB more
+                waiting.append(parquet.schema_arrow.remove_metadata().empty_table())
+                for batch in parquet.iter_batches(batch_size=ROW_GROUP, use_threads=False):
+                    waiting.append(pa.Table.from_batches([batch]).replace_schema_metadata())
+                    if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+                        yield pa.concat_tables(waiting)
+                        waiting = []
+            except (OSError, pa.ArrowException) as error:
+                raise damaged(part) from error
     if waiting:
         yield pa.concat_tables(waiting)
 
@@ -95,11 +119,12 @@ def _write_parquet(tables: Iterator[pa.Table], path: Path) -> None:
 
 def _write_csv(tables: Iterator[pa.Table], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        write_row = make_csv_writer(file)
         for number, table in enumerate(tables):
             if number == 0:
-                writer.writerow(table.column_names)
-            writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+                write_row(table.column_names)
+            for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                write_row(row)
 
 
 def _write_jsonl(tables: Iterator[pa.Table], path: Path) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from catdog.classifier import load
-from catdog.errors import CatdogError, SettingsError
+from catdog.errors import CatdogError, DataError, SettingsError
 from catdog.score import output
 from catdog.score.former import FormerRows, Kind
 from catdog.score.ledger import Ledger, Totals
 from catdog.score.rows import Row, columns
 from catdog.score.scorer import Answer, Job, Scorer, Seconds
 from catdog.sources import Input, SourceChangedError, list_inputs
-from catdog.sources.contents import Bytes
+from catdog.sources.contents import Bytes, Failed
 from catdog.sources.stores import open_store
 from catdog.sources.web import redact
 
@@ -144,15 +144,10 @@ def score(
     with store.lock(name):
         ledger = Ledger(store, name, _describe_job(sources, lists, job), class_names, job.model_sha256, restart)
         ledger.open()
-        may_be_outdated = ledger.finished or ledger.totals.rows > 0
+        must_look_again = not ledger.finished and ledger.totals.rows > 0  # for what was replaced since it began
         while True:
             if ledger.finished:
-                ledger.finish()  # a kill may have left its parts
-                if _is_up_to_date(ledger, listing, retry_failed):
-                    changes = changes or Changes(0, 0, 0, 0, ledger.totals.rows)
-                    break
                 ledger.begin_update()
-                may_be_outdated = False
             former = None if ledger.listed else ledger.find_former(retry_failed)
             collected = _Collected(ledger, former, listing, part_rows, stop)
             if not ledger.listed and not max_errors.are_exceeded(ledger.totals):
@@ -164,31 +159,26 @@ def score(
                         first_error = first_error or collected.first_error
                         clock.tick(scored)
                         progress(collected.totals, collected.totals.rows - scored)
-                        if max_errors.are_exceeded(collected.totals):
+                        if max_errors.are_exceeded(collected.judged):
                             stop.set()
                 except SourceChangedError:
                     ledger.put_parts_aside()
                     scored = done + collected.scored
                     continue
-            if not ledger.listed:
+                if ledger.has_result and (ledger.listed or ledger.finished):
+                    changes = collected.count_changes()
+            if ledger.listed:
+                ledger.finish()
+            if not ledger.finished or not must_look_again:
                 break
-            if former:
-                changes = collected.count_changes()
-            ledger.finish()
-            if not may_be_outdated:
-                break
+            must_look_again = retry_failed = False
         clock.tick(scored)
         seconds = time.monotonic() - begin
-        too_many = max_errors.are_exceeded(ledger.totals, at_end=ledger.listed)
-        before = ledger.totals.rows - scored
+        too_many = max_errors.are_exceeded(ledger.totals, at_end=ledger.finished)
+        before = max(0, ledger.totals.rows - scored)
         return Outcome(
             ledger.totals, before, seconds, clock.rate, spent, ledger.finished, too_many, changes, first_error
         )
-
-
-def _is_up_to_date(ledger: Ledger, listing: Callable[..., Iterator[Input]], retry_failed: bool) -> bool:
-    former = ledger.find_former(retry_failed)
-    return former is not None and former.is_complete(listing(known=former.sources_of))
 
 
 class Clock:
@@ -227,31 +217,37 @@ class _Collected:
         known = {"known": former.sources_of} if former else {}
         self._inputs = listing(after=ledger.cursor, **known)
         self._waiting: deque[tuple[Input, Row | None, Kind]] = deque()
-        """Inputs without their bytes whose rows can't be put down yet, since one before them is being scored."""
+        """Inputs without their bytes, from the oldest that is being scored on; those behind it may have rows."""
         self._sources: list[str] = []
         self._rows: list[Row] = []
         self._cursor = ledger.cursor
-        self._listed = False
+        self._is_listed = False
         self._scored_before_part = 0
         self._last_part = time.monotonic()
         self._changes = ledger.changes.copy()
+        self._lost_place: str | None = None
+        """Why a source could not be listed that could be when the former result was made."""
         self.scored = 0
         """Rows that are no former ones."""
         self.first_error: str | None = None
         self.totals = Totals(ledger.totals.statuses.copy(), ledger.totals.labels.copy())
+        self.judged = Totals(ledger.totals.statuses.copy(), ledger.totals.labels.copy())
+        """Without the former rows, of which nobody is told to stop."""
 
     def tasks(self) -> Iterator[Task]:
-        """The inputs to be scored; an empty task says that there is none before one that is out was answered."""
+        """Give the inputs to be scored. An empty task means: nothing for now, ask again after the next answer."""
         task: list[Input] = []
         carried = 0
         for item in self._inputs:
             kind, row = self._former.take(item.source, item.version) if self._former else ("new", None)
+            if kind in ("new", "changed") and isinstance(item.content, Failed) and item.content.of_listing:
+                self._lost_place = self._lost_place or item.content.message
             self._waiting.append((item._replace(content=None), row, kind))  # type: ignore[arg-type]
             if row is None:
                 task.append(item)
                 carried += _count_carried(item)
             else:
-                self._settle()
+                self._put_former_rows()
             while (
                 len(task) == TASK_PHOTOS
                 or carried >= TASK_BYTES
@@ -265,43 +261,60 @@ class _Collected:
                 return
         if task:
             yield task
-        self._listed = True
+        self._is_listed = True
 
     def rows_from(self, answers: Iterator[Answer]) -> Iterator[Seconds]:
-        """Put rows into parts as they come; yields what each answer took."""
+        """Put rows into parts as they come; yields what each answer took.
+
+        Raises DataError, and leaves the former result, where an update would drop rows since a source can't be listed.
+        """
         try:
             for answer in answers:
                 for row in answer.rows:
-                    self._settle()
+                    self._put_former_rows()
                     item, _, kind = self._waiting.popleft()
                     self.scored += 1
                     self.first_error = self.first_error or row.error
+                    self.judged.add([row])
                     self._put(item, row._replace(version=item.version), kind)
-                self._settle()
+                self._put_former_rows()
                 yield answer.seconds
-            self._settle()
+            self._put_former_rows()
         except CatdogError:
             if self._rows:  # what is done is done
                 self._commit()
             raise
-        if self._listed or self._rows:
-            self._commit(at_end=self._listed)
+        if not self._is_listed:
+            if self._rows:
+                self._commit()
+            return
+        gone = self._former.count_gone() if self._former and self._ledger.has_result else 0
+        if gone and self._lost_place:
+            self._ledger.abandon_update()
+            raise DataError(
+                f"{self._lost_place}; the result has {gone:,} rows of photos that aren't listed now, and stays as it "
+                "is; bring the source back and start again, or give --restart to score what is there"
+            )
+        is_same = self._former and self._former.is_in_order and not gone and self._changes.keys() <= {"kept"}
+        if is_same and self._ledger.has_result:
+            self._ledger.keep_result(self.totals)
+        else:
+            self._commit(at_end=True)
 
     def count_changes(self) -> Changes:
-        """What the update found, when all is listed."""
+        """Say what the update found, when all is listed."""
         found = self._changes
-        matched = found["kept"] + found["changed"] + found["retried"]
-        gone = self._former.rows - matched if self._former else 0
-        return Changes(found["new"], found["changed"], max(0, gone), found["retried"], found["kept"])
+        gone = self._former.count_gone() if self._former else 0
+        return Changes(found["new"], found["changed"], gone, found["retried"], found["kept"])
 
-    def _settle(self) -> None:
-        """Put down the former rows that no other row has to come before."""
+    def _put_former_rows(self) -> None:
+        """Put down the former rows at the head of what waits: no row that is still being scored comes before them."""
         while self._waiting and (row := self._waiting[0][1]) is not None:
             item, _, kind = self._waiting.popleft()
             self._put(item, row, kind)
         scored = self.scored - self._scored_before_part
-        overdue = bool(self._rows) and time.monotonic() - self._last_part > PART_SECONDS
-        if scored >= self._part_rows or len(self._rows) >= FORMER_PART_ROWS + self._part_rows or overdue:
+        is_due = scored > 0 and time.monotonic() - self._last_part > PART_SECONDS
+        if scored >= self._part_rows or len(self._rows) >= FORMER_PART_ROWS + self._part_rows or is_due:
             self._commit()
 
     def _put(self, item: Input, row: Row, kind: Kind) -> None:

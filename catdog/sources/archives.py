@@ -34,7 +34,9 @@ _SKIPPED_BYTES: Final = 2**20  # at once
 _ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE 4.3.7 and 4.3.16: a member, or the end of an empty one
 _FOREIGN_MAGIC: Final = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive"}
 # Magic numbers: RFC 1952, section 2.3.1; bzip2's "BZh"; the .xz file format, section 2.1.1.1.
-_PACKED: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_XZ_MAGIC: Final = b"\xfd7zXZ\x00"
+_PACKED: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, _XZ_MAGIC: None}
+_XZ_MEMORY: Final = 2**28  # bytes; xz -9 takes 65 MiB to unpack, the format allows 4 GiB
 # What the parsers raise on damaged bytes, beyond what they document; tests/unit/test_dataset_hostile.py damages some.
 _ERRORS: Final = (
     zipfile.BadZipFile,
@@ -44,6 +46,8 @@ _ERRORS: Final = (
     struct.error,
     EOFError,
     OSError,
+    LookupError,
+    AttributeError,
     OverflowError,
     RuntimeError,
     ValueError,
@@ -150,7 +154,7 @@ def _list_zip(archive: str, after: int) -> Iterator[Member]:
     entries.reverse()  # the list shrinks while it is gone through
     for position in range(1, len(entries) + 1):
         entry = entries.pop()
-        if position <= after or entry.is_dir() or entry.filename.endswith("\\"):
+        if position <= after or entry.filename.endswith(("/", "\\")):
             continue
         kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was made on Windows
         content: Content = Slice(
@@ -167,7 +171,7 @@ def _list_tar(archive: str, after: int) -> Iterator[Member]:
     with _open_archive(archive) as file:
         file.seek(after)
         for member, tar in _walk_tar(file):
-            content = Slice(archive, member.offset_data, member.size, member.size)
+            content = Slice(archive, member.offset_data, member.size, member.size, version=version)
             if not member.isdir():
                 is_plain = member.isreg() and not member.issparse()
                 yield Member(member.name, content, member.size, tar.offset, version, is_plain)
@@ -193,8 +197,12 @@ def _walk_tar(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarF
     """Every header once, with the archive that its bytes can be read from before the next is asked for."""
     reader = _BoundedReader(stream)
     tar = tarfile.open(fileobj=reader, mode="r:")  # noqa: SIM115 - holds nothing but the stream
+    behind = -1
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # or it would keep every header it saw
+        if member.size < 0 or tar.offset <= behind:  # Pythons before the fix of CVE-2025-8194 go in circles
+            raise tarfile.ReadError(f"a member of {member.size} bytes")
+        behind = tar.offset
         yield member, tar
     # tarfile takes any block that is no header for the end; a block of zeros is (POSIX.1-2017, pax, "ustar").
     if len(reader.last_read) < tarfile.BLOCKSIZE or reader.last_read.strip(b"\0"):
@@ -205,12 +213,40 @@ def _walk_tar(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarF
 def _unpack(stream: io.BufferedReader) -> Iterator[IO[bytes]]:
     """What a file holds, decompressed when its first bytes say that it is compressed."""
     head = stream.peek(8)
+    if head.startswith(_XZ_MAGIC):
+        yield io.BufferedReader(_XzReader(stream), _SKIPPED_BYTES)
+        return
     opener = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
     if opener is None:
         yield stream
         return
     with opener(stream, "rb") as unpacked:
         yield unpacked
+
+
+class _XzReader(io.RawIOBase):
+    """What an .xz file holds, with bounded memory; lzma.open would take as much as the file asks for."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._unpacker = stream, lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while True:
+            if self._unpacker.eof:  # an .xz file may hold several streams, with zeros between them
+                rest = self._unpacker.unused_data.lstrip(b"\0") or self._stream.read(_SKIPPED_BYTES).lstrip(b"\0")
+                if not rest:
+                    return 0
+                self._unpacker = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+            else:
+                rest = self._stream.read(_SKIPPED_BYTES) if self._unpacker.needs_input else b""
+                if self._unpacker.needs_input and not rest:
+                    raise EOFError("its end is missing")
+            if data := self._unpacker.decompress(rest, len(buffer)):
+                buffer[: len(data)] = data
+                return len(data)
 
 
 class _BoundedReader(io.RawIOBase):

@@ -58,6 +58,8 @@ class Slice(NamedTuple):
     """Bytes of the member, as the archive claims."""
     zipped: tuple[int, int] | None = None
     """Method and CRC-32 of a zip's member; None in a tar."""
+    version: str | None = None
+    """Of a tar, in which another one would have other bytes at this place."""
 
     def read(self, source: str, most_bytes: int = MAX_BYTES) -> bytes:
         check_size(source, max(self.unpacked, self.stored), most_bytes)
@@ -98,6 +100,8 @@ class Slice(NamedTuple):
             return objects.read_range(self.archive, offset, length)
         try:
             with Path(self.archive).open("rb") as file:
+                if self.version and _version_of(os.fstat(file.fileno())) != self.version:
+                    raise ImageError(f"{source}: the archive was replaced while it was read; start again", "unreadable")
                 file.seek(offset)
                 return file.read(length)
         except OSError as error:
@@ -170,6 +174,8 @@ class Failed(NamedTuple):
 
     message: str
     reason: ImageReason
+    of_listing: bool = False
+    """Whether it is a source that can't be listed, so that photos of it may be missing, and not one photo."""
 
     def read(self, source: str, most_bytes: int = MAX_BYTES) -> bytes:
         raise ImageError(self.message, self.reason)
@@ -184,7 +190,11 @@ def file_version(path: str | Path) -> str | None:
         info = os.stat(path)  # noqa: PTH116 - a Path for each of a million names takes seconds and keeps its parts
     except (OSError, ValueError):
         return None
-    return f"{info.st_mtime_ns:x}-{info.st_size:x}" if stat.S_ISREG(info.st_mode) else None
+    return _version_of(info) if stat.S_ISREG(info.st_mode) else None
+
+
+def _version_of(info: os.stat_result) -> str:
+    return f"{info.st_mtime_ns:x}-{info.st_size:x}"
 
 
 def check_size(source: str, size: int, most_bytes: int) -> None:

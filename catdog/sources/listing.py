@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from catdog.errors import DataError, ImageError, SettingsError
+from catdog.errors import DataError, ImageError, ImageReason, SettingsError
 from catdog.image import SUFFIXES
-from catdog.sources.addresses import ObjectError, split_uri
+from catdog.sources.addresses import MissingObjectError, ObjectError, split_uri
 from catdog.sources.contents import Content, Failed, File, Object, Stdin, Web, file_version
 from catdog.sources.folders import walk
 from catdog.sources.names import (
@@ -125,6 +125,8 @@ def content_for(source: str, *, typed: bool = True) -> Content:
 
     ``typed``: whether the user named it themselves, so that a URL may lead into their own network.
     """
+    if is_url(source):
+        return Web(source, typed)
     archive, inside, member = source.partition(INSIDE)
     if inside and is_archive_name(archive):
         from catdog.sources.members import NamedMember
@@ -136,8 +138,6 @@ def content_for(source: str, *, typed: bool = True) -> Content:
         except SettingsError as error:
             return Failed(str(error), "unsupported")
         return Object(source)
-    if is_url(source):
-        return Web(source, typed)
     return File(source) if source else Failed("'': an empty path", "missing")
 
 
@@ -152,21 +152,23 @@ def _make_listers(
 
 def _choose_lister(source: str, stdin: bool, known: Known) -> _Lister:
     if stdin and source == STDIN:
-        return lambda position: _list_one(source, Stdin())
-    if is_object_uri(source) and INSIDE not in source:
-        return _choose_object_lister(source, known)
+        return lambda position: _list_one(source, Stdin(), position)
     content = content_for(source)
+    if is_object_uri(source) and not hasattr(content, "archive"):
+        return _choose_object_lister(source, known)
     if isinstance(content, Web):  # before patterns: its "?" is none
         from catdog.sources.web import redact
 
-        return lambda position: _list_one(redact(source), content)
-    if source and Path(source).is_dir():
+        return lambda position: _list_one(redact(source), content, position)
+    if os.path.isdir(source):  # noqa: PTH112 - a Path raises an error for a name that is too long
         return lambda position: _list_folder(Path(source), position)
     if MAGIC.search(source) and not os.path.lexists(source):
         return lambda position: _list_pattern(source, position, known)
     if is_archive_name(source) and os.path.lexists(source):
         return lambda position: _list_archive(source, position, known)
-    return lambda position: _list_one(source, content)
+    if isinstance(content, File) and not is_photo_name(source) and not os.path.lexists(source):
+        content = Failed(f"{source}: no such file", "missing", of_listing=True)  # it may be a folder that is away
+    return lambda position: _list_one(source, content, position)
 
 
 def _choose_object_lister(source: str, known: Known) -> _Lister:
@@ -176,12 +178,14 @@ def _choose_object_lister(source: str, known: Known) -> _Lister:
     if is_archive_name(key):
         return lambda position: _list_archive(source, position, known)
     if is_photo_name(key):
-        return lambda position: _list_one(source, Object(source), _object_version_or_none(source))
+        return lambda position: _list_one(source, Object(source), position, _object_version_or_none(source))
     prefix = key if not key or key.endswith("/") else f"{key}/"
     return lambda position: _list_prefix(source, root, prefix, position)
 
 
-def _list_one(source: str, content: Content, version: str | None = None) -> Iterator[_Listed]:
+def _list_one(source: str, content: Content, after: Position, version: str | None = None) -> Iterator[_Listed]:
+    if after is not None:  # then it was one of the sources below, that hold many photos
+        raise DataError(f"{source}: is not there now, and was when the run began; bring it back and start again")
     yield _Listed(source, content, None, version or _version_of(content))
 
 
@@ -214,7 +218,7 @@ def _list_tree(
     folder: Path, after: Position, patterns: Parts = (), known: Known = lambda archive, version: None
 ) -> Iterator[_Listed]:
     """A position is the parts of a path below ``folder``; in an archive that a pattern names, with a place in it."""
-    last, inside = (after["path"], after.get("inside")) if after else (None, None)
+    last, inside = _get(after, "path", str(folder)), after and after.get("inside")
     archives = bool(patterns) and is_archive_name(patterns[-1])
 
     def may_enter(parts: Parts, is_folder: bool) -> bool:
@@ -229,7 +233,8 @@ def _list_tree(
             continue
         if problem:
             if parts != last:
-                yield _Listed(path, Failed(f"{path}: can't be listed ({problem})", "unreadable"), {"path": parts})
+                content = Failed(f"{path}: can't be listed ({problem})", "unreadable", of_listing=True)
+                yield _Listed(path, content, {"path": parts})
         elif archives:
             if parts == last and inside is None:
                 continue
@@ -250,17 +255,16 @@ def _list_archive(archive: str, after: Position, known: Known) -> Iterator[_List
     from catdog.sources.archives import archive_version
 
     version = archive_version(archive)
-    if after is not None and after["state"] != version:
-        raise SourceChangedError(f"{archive}: has changed since the run began; give --restart to begin anew")
+    if after is not None and _get(after, "state", archive) != version:
+        raise SourceChangedError(f"{archive}: has changed since the run began")
     if version and (after is None or "known" in after):
-        sources = known(archive, version)
+        sources = known(archive, version)  # those that are left
         if sources is not None:
-            for number, source in enumerate(sources, start=1):
-                if after is None or number > after["known"]:
-                    yield _Listed(source, content_for(source), {"known": number, "state": version}, version)
+            for number, source in enumerate(sources, start=after["known"] + 1 if after else 1):
+                yield _Listed(source, content_for(source), {"known": number, "state": version}, version)
             return
         if after is not None:
-            raise SourceChangedError(f"{archive}: what it held is not known any more; give --restart to begin anew")
+            raise SourceChangedError(f"{archive}: what it held is not known any more")
     found = _list_members(archive, after["at"] if after else 0, version)
     yield from _or_failure(found, after, archive, "no photo in this archive")
 
@@ -274,7 +278,10 @@ def _list_members(archive: str, after: int, version: str | None) -> Iterator[_Li
                 place = {"at": member.position, "state": version}
                 yield _Listed(f"{archive}{INSIDE}{member.name}", member.content, place, member.version)
     except ImageError as error:
-        yield _Listed(archive, Failed(str(error), error.reason), None, version)
+        yield _Listed(archive, Failed(str(error), error.reason, of_listing=True), None, version)
+    except ObjectError as error:
+        reason: ImageReason = "missing" if isinstance(error, MissingObjectError) else "unreadable"
+        yield _Listed(archive, Failed(str(error), reason, of_listing=True), None, version)
 
 
 def is_wanted_member(name: str) -> bool:
@@ -286,8 +293,8 @@ def _list_prefix(source: str, root: str, prefix: str, after: Position) -> Iterat
     from catdog.sources import objects
 
     found = (
-        _Listed(f"{root}/{item.key}", Object(f"{root}/{item.key}", item.size), item.key, item.version)
-        for item in objects.list_objects(root, prefix, after or "")
+        _Listed(f"{root}/{item.key}", Object(f"{root}/{item.key}", item.size), {"key": item.key}, item.version)
+        for item in objects.list_objects(root, prefix, _get(after, "key", source) or "")
         if is_photo_name(item.key) and not is_junk(item.key[len(prefix) :])
     )
     yield from _or_failure(found, after, source, "no photo under this prefix")
@@ -297,15 +304,15 @@ def _list_object_pattern(source: str, root: str, pattern: str, after: Position, 
     from catdog.sources import objects
 
     fixed = pattern[: MAGIC.search(pattern).start()]  # type: ignore[union-attr]  # the caller has looked
-    archives, parts = is_archive_name(pattern), tuple(pattern.split("/"))
-    last, inside = (after["key"], after.get("inside")) if after else ("", None)
+    archives, parts, folder = is_archive_name(pattern), tuple(pattern.split("/")), fixed.rfind("/") + 1
+    last, inside = _get(after, "key", source) or "", after and after.get("inside")
 
     def list_found() -> Iterator[_Listed]:
         keys: Iterator[objects.Listed] = objects.list_objects(root, fixed, last)
         if inside is not None:
             keys = itertools.chain([objects.Listed(last, 0, None)], keys)
         for key, size, version in keys:
-            if not matches(tuple(key.split("/")), parts):
+            if not matches(tuple(key.split("/")), parts) or is_junk(key[folder:]):
                 continue
             uri = f"{root}/{key}"
             if archives:
@@ -325,8 +332,8 @@ def _list_entries(path: str, private_urls: bool, after: Position) -> Iterator[_L
     from catdog.sources.web import redact
 
     state = archive_version(path)
-    if after is not None and after["state"] != state:
-        raise SourceChangedError(f"--list {path}: has changed since the run began; give --restart to begin anew")
+    if after is not None and _get(after, "state", path) != state:
+        raise SourceChangedError(f"--list {path}: has changed since the run began")
     for number, entry in enumerate(read_entries(path), start=1):
         if number > (after["at"] if after else 0):
             content = content_for(entry, typed=private_urls)
@@ -341,4 +348,13 @@ def _or_failure(found: Iterator[_Listed], after: Position, source: str, problem:
         yield from found
     elif after is None:
         looked = " ".join(sorted(SUFFIXES))
-        yield _Listed(source, Failed(f"{source}: {problem} (looked for {looked})", "missing"), None)
+        yield _Listed(source, Failed(f"{source}: {problem} (looked for {looked})", "missing", of_listing=True), None)
+
+
+def _get(position: Position, name: str, source: str) -> Any:
+    """A part of a position, None at the start; raises SourceChangedError for one in a source of another kind."""
+    if position is None:
+        return None
+    if not isinstance(position, dict) or name not in position:
+        raise SourceChangedError(f"{source}: is something else than when the run began")
+    return position[name]

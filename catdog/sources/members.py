@@ -1,22 +1,29 @@
 """Members of archives by their names alone: ``photos.zip!/cats/1.jpg``.
 
 Naming all members of an archive one after the other reads it once: of a zip or a plain tar the places of all members
-are remembered, and a stream is read on from where the last member was found.
+are remembered, and a stream is read on from where the last member was found, whichever thread asks.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from catdog.errors import DataError, ImageError
+from catdog.errors import ImageError
 from catdog.image import MAX_BYTES
-from catdog.sources.archives import archive_version, list_members, must_be_streamed
+from catdog.sources.addresses import ObjectError
+from catdog.sources.archives import Member, archive_version, list_members, must_be_streamed
 from catdog.sources.contents import Content
 
 _REMEMBERED: Final = 8  # archives whose directories are kept in memory
-_streams = threading.local()  # .key, .members: where this thread's last stream goes on
+_PASSED_MEMBERS: Final = 32  # of a stream, kept in memory since threads do not ask in the archive's order
+_PASSED_BYTES: Final = 2**20  # of one of them, at most
+_lock = threading.Lock()
+_stream: tuple[tuple[str, str], Iterator[Member]] | None = None
+_passed: OrderedDict[str, Content] = OrderedDict()
 
 
 class NamedMember(NamedTuple):
@@ -26,16 +33,15 @@ class NamedMember(NamedTuple):
     name: str
 
     def read(self, source: str, most_bytes: int = MAX_BYTES) -> bytes:
-        version = archive_version(self.archive)
-        if version is None:
-            raise ImageError(f"{source}: there is no archive {self.archive}", "missing")
         try:
-            found = (
-                self._read_on(version)
-                if must_be_streamed(self.archive)
-                else _read_directory(self.archive, version).get(self.name)
-            )
-        except DataError as error:  # an object store's: it names the archive
+            version = archive_version(self.archive)
+            if version is None:
+                raise ImageError(f"{source}: there is no archive {self.archive}", "missing")
+            if must_be_streamed(self.archive):
+                found = _read_on(self.archive, version, self.name)
+            else:
+                found = _read_directory(self.archive, version).get(self.name)
+        except ObjectError as error:
             raise ImageError(f"{source}: {error}", "unreadable") from error
         if found is None:
             raise ImageError(f"{source}: the archive holds no member of this name", "missing")
@@ -44,18 +50,31 @@ class NamedMember(NamedTuple):
     def size(self) -> None:
         return None
 
-    def _read_on(self, version: str) -> Content | None:
-        """Look for the member behind the last one that this thread read, then once more from the start."""
+
+def _read_on(archive: str, version: str, name: str) -> Content | None:
+    """Look for a member behind the last one that this process read, then once more from the start."""
+    global _stream
+    with _lock:
         for attempt in range(2):
-            if attempt or getattr(_streams, "key", None) != (self.archive, version):
-                _streams.key = (self.archive, version)
-                _streams.members = list_members(self.archive, lambda name: True)
-            for member in _streams.members:
-                if member.name == self.name:
-                    return member.content  # type: ignore[no-any-return]  # of a thread's own storage
-        return None
+            if attempt or _stream is None or _stream[0] != (archive, version):
+                _stream = (archive, version), list_members(archive, lambda name: True)
+                _passed.clear()
+            if name in _passed:
+                return _passed.pop(name)
+            for member in _stream[1]:
+                if member.name == name and member.is_plain:
+                    return member.content
+                if member.is_plain and member.size <= _PASSED_BYTES:
+                    _passed.setdefault(member.name, member.content)
+                    if len(_passed) > _PASSED_MEMBERS:
+                        _passed.popitem(last=False)
+    return None
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _read_directory(archive: str, version: str) -> dict[str, Content]:
-    return {member.name: member.content for member in reversed(list(list_members(archive, lambda name: False)))}
+    found: dict[str, Content] = {}
+    for member in list_members(archive, lambda name: False):
+        if member.is_plain:
+            found.setdefault(member.name, member.content)
+    return found

@@ -82,7 +82,7 @@ def matches(parts: Parts, patterns: Parts, start: bool = False) -> bool:
 
 def expand_braces(source: str) -> Iterator[str]:
     """``a{1,2}/{08..10}.tar`` -> a1/08.tar, a1/09.tar, a1/10.tar, a2/08.tar, ...; a file that is so named wins."""
-    found = None if os.path.lexists(source) else _BRACES.search(source)
+    found = None if is_url(source) or os.path.lexists(source) else _BRACES.search(source)
     if found is None:
         yield source
         return

@@ -35,7 +35,6 @@ from catdog.sources.addresses import (
     UnnamableKeyError,
     about_a_photo,
     explain_errors,
-    shorten_message,
     split_uri,
 )
 from catdog.text import first_line
@@ -85,6 +84,9 @@ def list_objects(root: str, prefix: str, after: str = "") -> Iterator[Listed]:
         raise DataError(
             f"{root}: a directory bucket lists its keys in no order; copy the photos to a general purpose one"
         )
+    if prefix.startswith("/") or "//" in prefix or (not prefix and not after and _has_keys_below_slash(root)):
+        yield from _list_with_boto3(root, prefix, after, UnnamableKeyError(f"{root}: holds keys that begin with /"))
+        return
     folder, _, begun = prefix.rpartition("/")
     if begun and after < prefix[:-1]:  # obstore lists whole folders, so start shortly before the names that fit
         after = prefix[:-1]
@@ -272,7 +274,7 @@ def _download(uri: str, most_bytes: int) -> tuple[bytes, str]:
                 raise ObjectError(f"{uri}: {len(data)} bytes came, not {size}")
             return data, _clean_tag(found.meta["e_tag"]) or ""
     except UnnamableKeyError as error:
-        return _read_with_boto3(uri, error), ""
+        return _read_with_boto3(uri, most_bytes, error), ""
 
 
 def _list_with_boto3(root: str, prefix: str, after: str, reason: UnnamableKeyError) -> Iterator[Listed]:
@@ -283,22 +285,40 @@ def _list_with_boto3(root: str, prefix: str, after: str, reason: UnnamableKeyErr
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
                     yield Listed(item["Key"], item["Size"], _clean_tag(item["ETag"]))
-    except OSError as error:
-        raise DataError(f"{root}: can't be listed ({shorten_message(str(error))})") from error
+    except _boto3_errors() as error:
+        raise DataError(f"{root}: can't be listed ({first_line(error)})") from error
 
 
-def _read_with_boto3(uri: str, reason: UnnamableKeyError) -> bytes:
+def _read_with_boto3(uri: str, most_bytes: int, reason: UnnamableKeyError) -> bytes:
     root, key = split_uri(uri)
     client = _make_boto3_client(root, reason)
     try:
         answer = client.get_object(Bucket=root[5:], Key=key)
-        if answer["ContentLength"] > MAX_BYTES:
-            raise ImageError(f"{uri}: over the limit of {MAX_BYTES} bytes", "too_large")
+        if answer["ContentLength"] > most_bytes:
+            raise ImageError(f"{uri}: over the limit of {most_bytes} bytes", "too_large")
         return cast(bytes, answer["Body"].read())
     except client.exceptions.NoSuchKey as error:
         raise MissingObjectError(str(error)) from error
-    except client.exceptions.ClientError as error:
-        raise ObjectError(f"{uri}: {shorten_message(str(error))}") from error
+    except _boto3_errors() as error:
+        raise ObjectError(f"{uri}: {first_line(error)}") from error
+
+
+def _has_keys_below_slash(root: str) -> bool:
+    """Whether a bucket has keys that begin with ``/``, which obstore would list without it; needs boto3 to know."""
+    try:
+        client = _make_boto3_client(root, UnnamableKeyError(root))
+    except UnnamableKeyError:  # another store, or no boto3, and then they can't be read, either
+        return False
+    try:
+        return bool(client.list_objects_v2(Bucket=root[5:], Prefix="/", MaxKeys=1).get("KeyCount"))
+    except _boto3_errors():  # the listing itself will say what is wrong
+        return False
+
+
+def _boto3_errors() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return BotoCoreError, ClientError, OSError
 
 
 def _make_boto3_client(root: str, reason: UnnamableKeyError) -> Any:

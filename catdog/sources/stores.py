@@ -77,7 +77,8 @@ def open_store(place: str) -> tuple[Store, str]:
             raise SettingsError(f"{place}: names no file; give {root}/folder/results.parquet")
         return BucketStore(root, prefix), name
     path = Path(place)
-    if not path.name or place.endswith(("/", os.sep)) or path.is_dir():
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - a Path raises an error for a name that is too long
+    if not path.name or place.endswith(("/", os.sep)) or is_folder:
         raise SettingsError(f"{place or repr(place)}: is a folder; name a file in it, like results.parquet")
     return FolderStore(path.parent), path.name
 

@@ -51,7 +51,7 @@ class Tree:
             return
         try:
             for member in list_members(self.place, to_read.__contains__):
-                if (found := to_read.pop(member.name, None)) is not None:
+                if member.is_plain and (found := to_read.pop(member.name, None)) is not None:
                     yield found, member.content
         except ImageError as error:
             raise DataError(str(error)) from error

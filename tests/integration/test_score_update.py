@@ -246,3 +246,108 @@ def test_restart_scores_all_anew_and_keeps_the_former_result_until_then(
 ) -> None:
     score("photos", "--out", "r.csv")
     assert score("photos", "--out", "r.csv", "--restart")["scored_before"] == 0
+
+
+def test_archives_that_are_listed_twice_are_up_to_date(score: Score, tmp_path: Path, encoded: list[bytes]) -> None:
+    for n in range(2):
+        write_shard(tmp_path / f"{n}.tar", {f"{i}.png": encoded[i % 2] for i in range(5)}, "w")
+    command = ("*.tar", "1.tar", "1.tar", "--out", "r.csv")
+    score(*command)
+    assert changes(score(*command)) == (0, 0, 0, 20)
+    write_shard(tmp_path / "2.tar", {"new.png": encoded[0]}, "w")
+    assert changes(score(*command)) == (1, 0, 0, 20)
+
+
+def test_a_source_that_is_away_for_a_moment_costs_no_row(
+    score: Score, photos: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    """An empty mount point, a folder that was renamed, a shard that is only half there."""
+    score("photos", "--out", "r.csv")
+    former = {path.name: path.read_bytes() for path in tmp_path.glob("r.*")}
+    photos.rename(tmp_path / "away")
+    for make in (lambda: None, photos.mkdir):
+        make()
+        done = refused(tmp_path, tiny_model, "photos", "--out", "r.csv")
+        assert "the result has 40 rows of photos that aren't listed now, and stays as it is" in done
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("r.*")} == former
+    photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    assert changes(score("photos", "--out", "r.csv")) == (0, 0, 0, 40)
+
+
+def refused(tmp_path: Path, model: Path, *arguments: str) -> str:
+    """The one line of a run that can't go on."""
+    command = [sys.executable, "-m", "catdog.score", "--workers", "1", "--model", str(model), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=100)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_run_whose_folder_went_is_not_finished_without_it(
+    score: Score, tmp_path: Path, tiny_model: Path, encoded: list[bytes]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(1500):
+        (tmp_path / f"photos/{i:04}.png").write_bytes(encoded[0])
+    begin_and_kill(tmp_path, tiny_model, "photos")
+    (tmp_path / "photos").rename(tmp_path / "away")
+    assert "photos: is not there now" in refused(tmp_path, tiny_model, "photos", "--out", "r.csv")
+    (tmp_path / "away").rename(tmp_path / "photos")
+    report = score("photos", "--out", "r.csv")
+    assert report["photos"] == 1500
+    assert report["scored_before"] >= 32
+
+
+def test_a_list_that_was_put_in_another_order_and_a_kill_score_nothing_twice(
+    score: Score, tmp_path: Path, tiny_model: Path, encoded: list[bytes]
+) -> None:
+    names = [f"{i:04}.png" for i in range(1500)]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(encoded[i % 2])
+    (tmp_path / "l.txt").write_text("\n".join(names[:700]))
+    score("--list", "l.txt", "--out", "r.csv")
+    (tmp_path / "l.txt").write_text("\n".join(reversed(names)))
+    begin_and_kill(tmp_path, tiny_model, "--list", "l.txt")
+    report = score("--list", "l.txt", "--out", "r.csv")
+    assert (report["changes"]["new"], report["changes"]["gone"]) == (
+        0,
+        0,
+    )  # of the look for what was replaced meanwhile
+    assert report["scored_before"] >= 700 + 32
+    assert [row[0] for row in rows(tmp_path / "r.csv")] == names[::-1]
+
+
+def test_photos_whose_names_hold_odd_characters_stay_one_row_each(
+    score: Score, tmp_path: Path, encoded: list[bytes]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    names = ["a\rb.png", "a\nb.png", 'a"b,c.png', "\u2028.png", os.fsdecode(b"caf\xe9.png")]
+    for name in names:
+        (tmp_path / "photos" / name).write_bytes(encoded[0])
+    for ending in ("csv", "jsonl", "parquet"):
+        score("photos", "--out", f"r.{ending}")
+        assert len(rows(tmp_path / f"r.{ending}")) == 5
+        assert changes(score("photos", "--out", f"r.{ending}")) == (0, 0, 0, 5)
+
+
+@pytest.mark.parametrize("damage", ["column", "garbage", "record", "empty record"])
+def test_a_result_that_was_damaged_is_one_line(
+    score: Score, photos: Path, tmp_path: Path, tiny_model: Path, damage: str
+) -> None:
+    score("photos", "--out", "r.csv")
+    out, record = tmp_path / "r.csv", tmp_path / "r.csv.run.json"
+    if damage == "column":
+        out.write_text(out.read_text().replace("status", "state"))
+    elif damage == "garbage":
+        out.write_text(out.read_text().replace("32,", "x,").replace("40,30", "forty,30"))
+    elif damage == "record":
+        record.write_text(
+            json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "totals"})
+        )
+    else:
+        record.write_text("")
+    said = refused(tmp_path, tiny_model, "photos", "--out", "r.csv")
+    assert "give --restart" in said
+    assert score("photos", "--out", "r.csv", "--restart")["photos"] == 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import random
 import stat
@@ -23,6 +24,7 @@ from catdog.image import MAX_BYTES
 from catdog.sources import Input, content_for, list_inputs
 from catdog.sources.archives import list_members
 from catdog.sources.contents import Failed
+from catdog.sources.trees import open_tree
 
 RNG = random.Random(0)
 PHOTOS = {f"cats/{n}.jpg": RNG.randbytes(n * 400) + bytes(n * 300) for n in range(8)}
@@ -374,7 +376,10 @@ def test_an_archive_that_goes_or_changes_after_it_was_listed_gives_failures(tmp_
     assert [read(item) for item in inputs] == ["missing"] * len(inputs)
     for path in paths:
         path.write_bytes(b"")
-    assert {read(item) for item in inputs if not item.source.endswith("/0.jpg")} == {"corrupt"}  # 0.jpg has no bytes
+    assert {read(item) for item in inputs if not item.source.endswith("/0.jpg")} == {
+        "unreadable",  # of the tar, which is another one now
+        "corrupt",
+    }  # 0.jpg has no bytes
 
 
 @pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tgz"])
@@ -434,3 +439,66 @@ def test_members_that_are_named_one_by_one_cost_one_reading_of_the_archive(tmp_p
         before = len(opened)
         assert content_for(f"{path}!/0.jpg").read("0.jpg") == b"0"  # behind the stream's place: from the start
         assert len(opened) <= before + 4
+
+
+def test_a_tar_whose_member_has_a_negative_size_ends(tmp_path: Path) -> None:
+    """Pythons before the fix of CVE-2025-8194 go back, and round in circles."""
+    for size in (-512, -1024, -1):
+        header = tarfile.TarInfo("1.jpg")
+        header.size = 0
+        block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+        block[124:136] = b"\xff" + (size + 2**88).to_bytes(11, "big")  # base-256 (GNU tar's manual)
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+        path = tmp_path / "p.tar"
+        path.write_bytes(bytes(block) + bytes(10_240))
+        assert [kind for _, kind in contents(path)] == ["corrupt"]
+
+
+def test_a_tar_that_was_replaced_gives_no_other_photos_bytes(tmp_path: Path) -> None:
+    path = tar(tmp_path / "p.tar", PHOTOS)
+    listed = list(list_inputs([str(path)]))
+    tar(path, dict(reversed(PHOTOS.items())))
+    os.utime(path, ns=(0, 0))
+    assert {read(item) for item in listed} == {"unreadable"}
+
+
+def test_a_link_before_the_photo_of_its_name_hides_nothing(tmp_path: Path) -> None:
+    for mode in ("w", "w:gz"):
+        path = tmp_path / "p.tar"
+        with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+            link = tarfile.TarInfo("cats/x.jpg")
+            link.type, link.linkname = tarfile.SYMTYPE, "elsewhere"
+            archive.addfile(link)
+            member = tarfile.TarInfo("cats/x.jpg")
+            member.size = 5
+            archive.addfile(member, io.BytesIO(b"hello"))
+        assert contents(path) == [("cats/x.jpg", b"hello")]
+        source = f"{path}!/cats/x.jpg"
+        assert content_for(source).read(source) == b"hello"
+        tree = open_tree(path)
+        assert [(name, content.read(name)) for name, content in tree.contents({"cats/x.jpg"})] == [
+            ("cats/x.jpg", b"hello")
+        ]
+
+
+def test_a_zip_with_a_member_without_a_name(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "p.zip", {"q": b"x", "1.jpg": b"one"})
+    data = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 26), (b"PK\x01\x02", 28)):  # the name's length, then the extra field's
+        begin = data.index(signature) + at
+        data[begin : begin + 4] = struct.pack("<HH", 0, 1)
+    path.write_bytes(data)
+    assert contents(path) == [("1.jpg", b"one")]
+
+
+def test_several_xz_streams_are_one_and_one_that_asks_for_much_memory_is_refused(tmp_path: Path) -> None:
+    whole = tar(tmp_path / "w.tar", PHOTOS).read_bytes()
+    path = tmp_path / "p.tar.xz"
+    path.write_bytes(lzma.compress(whole[:5000]) + bytes(8) + lzma.compress(whole[5000:]))
+    assert contents(path) == list(PHOTOS.items())
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**29}]
+    path.write_bytes(lzma.compress(whole, filters=filters))
+    assert contents(path) == [("", "corrupt")]
+    (failed,) = list_inputs([str(path)])
+    assert "Memory usage limit" in getattr(failed.content, "message", "")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.errors import ImageError, SettingsError
+from catdog.errors import DataError, ImageError, SettingsError
 from catdog.sources.contents import Failed, File, Web, file_version
 from catdog.sources.folders import SORTED_AT_ONCE, walk
 from catdog.sources.listing import Cursor, Input, SourceChangedError, can_count, list_inputs
@@ -512,10 +512,46 @@ def test_an_archive_whose_members_are_known_is_not_read_again(tmp_path: Path) ->
     os.utime(archive, ns=(0, int((version or "").partition("-")[0], 16)))
     full = list(list_inputs([archive], known=known))
     assert [(item.source, item.version) for item in full] == [(source, version) for source in sources]
-    for k, item in enumerate(full):
-        assert list(list_inputs([archive], after=item.cursor, known=known)) == full[k + 1 :]
+    for k, item in enumerate(full[:-1]):
+        rest = list_inputs([archive], after=item.cursor, known=lambda place, at, k=k: (known(place, at) or [])[k + 1 :])
+        assert list(rest) == full[k + 1 :]
         with pytest.raises(SourceChangedError, match="is not known any more"):
             list(list_inputs([archive], after=item.cursor))
+
+
+def test_a_source_that_went_while_its_listing_was_not_at_the_end_is_no_missing_photo(tree: Path) -> None:
+    """Or a mount that is away for a moment would cost all that was not listed yet."""
+    first = next(list_inputs([str(tree)]))
+    tree.rename(tree.parent / "elsewhere")
+    with pytest.raises(DataError, match="photos: is not there now, and was when the run began; bring it back"):
+        list(list_inputs([str(tree)], after=first.cursor))
+
+
+def test_a_source_that_became_something_else_is_not_gone_on_with(tree: Path, tmp_path: Path) -> None:
+    place = tmp_path / "s.tar"
+    tree.rename(place)
+    first = next(list_inputs([str(place)]))
+    place.rename(tree)
+    write_tar(place, ["1.jpg"])
+    with pytest.raises(SourceChangedError):
+        list(list_inputs([str(place)], after=first.cursor))
+
+
+@pytest.mark.parametrize("source", [f"{'x' * 300}.jpg", f"{'y' * 300}/1.jpg", "a\0b.jpg", f"{'z' * 300}.zip!/1.jpg"])
+def test_a_name_that_no_file_system_takes_is_one_failure(tree: Path, source: str) -> None:
+    (item,) = check_every_cursor([tree / source])
+    assert message(item).startswith(str(tree / source))
+
+
+def test_a_password_in_a_url_is_shown_nowhere(tree: Path) -> None:
+    for source in (
+        "https://bob:hunter2@h/p.zip!/a.jpg",
+        "https://bob:hunter2@h/a.jpg?x=1",
+        "https://bob:hunter2@h/{a..b}",
+    ):
+        (item,) = check_every_cursor([source])
+        assert item.source.startswith("https://***@h/")
+        assert "hunter2" not in item.source
 
 
 def test_what_systems_leave_behind_is_a_photo_nowhere(tmp_path: Path) -> None:
