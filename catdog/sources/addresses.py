@@ -36,7 +36,7 @@ _EXPLANATIONS: Final = (
         False,
     ),
     (
-        "ExpiredToken|ExpiredTokenException|InvalidAccessKeyId|InvalidToken|401|TokenRefreshRequired|"
+        "ExpiredToken|ExpiredTokenException|InvalidAccessKeyId|InvalidToken|400|401|TokenRefreshRequired|"
         "SignatureDoesNotMatch|RequestTimeTooSkewed|AuthenticationFailed",
         f"the AWS credentials are refused ({{code}}); renew them, then {_GO_ON}",
         True,

@@ -265,6 +265,8 @@ def _download(uri: str, most_bytes: int) -> tuple[bytes, str]:
     """The bytes of an object of a photo's size, and its ETag."""
     root, key = split_uri(uri)
     try:
+        if key.startswith("/"):
+            raise UnnamableKeyError(f"{uri}: obstore drops the slash at the beginning of its key")
         with explain_errors(uri):
             found = _obstore().get(_connect(root), key)
             if (size := found.meta["size"]) > most_bytes:

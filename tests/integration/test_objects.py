@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import pytest
 
 from catdog.errors import DataError, ImageError, SettingsError
 from catdog.image import MAX_BYTES
-from catdog.sources import objects
+from catdog.sources import content_for, list_inputs, objects
 from catdog.sources.addresses import split_uri
 from catdog.sources.objects import list_objects, object_version, open_object, read_object
 from catdog.sources.stores import BucketStore, FolderStore, Store, open_store
@@ -362,6 +363,66 @@ def test_streams_of_nothing(bucket: str, upload: Callable[..., None]) -> None:
     with open_object(f"s3://{bucket}/empty.tar") as stream:
         assert stream.read() == b""
     assert refused(lambda: open_object(f"s3://{bucket}/no.tar")) == f"s3://{bucket}/no.tar: there is no such object"
+
+
+# Listings
+
+
+def inputs(*sources: str) -> list[tuple[str, str]]:
+    """The keys of all inputs, without the bucket, and why they are no photo."""
+    found = list_inputs(list(sources))
+    return [(item.source.partition("/")[2].split("/", 2)[2], getattr(item.content, "reason", "")) for item in found]
+
+
+def test_junk_is_passed_over_in_prefixes_and_in_patterns(bucket: str, upload: Callable[..., None]) -> None:
+    upload("p/ok.jpg", "p/__MACOSX/._1.jpg", "p/.hid/2.jpg", "p/@eaDir/3.jpg")
+    for source in ("p", "p/**/*.jpg", "*/*.jpg"):
+        assert inputs(f"s3://{bucket}/{source}") == [("p/ok.jpg", "")]
+
+
+def test_a_folder_whose_name_ends_like_an_archive_s_separator(bucket: str, upload: Callable[..., None]) -> None:
+    upload("wow!/1.jpg", "wow!/2.jpg")
+    assert (
+        inputs(f"s3://{bucket}/wow!/")
+        == inputs(f"s3://{bucket}/wow!/*.jpg")
+        == [("wow!/1.jpg", ""), ("wow!/2.jpg", "")]
+    )
+
+
+def test_keys_that_begin_with_a_slash_are_not_taken_for_others(bucket: str, upload: Callable[..., None]) -> None:
+    """obstore has no name for them and drops the slash; boto3 reads them."""
+    upload("/a.jpg", "/b.jpg", "c.jpg", "x//y/1.jpg", data=PHOTO)
+    upload("a.jpg", data=b"another one")
+    found = list(list_inputs([f"s3://{bucket}"]))
+    assert [item.source for item in found] == [
+        f"s3://{bucket}/{key}" for key in ("/a.jpg", "/b.jpg", "a.jpg", "c.jpg", "x//y/1.jpg")
+    ]
+    assert [item.content.read(item.source) for item in found] == [PHOTO, PHOTO, b"another one", PHOTO, PHOTO]
+    assert inputs(f"s3://{bucket}/x//y/") == [("x//y/1.jpg", "")]
+
+
+def test_a_shard_that_is_not_there_is_one_failure_and_stops_nothing(bucket: str, admin: Any) -> None:
+    shard = io.BytesIO()
+    with tarfile.open(fileobj=shard, mode="w") as archive:
+        member = tarfile.TarInfo("1.jpg")
+        member.size = len(PHOTO)
+        archive.addfile(member, io.BytesIO(PHOTO))
+    for n in (0, 2):
+        admin.put_object(Bucket=bucket, Key=f"{n}.tar", Body=shard.getvalue())
+    assert inputs(f"s3://{bucket}/{{0..2}}.tar") == [("0.tar!/1.jpg", ""), ("1.tar", "missing"), ("2.tar!/1.jpg", "")]
+    assert inputs(f"s3://{bucket}/1.zip") == [("1.zip", "missing")]
+
+
+def test_a_member_of_a_forbidden_archive_is_one_photo_and_expired_credentials_are_all(
+    bucket: str, upload: Callable[..., None], proxy: Proxy
+) -> None:
+    upload("p.tar")
+    source = f"s3://{bucket}/p.tar!/1.jpg"
+    proxy.plans["/p.tar"] = itertools.repeat("forbidden")
+    with pytest.raises(ImageError, match="access is forbidden"):
+        content_for(source).read(source)
+    proxy.plans["/p.tar"] = itertools.repeat("expired")
+    assert refused(lambda: content_for(source).read(source))
 
 
 # Stores
