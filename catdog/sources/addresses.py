@@ -139,7 +139,7 @@ def _explain(code: str, text: str) -> tuple[str, bool]:
         known = found[1].startswith("no AWS credentials")
         return (found[1] if known else f"the AWS credentials can't be had ({found[1]}); log in again"), True
     for words, explanation, concerns_all in _EXPLANATIONS:
-        if re.fullmatch(words, code) if code else re.search(words, text):
+        if re.fullmatch(words, code) if code else " " in words and re.search(words, text):  # codes have no blanks
             host = _HOST.search(text)
             return explanation.format(code=code, host=f" at {host[1]}" if host else ""), concerns_all
     return f"the transfer failed ({shorten_message(text)})", False
