@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from catdog.colours import BLUE
 from catdog.errors import ImageError
@@ -83,7 +84,9 @@ def contact_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
             _write_lines(draw, names[i], (at[0], after), name_font, _INK)
         top += height
     with replace_file(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        about = PngInfo()
+        about.add_text("Software", "catdog")  # by which the next one knows that it may replace this
+        sheet.save(temporary, format="PNG", pnginfo=about)
 
 
 def thumbnail(photo: Path | bytes | Image.Image | ImageError) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,11 +36,31 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_output_file(flag: str, path: Path, mark: bytes) -> None:
+    """Raise SettingsError unless a command may write this file: a new one, or one that holds its own ``mark``."""
+    check_local(flag, path)
+    try:
+        if path.is_dir():
+            raise SettingsError(f"{flag} {path}: is a folder; name a file in it")
+        is_other = path.exists() and mark not in path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{flag} {path}: can't be read ({error.strerror})") from error
+    if is_other:
+        raise SettingsError(f"{flag} {path}: is there already, and not from this command; name another file")
+
+
+def check_local(flag: str, path: str | Path) -> None:
+    """Raise SettingsError for an address: it would become a folder called ``https:`` or ``s3:``."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise SettingsError(f"{flag} {path}: must be a path on this machine")
+
+
 def check_output_folder(flag: str, folder: Path, marks: Sequence[str]) -> None:
     """Raise SettingsError unless ``folder`` is new, is empty, or holds one of ``marks``.
 
     ``marks``: files, as paths below it, by which a command knows a folder that it has written to before.
     """
+    check_local(flag, folder)
     try:
         is_used = folder.is_dir() and any(path.name != LOCK_NAME for path in folder.iterdir())
     except OSError as error:

@@ -6,36 +6,42 @@ import heapq
 import json
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from enum import Enum
 from hashlib import sha256
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from catdog.contract import UNSURE
 from catdog.edge import EXIT_FAILED, EXIT_SIGNAL, edge, write_summary
 from catdog.errors import DataError, SettingsError
-from catdog.files import replace_file
+from catdog.files import check_local, check_output_file, replace_file
+from catdog.sources.names import INSIDE, MAGIC, expand_braces, is_object_uri, is_url
 from catdog.text import printable
 
 EXIT_TOO_MANY_ERRORS: Final = 3
+SUMMARY_MARK: Final = b'"photos_per_second"'
+SHEET_MARK: Final = b"Software\0catdog"
+MOST_WORKERS: Final = 4096
 DRY_RUN_TASKS: Final = 4  # of 16 photos, for each worker
 
 _HELP: Final = """Score every photo of a large collection, once.
 
-SOURCE is a photo, a folder (with all below it), a quoted pattern, a .zip or .tar archive, a set of shards, or an s3://
-address of these. --out gets one row an input, also for one that can't be read: source, status (ok, corrupt,
-unsupported, missing, too_large), label, confidence, a probability a class, width, height, sha256, error, model.
+SOURCE is a photo, a folder (with all below it), a quoted pattern, a .zip or .tar archive, a set of shards, or an s3://,
+gs:// or az:// address of these. --out gets one row an input, also for one that can't be read: source, status (ok,
+corrupt, unsupported, missing, too_large, out_of_memory), label, confidence, a probability a class, width, height,
+sha256, error, model, version.
 
 Killed at any moment and started again with the same command, it goes on where it was. Given again later, the command
 brings the result up to date: only photos that are new or were replaced are scored.
@@ -112,7 +118,6 @@ def main(
         str | None, typer.Option(metavar="NAME", help="ONNX Runtime's execution provider, where one is installed.")
     ] = None,
 ) -> None:
-    console = Console(stderr=True, highlight=False)
     stopped = _Stopped()
     # Imported after parsing, so that --help and a typo answer at once; pyarrow before anything is written.
     import pyarrow  # noqa: F401
@@ -125,15 +130,13 @@ def main(
     job, class_names = run.prepare_job(model, threshold, provider)
     chosen, count = _engine(engine, workers, ray_address)
     if dry_run:
-        typer.echo(json.dumps(_dry_run(sources or [], lists or [], job, chosen, count)))
+        trial = _dry_run(sources or [], lists or [], job, chosen, count)
+        if trial["estimated_seconds"] is not None:
+            rate, left = trial["photos_per_second"], timedelta(seconds=round(trial["estimated_seconds"]))
+            _say(f"{trial['photos']:,} photos; {trial['tried']} were tried, {rate:,.1f}/s, so all take about {left}")
+        write_summary(trial)
         return
-    if contact_sheet and contact_sheet.suffix.lower() != ".png":
-        raise SettingsError(f"--contact-sheet {contact_sheet}: is drawn as a PNG; give a name that ends in .png")
-    for option, path in (("--summary", summary), ("--contact-sheet", contact_sheet)):
-        if path:  # before the hours that its content takes
-            with _writing(option, path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=path.parent).close()
+    _check_outputs(sources, lists, out, model, summary, contact_sheet)
     if sort_into:
         job = replace(job, sorter=Sorter(sort_into, [*class_names, UNSURE], copy=copy))
     with stopped.watch(), _progress(sources or [], lists or []) as progress:
@@ -143,7 +146,9 @@ def main(
             part_rows=part_rows or run.PART_ROWS, stop=stopped.event, progress=progress,
         )  # fmt: skip
     report = _report(out, outcome, job.model_sha256, count)
-    _show(console, report)
+    _show(report)
+    if sort_into and outcome.changes and (outcome.changes.changed or outcome.changes.gone):
+        _say(f"{sort_into}: what was sorted there before for photos that changed or went is still there")
     if summary:
         with _writing("--summary", summary), replace_file(summary) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
@@ -197,6 +202,11 @@ def _check(
         raise SettingsError("nothing to score; name a SOURCE or a --list")
     if threshold is not None and not 0 <= threshold <= 1:  # also refuses nan
         raise SettingsError(f"--threshold {threshold}: must be in [0, 1]")
+    is_missing = [_is_missing(source) for source in sources or []]
+    if is_missing and all(is_missing) and not lists:
+        raise SettingsError(f"{(sources or [''])[0]}: no such file or folder")
+    if sort_into:
+        check_local("--sort-into", sort_into)
     if copy and not sort_into:
         raise SettingsError("--copy says how --sort-into puts photos; give that, too")
     for source in sources or [] if sort_into else []:
@@ -204,11 +214,40 @@ def _check(
             raise SettingsError(f"--sort-into {sort_into}: lies in {source}, so what is sorted would be scored again")
 
 
+def _is_missing(source: str) -> bool:
+    """Whether a source is a plain name, and of nothing."""
+    is_plain = not (is_url(source) or is_object_uri(source) or INSIDE in source or MAGIC.search(source))
+    return is_plain and not any(map(os.path.lexists, expand_braces(source)))
+
+
+def _check_outputs(
+    sources: list[str] | None,
+    lists: list[str] | None,
+    out: str,
+    model: str | None,
+    summary: Path | None,
+    contact_sheet: Path | None,
+) -> None:
+    """Refuse outputs that would replace something else, before the hours that their content takes."""
+    if contact_sheet and contact_sheet.suffix.lower() != ".png":
+        raise SettingsError(f"--contact-sheet {contact_sheet}: is drawn as a PNG; give a name that ends in .png")
+    given = {os.path.realpath(path) for path in (out, model, *(sources or ()), *(lists or ())) if path}
+    for option, path, mark in (("--summary", summary, SUMMARY_MARK), ("--contact-sheet", contact_sheet, SHEET_MARK)):
+        if not path:
+            continue
+        if os.path.realpath(path) in given:
+            raise SettingsError(f"{option} {path}: is what another argument names; name another file")
+        check_output_file(option, path, mark)
+        with _writing(option, path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+
+
 def _engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[Any, int]:
     from catdog.score.workers import auto_workers, run_workers
 
-    if workers != "auto" and not (workers.isdecimal() and 1 <= int(workers) <= 4096):
-        raise SettingsError(f"--workers {workers}: must be auto, or a number from 1 on")
+    if workers != "auto" and not (workers.isdecimal() and 1 <= int(workers) <= MOST_WORKERS):
+        raise SettingsError(f"--workers {workers}: must be auto, or a number from 1 to {MOST_WORKERS}")
     if engine is EngineName.ray:
         from catdog.score.ray_engine import connect, run_on_ray
 
@@ -258,10 +297,15 @@ def _report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
     }
 
 
-def _show(console: Console, report: dict[str, Any]) -> None:
-    """The summary, for a person."""
+def _say(line: str) -> None:
+    sys.stderr.write(printable(line) + "\n")
+
+
+def _show(report: dict[str, Any]) -> None:
+    """Print the summary for a person."""
     labels = ", ".join(f"{n:,} {label}" for label, n in report["labels"].items()) or "none"
-    lines = [f"{report['ok']:,} of {report['photos']:,} photos answered: {labels}"]
+    so_far = " so far" if report["stopped"] else ""
+    lines = [f"{report['ok']:,} of {report['photos']:,} photos answered{so_far}: {labels}"]
     if report["failed"]:
         lines.append(_failures(report["failed"]))
     if report["first_error"]:
@@ -287,7 +331,7 @@ def _show(console: Console, report: dict[str, Any]) -> None:
     else:
         lines.append(f"wrote {report['out']}")
     for line in lines:
-        console.print(escape(printable(line)), soft_wrap=True)
+        _say(line)
 
 
 def _dry_run(sources: list[str], lists: list[str], job: Any, engine: Any, workers: int) -> dict[str, Any]:
@@ -325,6 +369,7 @@ def _draw(out: str, path: Path) -> None:
     from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
     from catdog.errors import ImageError
     from catdog.score import output
+    from catdog.score.rows import decode_source
     from catdog.sources import content_for
     from catdog.sources.stores import open_store
 
@@ -341,9 +386,10 @@ def _draw(out: str, path: Path) -> None:
     cells = []
     share = MOST // max(1, len(samples))
     for label, chosen in sorted(samples.items()):
-        for _, source, confidence in chosen[:share]:
+        for _, source, confidence in sorted(chosen[:share], key=itemgetter(1)):  # archives are read in their order
             try:
-                photo: bytes | ImageError = content_for(source).read(source)
+                name = decode_source(source)
+                photo: bytes | ImageError = content_for(name).read(name)
             except ImageError as error:
                 photo = error
             colour = ORANGE if label == UNSURE else BLUE

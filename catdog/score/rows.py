@@ -7,6 +7,7 @@ One input gives one row, whatever happens to it. The columns are the same in Par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
@@ -81,6 +82,11 @@ def columns(class_names: Sequence[str]) -> list[str]:
 def encode_source(source: str) -> str:
     """The name as it stands in a table: one that isn't UTF-8 has its odd bytes as ``\\udcXX``, as in other commands."""
     return source.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def decode_source(text: str) -> str:
+    r"""The name that ``encode_source`` gave, as the file system has it; a name that really holds "\\udcff" is rare."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str], model: str) -> pa.Table:

@@ -20,6 +20,7 @@ from catdog.score.rows import Row, columns
 from catdog.score.scorer import Answer, Job, Scorer, Seconds
 from catdog.sources import Input, SourceChangedError, list_inputs
 from catdog.sources.contents import Bytes, Failed
+from catdog.sources.lists import check_list
 from catdog.sources.stores import open_store
 from catdog.sources.web import redact
 
@@ -135,6 +136,8 @@ def score(
     output.ending(out)
     stop = stop or threading.Event()
     max_errors = max_errors or MaxErrors()
+    for path in lists:
+        check_list(str(path))
     store, name = open_store(out)
     listing = partial(list_inputs, sources, lists, private_urls=private_urls)
     begin = time.monotonic()
@@ -144,6 +147,7 @@ def score(
     with store.lock(name):
         ledger = Ledger(store, name, _describe_job(sources, lists, job), class_names, job.model_sha256, restart)
         ledger.open()
+        is_second_look = False
         must_look_again = not ledger.finished and ledger.totals.rows > 0  # for what was replaced since it began
         while True:
             if ledger.finished:
@@ -165,13 +169,15 @@ def score(
                     ledger.put_parts_aside()
                     scored = done + collected.scored
                     continue
-                if ledger.has_result and (ledger.listed or ledger.finished):
-                    changes = collected.count_changes()
+                if former and ledger.has_result and collected.is_listed:
+                    found = collected.count_changes()
+                    if not is_second_look or found.new or found.changed or found.gone:
+                        changes = found
             if ledger.listed:
                 ledger.finish()
             if not ledger.finished or not must_look_again:
                 break
-            must_look_again = retry_failed = False
+            must_look_again, is_second_look, retry_failed = False, True, False
         clock.tick(scored)
         seconds = time.monotonic() - begin
         too_many = max_errors.are_exceeded(ledger.totals, at_end=ledger.finished)
@@ -221,7 +227,7 @@ class _Collected:
         self._sources: list[str] = []
         self._rows: list[Row] = []
         self._cursor = ledger.cursor
-        self._is_listed = False
+        self.is_listed = False
         self._scored_before_part = 0
         self._last_part = time.monotonic()
         self._changes = ledger.changes.copy()
@@ -261,7 +267,7 @@ class _Collected:
                 return
         if task:
             yield task
-        self._is_listed = True
+        self.is_listed = True
 
     def rows_from(self, answers: Iterator[Answer]) -> Iterator[Seconds]:
         """Put rows into parts as they come; yields what each answer took.
@@ -284,7 +290,7 @@ class _Collected:
             if self._rows:  # what is done is done
                 self._commit()
             raise
-        if not self._is_listed:
+        if not self.is_listed:
             if self._rows:
                 self._commit()
             return

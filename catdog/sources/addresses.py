@@ -23,6 +23,7 @@ _HOST: Final = re.compile(r"https?://([^/\s?]+)")
 _NO_CREDENTIALS: Final = re.compile(r"External AWS credential provider: \w+: (.*)")
 _NOT_THERE: Final = frozenset({"NoSuchKey", "404", "NotFound", "BlobNotFound"})
 _BROKE_OFF: Final = ("body error", "error sending request", "error decoding response")
+_S3_ACTIONS: Final = "s3:ListBucket and s3:GetObject (where results go s3:PutObject and s3:DeleteObject, too)"
 _GO_ON: Final = "start the same command again: it goes on"
 
 # Words of the stores (error codes, HTTP statuses where they send no body) and of obstore's debug text, as patterns;
@@ -31,8 +32,7 @@ _EXPLANATIONS: Final = (
     ("NoSuchBucket|ContainerNotFound", "there is no such bucket; check its name", True),
     (
         "AccessDenied|403|Forbidden|AllAccessDisabled|AuthorizationFailure",
-        "access is forbidden; the credentials in use need s3:ListBucket and s3:GetObject"
-        " (where results go s3:PutObject and s3:DeleteObject, too)",
+        f"access is forbidden; the credentials in use need {_S3_ACTIONS}",
         False,
     ),
     (
@@ -99,6 +99,10 @@ def explain_errors(place: str) -> Iterator[None]:
         if (isinstance(error, FileNotFoundError) and code != "NoSuchBucket") or code in _NOT_THERE:
             raise MissingObjectError(f"{place}: there is no such object") from error
         explanation, concerns_all = _explain(code, text)
+        if not root.startswith(S3_SCHEME):
+            explanation = explanation.replace(
+                _S3_ACTIONS, "to be allowed to list and read (where results go to write, too)"
+            )
         if concerns_all:
             raise DataError(f"{root}: {explanation}") from error
         if not code and any(words in text for words in _BROKE_OFF):

@@ -154,7 +154,7 @@ def _choose_lister(source: str, stdin: bool, known: Known) -> _Lister:
     if stdin and source == STDIN:
         return lambda position: _list_one(source, Stdin(), position)
     content = content_for(source)
-    if is_object_uri(source) and not hasattr(content, "archive"):
+    if is_object_uri(source) and not isinstance(content, Failed) and not hasattr(content, "archive"):
         return _choose_object_lister(source, known)
     if isinstance(content, Web):  # before patterns: its "?" is none
         from catdog.sources.web import redact

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 from catdog.errors import SettingsError
 from catdog.sources.names import is_object_uri
 
+_LOOKED_AT: Final = 4096  # bytes
 COLUMNS: Final = ("source", "path", "file", "filename", "image", "uri", "url")
 """The column of a CSV or Parquet list that holds the paths is the first of these names that it has."""
 
@@ -32,6 +33,9 @@ def read_entries(path: str) -> Iterator[str]:
             if kind == ".parquet":
                 yield from _read_parquet(path, file)
                 return
+            if b"\0" in file.read(_LOOKED_AT):
+                raise SettingsError(f"--list {path}: is no text; give a list of names, a CSV or a Parquet file")
+            file.seek(0)
             newline = "" if kind in (".csv", ".tsv") else None
             with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
                 if kind in (".csv", ".tsv"):
@@ -42,6 +46,11 @@ def read_entries(path: str) -> Iterator[str]:
                     yield from (entry for line in text if (entry := line.strip()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError(f"--list {path}: can't be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def check_list(path: str) -> None:
+    """Raise SettingsError, as ``read_entries`` does, for a list that can't be read, before anything is begun."""
+    next(read_entries(path), None)
 
 
 def _open_list(path: str) -> BinaryIO:

@@ -94,7 +94,7 @@ def list_objects(root: str, prefix: str, after: str = "") -> Iterator[Listed]:
     while True:
         try:
             for item in _list_with_obstore(root, folder, after):
-                after = item.key
+                after, pauses = item.key, iter(PAUSES_S)
                 if after.startswith(prefix):
                     yield item
                 elif after > prefix:

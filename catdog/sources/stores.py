@@ -23,7 +23,7 @@ from typing import BinaryIO, Final, Protocol
 from filelock import FileLock, Timeout
 
 from catdog.errors import DataError, SettingsError
-from catdog.files import replace_file
+from catdog.files import check_local, replace_file
 from catdog.sources import objects
 from catdog.sources.addresses import MissingObjectError, split_uri
 from catdog.sources.names import is_object_uri
@@ -76,6 +76,7 @@ def open_store(place: str) -> tuple[Store, str]:
         if not name:
             raise SettingsError(f"{place}: names no file; give {root}/folder/results.parquet")
         return BucketStore(root, prefix), name
+    check_local("--out", place)
     path = Path(place)
     is_folder = os.path.isdir(path)  # noqa: PTH112 - a Path raises an error for a name that is too long
     if not path.name or place.endswith(("/", os.sep)) or is_folder:

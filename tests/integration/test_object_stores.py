@@ -55,10 +55,15 @@ def test_predict_answers_for_prefixes_patterns_archives_and_members_with_a_model
 
 
 def test_what_is_not_there_is_one_line(filled: str) -> None:
-    (answer,) = catdog("predict", f"{filled}/none.png", code=1).splitlines()
-    assert json.loads(answer)["error"] == f"{filled}/none.png: no such object"
-    for place in ("s3://no-such-bucket-here/a/", f"{filled}/none.zip"):
-        assert catdog("predict", place, code=2) == ""
+    places = (f"{filled}/none.png", f"{filled}/none.zip", "s3://b/x.jpg", f"{filled}/photos/cats/0.png")
+    answers = [json.loads(line) for line in catdog("predict", *places, code=1).splitlines()]
+    assert [answer["error"] for answer in answers] == [
+        f"{filled}/none.png: no such object",
+        f"{filled}/none.zip: there is no such object",
+        "s3://b/x.jpg: not an S3 address; give s3://bucket/key",
+        None,
+    ]
+    assert catdog("predict", "s3://no-such-bucket-here/a/", code=2) == ""
     assert catdog("predict", f"{filled}/p.zip", "--model", f"{filled}/m/none.onnx", code=2) == ""
 
 

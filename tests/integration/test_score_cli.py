@@ -394,7 +394,7 @@ def test_sources_of_all_kinds_are_mixed_and_none_gets_anothers_answer(score: Sco
     ("arguments", "says"),
     [
         ([], "nothing to score; name a SOURCE or a --list"),
-        (["photos", "--workers", "0"], "--workers 0: must be auto, or a number from 1 on"),
+        (["photos", "--workers", "0"], "--workers 0: must be auto, or a number from 1 to 4096"),
         (["photos", "--workers", "many"], "--workers many: must be auto"),
         (["photos", "--threshold", "1.5"], "--threshold 1.5: must be in [0, 1]"),
         (["photos", "--threshold", "nan"], "--threshold nan: must be in [0, 1]"),
@@ -482,3 +482,33 @@ def test_interrupted_and_started_again_it_gives_the_rows_of_an_uninterrupted_run
     assert [row["label"] for row in rows("r.jsonl")] == [
         None if n in (3, 599) else ("cat", "dog")[n % 2] for n in range(600)
     ]
+
+
+def test_no_output_replaces_what_it_did_not_make(score: Score, folder: Path) -> None:
+    (folder / "mine.json").write_text('{"mine": 1}')
+    (folder / "mine.png").write_bytes((folder / "photos/a/1.png").read_bytes())
+    before = everything(folder)
+    for option, path, why in (
+        ("--summary", "mine.json", "is there already, and not from this command"),
+        ("--contact-sheet", "mine.png", "is there already, and not from this command"),
+        ("--contact-sheet", "photos", "is drawn as a PNG"),
+        ("--summary", "photos", "is what another argument names"),
+        ("--summary", "r.csv", "is what another argument names"),
+        ("--summary", "s3://bucket/s.json", "must be a path on this machine"),
+        ("--sort-into", "https://h/x", "must be a path on this machine"),
+        ("--out", "https://h/r.csv", "must be a path on this machine"),
+    ):
+        out = () if option == "--out" else ("--out", "r.csv")
+        assert why in score("photos", *out, option, path, code=2).stderr
+    assert everything(folder) == before
+    for _ in range(2):  # its own may be made again
+        score("photos", "--out", "r.csv", "--summary", "s.json", "--contact-sheet", "sheet.png")
+
+
+def test_a_name_that_is_nothing_is_no_result(score: Score, folder: Path) -> None:
+    assert "nope: no such file or folder" in score("nope", "--out", "r.csv", code=2).stderr
+    assert not (folder / "r.csv.run.json").exists()
+    (folder / "l.csv").write_text("wrong\n1\n")
+    assert "needs a column" in score("--list", "l.csv", "--out", "r.csv", code=2).stderr
+    assert "is no text" in score("--list", "photos/a/1.png", "--out", "r.csv", code=2).stderr
+    assert not (folder / "r.csv.run.json").exists()

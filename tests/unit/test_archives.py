@@ -466,7 +466,7 @@ def test_a_tar_that_was_replaced_gives_no_other_photos_bytes(tmp_path: Path) -> 
 def test_a_link_before_the_photo_of_its_name_hides_nothing(tmp_path: Path) -> None:
     for mode in ("w", "w:gz"):
         path = tmp_path / "p.tar"
-        with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        with tarfile.open(path, mode) as archive:
             link = tarfile.TarInfo("cats/x.jpg")
             link.type, link.linkname = tarfile.SYMTYPE, "elsewhere"
             archive.addfile(link)
