@@ -22,7 +22,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TextIO
 
 from catdog.errors import CatdogError, SettingsError, TrainingStopped
-from catdog.extras import install_command, name_extra
 from catdog.text import printable
 
 EXIT_FAILED: Final = 1
@@ -59,6 +58,8 @@ def edge(
     except KeyboardInterrupt as error:
         _end(EXIT_INTERRUPTED, advice and f"{name}: interrupted; {advice}", error)
     except ModuleNotFoundError as error:
+        from catdog.extras import install_command, name_extra
+
         if (needed := name_extra(error.name or "", extra)) is None:
             raise
         _end(EXIT_USAGE, f"{prefix}: {error.name} is not installed; {install_command(needed)}", error)

@@ -32,7 +32,6 @@ from catdog.classifier import Classifier, load
 from catdog.contract import UNSURE
 from catdog.edge import EXIT_FAILED, edge
 from catdog.prediction import Prediction
-from catdog.progress import show_progress
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
 from catdog.text import printable
@@ -147,6 +146,8 @@ FORMATS: Final[dict[Format, Callable[[Iterable[Prediction], Sequence[str]], Iter
 
 def _with_bar(rows: Iterable[Prediction], paths: list[str]) -> Iterator[Prediction]:
     """The same rows, with a progress bar on stderr once they take longer than BAR_AFTER_S."""
+    from catdog.progress import show_progress  # which most runs are too short for
+
     with show_progress("answered", count=lambda: sum(1 for _ in list_photos(paths)), after_s=BAR_AFTER_S) as report:
         for done, row in enumerate(rows, start=1):
             report(done)

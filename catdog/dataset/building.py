@@ -36,7 +36,8 @@ from catdog.dataset.report import (
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, NothingUsableError, SettingsError
 from catdog.machine import usable_cores
-from catdog.sources.contents import Bytes, Content
+from catdog.sources.archives import Bytes
+from catdog.sources.contents import Content
 from catdog.sources.names import is_object_uri
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)

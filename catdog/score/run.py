@@ -19,7 +19,8 @@ from catdog.score.ledger import Ledger, Totals
 from catdog.score.rows import Row, columns
 from catdog.score.scorer import Answer, Job, Scorer, Seconds
 from catdog.sources import Input, SourceChangedError, list_inputs
-from catdog.sources.contents import Bytes, Failed
+from catdog.sources.archives import Bytes
+from catdog.sources.contents import Failed
 from catdog.sources.lists import check_list
 from catdog.sources.stores import open_store
 from catdog.sources.web import redact

@@ -13,6 +13,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import stat
 import struct
 import tarfile
@@ -25,10 +26,13 @@ from typing import IO, Any, Final, NamedTuple, cast
 
 from catdog.errors import ImageError, ImageReason
 from catdog.image import MAX_BYTES
-from catdog.sources.contents import Bytes, Content, Failed, Slice, file_version
+from catdog.sources.contents import Content, Failed, check_size, file_version, version_of
 from catdog.sources.names import is_archive_name, is_object_uri
 
 _ENCRYPTED: Final = 0x1  # APPNOTE 4.4.4
+_LOCAL_HEADER: Final = 30  # bytes, before the name and the extra field (APPNOTE 4.3.7)
+_STORED, _DEFLATED = 0, 8  # compression methods (APPNOTE 4.4.5); zipfile takes a while to import
+_NAME_AND_EXTRA: Final = 1024  # bytes that are read along with a member, since its local header alone says how many
 _PLAIN_TAR: Final = (b"ustar", 257)  # magic and its offset (POSIX.1-2017, pax)
 _SKIPPED_BYTES: Final = 2**20  # at once
 _ZIP_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE 4.3.7 and 4.3.16: a member, or the end of an empty one
@@ -53,6 +57,82 @@ _ERRORS: Final = (
     ValueError,
     NotImplementedError,
 )
+
+
+class Slice(NamedTuple):
+    """A member of an archive, on this machine or in an object store: a run of bytes in it, as they are or deflated."""
+
+    archive: str
+    offset: int
+    """Of the bytes in a tar; of the member's local header in a zip."""
+    stored: int
+    """Bytes in the archive."""
+    unpacked: int
+    """Bytes of the member, as the archive claims."""
+    zipped: tuple[int, int] | None = None
+    """Method and CRC-32 of a zip's member; None in a tar."""
+    version: str | None = None
+    """Of a tar, in which another one would have other bytes at this place."""
+
+    def read(self, source: str, most_bytes: int = MAX_BYTES) -> bytes:
+        check_size(source, max(self.unpacked, self.stored), most_bytes)
+        if self.zipped is None:
+            data = self._run(source, self.offset, self.unpacked)
+        else:
+            data = self._unzip(source, *self.zipped)
+        if len(data) != self.unpacked:
+            raise ImageError(f"{source}: the archive ends inside it; download or make it again", "corrupt")
+        return data
+
+    def size(self) -> int:
+        return self.stored + self.unpacked
+
+    def _unzip(self, source: str, method: int, crc: int) -> bytes:
+        head = self._run(source, self.offset, _LOCAL_HEADER + _NAME_AND_EXTRA + self.stored)
+        if len(head) < _LOCAL_HEADER or head[:4] != b"PK\x03\x04":
+            raise ImageError(f"{source}: the archive is damaged; download or make it again", "corrupt")
+        begin = _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        data = head[begin : begin + self.stored]
+        if len(data) < self.stored:  # a name or an extra field of more than a kilobyte
+            data = self._run(source, self.offset + begin, self.stored)
+        if method == _DEFLATED:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
+            except zlib.error as error:
+                raise ImageError(f"{source}: damaged inside the archive ({error})", "corrupt") from error
+        elif method != _STORED:
+            raise ImageError(f"{source}: compressed by method {method}, which is not read; unpack it", "unsupported")
+        if zlib.crc32(data) != crc:
+            raise ImageError(f"{source}: damaged inside the archive (its checksum differs)", "corrupt")
+        return data
+
+    def _run(self, source: str, offset: int, length: int) -> bytes:
+        if is_object_uri(self.archive):
+            from catdog.sources import objects  # a run without object stores need not have its library
+
+            return objects.read_range(self.archive, offset, length)
+        try:
+            with Path(self.archive).open("rb") as file:
+                if self.version and version_of(os.fstat(file.fileno())) != self.version:
+                    raise ImageError(f"{source}: the archive was replaced while it was read; start again", "unreadable")
+                file.seek(offset)
+                return file.read(length)
+        except OSError as error:
+            reason: ImageReason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+            raise ImageError(f"{source}: the archive can't be read ({error.strerror})", reason) from error
+
+
+class Bytes(NamedTuple):
+    """A member of an archive that can only be read from its start, and was."""
+
+    data: bytes
+
+    def read(self, source: str, most_bytes: int = MAX_BYTES) -> bytes:
+        check_size(source, len(self.data), most_bytes)
+        return self.data
+
+    def size(self) -> int:
+        return len(self.data)
 
 
 class Member(NamedTuple):

@@ -19,9 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from catdog.errors import DataError, ImageError, ImageReason, SettingsError
 from catdog.image import SUFFIXES
-from catdog.sources.addresses import MissingObjectError, ObjectError, split_uri
-from catdog.sources.contents import Content, Failed, File, Object, Stdin, Web, file_version
-from catdog.sources.folders import walk
+from catdog.sources.contents import Content, Failed, File, Stdin, Web, file_version
 from catdog.sources.names import (
     INSIDE,
     MAGIC,
@@ -65,14 +63,8 @@ class SourceChangedError(DataError):
     """An archive or a list in which a listing was to go on is another one by now."""
 
 
-class _Listed(NamedTuple):
-    source: str
-    content: Content
-    position: Position
-    """Behind it."""
-    version: str | None = None
-
-
+_Listed = tuple[str, Content, Position, str | None]
+"""A source, its content, the position behind it, its version; no class, which takes a millisecond to make."""
 _Lister = Callable[[Position], Iterator[_Listed]]
 """From a position (None: the start) on."""
 Known = Callable[[str, str], Sequence[str] | None]
@@ -133,6 +125,9 @@ def content_for(source: str, *, typed: bool = True) -> Content:
 
         return NamedMember(archive, member)
     if is_object_uri(source):
+        from catdog.sources.addresses import split_uri  # most runs have no object, and need not wait for these two
+        from catdog.sources.objects import Object
+
         try:
             split_uri(source)
         except SettingsError as error:
@@ -155,7 +150,7 @@ def _choose_lister(source: str, stdin: bool, known: Known) -> _Lister:
         return lambda position: _list_one(source, Stdin(), position)
     content = content_for(source)
     if is_object_uri(source) and not isinstance(content, Failed) and not hasattr(content, "archive"):
-        return _choose_object_lister(source, known)
+        return _choose_object_lister(source, content, known)
     if isinstance(content, Web):  # before patterns: its "?" is none
         from catdog.sources.web import redact
 
@@ -171,14 +166,16 @@ def _choose_lister(source: str, stdin: bool, known: Known) -> _Lister:
     return lambda position: _list_one(source, content, position)
 
 
-def _choose_object_lister(source: str, known: Known) -> _Lister:
+def _choose_object_lister(source: str, content: Content, known: Known) -> _Lister:
+    from catdog.sources.addresses import split_uri
+
     root, key = split_uri(source)
     if MAGIC.search(key):
         return lambda position: _list_object_pattern(source, root, key, position, known)
     if is_archive_name(key):
         return lambda position: _list_archive(source, position, known)
     if is_photo_name(key):
-        return lambda position: _list_one(source, Object(source), position, _object_version_or_none(source))
+        return lambda position: _list_one(source, content, position, _object_version_or_none(source))
     prefix = key if not key or key.endswith("/") else f"{key}/"
     return lambda position: _list_prefix(source, root, prefix, position)
 
@@ -186,7 +183,7 @@ def _choose_object_lister(source: str, known: Known) -> _Lister:
 def _list_one(source: str, content: Content, after: Position, version: str | None = None) -> Iterator[_Listed]:
     if after is not None:  # then it was one of the sources below, that hold many photos
         raise DataError(f"{source}: is not there now, and was when the run began; bring it back and start again")
-    yield _Listed(source, content, None, version or _version_of(content))
+    yield source, content, None, version or _version_of(content)
 
 
 def _version_of(content: Content) -> str | None:
@@ -197,6 +194,7 @@ def _version_of(content: Content) -> str | None:
 
 def _object_version_or_none(uri: str) -> str | None:
     from catdog.sources import objects
+    from catdog.sources.addresses import ObjectError
 
     try:
         return objects.object_version(uri)
@@ -226,6 +224,8 @@ def _list_tree(
             return False
         return not patterns or matches(parts, patterns, start=is_folder)
 
+    from catdog.sources.folders import walk
+
     for path, problem in walk(folder, is_archive_name if archives else is_photo_name, may_enter):
         below = Path(path).relative_to(folder).parts
         parts = [*below, ""] if problem else [*below]  # a folder that can't be listed comes where its files would
@@ -233,16 +233,16 @@ def _list_tree(
             continue
         if problem:
             if parts != last:
-                content = Failed(f"{path}: can't be listed ({problem})", "unreadable", of_listing=True)
-                yield _Listed(path, content, {"path": parts})
+                failure = Failed(f"{path}: can't be listed ({problem})", "unreadable", of_listing=True)
+                yield path, failure, {"path": parts}, None
         elif archives:
             if parts == last and inside is None:
                 continue
-            for listed in _list_archive(path, inside if parts == last else None, known):
-                place = {"path": parts} | ({} if listed.position is None else {"inside": listed.position})
-                yield listed._replace(position=place)
+            for source, content, behind, version in _list_archive(path, inside if parts == last else None, known):
+                place = {"path": parts} | ({} if behind is None else {"inside": behind})
+                yield source, content, place, version
         elif parts != last:
-            yield _Listed(path, File(path), {"path": parts}, file_version(path))
+            yield path, File(path), {"path": parts}, file_version(path)
 
 
 def _order(parts: Sequence[str]) -> list[tuple[bool, str]]:
@@ -261,7 +261,7 @@ def _list_archive(archive: str, after: Position, known: Known) -> Iterator[_List
         sources = known(archive, version)  # those that are left
         if sources is not None:
             for number, source in enumerate(sources, start=after["known"] + 1 if after else 1):
-                yield _Listed(source, content_for(source), {"known": number, "state": version}, version)
+                yield source, content_for(source), {"known": number, "state": version}, version
             return
         if after is not None:
             raise SourceChangedError(f"{archive}: what it held is not known any more")
@@ -270,18 +270,19 @@ def _list_archive(archive: str, after: Position, known: Known) -> Iterator[_List
 
 
 def _list_members(archive: str, after: int, version: str | None) -> Iterator[_Listed]:
+    from catdog.sources.addresses import MissingObjectError, ObjectError
     from catdog.sources.archives import list_members
 
     try:
         for member in list_members(archive, is_wanted_member, after):
             if is_wanted_member(member.name) and member.is_plain:
                 place = {"at": member.position, "state": version}
-                yield _Listed(f"{archive}{INSIDE}{member.name}", member.content, place, member.version)
+                yield f"{archive}{INSIDE}{member.name}", member.content, place, member.version
     except ImageError as error:
-        yield _Listed(archive, Failed(str(error), error.reason, of_listing=True), None, version)
+        yield archive, Failed(str(error), error.reason, of_listing=True), None, version
     except ObjectError as error:
         reason: ImageReason = "missing" if isinstance(error, MissingObjectError) else "unreadable"
-        yield _Listed(archive, Failed(str(error), reason, of_listing=True), None, version)
+        yield archive, Failed(str(error), reason, of_listing=True), None, version
 
 
 def is_wanted_member(name: str) -> bool:
@@ -293,7 +294,7 @@ def _list_prefix(source: str, root: str, prefix: str, after: Position) -> Iterat
     from catdog.sources import objects
 
     found = (
-        _Listed(f"{root}/{item.key}", Object(f"{root}/{item.key}", item.size), {"key": item.key}, item.version)
+        (f"{root}/{item.key}", objects.Object(f"{root}/{item.key}", item.size), {"key": item.key}, item.version)
         for item in objects.list_objects(root, prefix, _get(after, "key", source) or "")
         if is_photo_name(item.key) and not is_junk(item.key[len(prefix) :])
     )
@@ -316,11 +317,11 @@ def _list_object_pattern(source: str, root: str, pattern: str, after: Position, 
                 continue
             uri = f"{root}/{key}"
             if archives:
-                for listed in _list_archive(uri, inside if key == last else None, known):
-                    place = {"key": key} | ({} if listed.position is None else {"inside": listed.position})
-                    yield listed._replace(position=place)
+                for found, content, behind, state in _list_archive(uri, inside if key == last else None, known):
+                    place = {"key": key} | ({} if behind is None else {"inside": behind})
+                    yield found, content, place, state
             elif is_photo_name(key):
-                yield _Listed(uri, Object(uri, size), {"key": key}, version)
+                yield uri, objects.Object(uri, size), {"key": key}, version
 
     yield from _or_failure(list_found(), after, source, "no photo matches this pattern")
 
@@ -338,7 +339,7 @@ def _list_entries(path: str, private_urls: bool, after: Position) -> Iterator[_L
         if number > (after["at"] if after else 0):
             content = content_for(entry, typed=private_urls)
             source = redact(entry) if isinstance(content, Web) else entry
-            yield _Listed(source, content, {"at": number, "state": state}, _version_of(content))
+            yield source, content, {"at": number, "state": state}, _version_of(content)
 
 
 def _or_failure(found: Iterator[_Listed], after: Position, source: str, problem: str) -> Iterator[_Listed]:
@@ -348,7 +349,7 @@ def _or_failure(found: Iterator[_Listed], after: Position, source: str, problem:
         yield from found
     elif after is None:
         looked = " ".join(sorted(SUFFIXES))
-        yield _Listed(source, Failed(f"{source}: {problem} (looked for {looked})", "missing", of_listing=True), None)
+        yield source, Failed(f"{source}: {problem} (looked for {looked})", "missing", of_listing=True), None, None
 
 
 def _get(position: Position, name: str, source: str) -> Any:

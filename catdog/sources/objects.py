@@ -58,6 +58,20 @@ _stores: dict[tuple[int, str], Any] = {}  # by process id: connections must not 
 _md5_is_no_etag: set[str] = set()  # buckets whose ETags are something else (SSE-KMS)
 
 
+class Object(NamedTuple):
+    """An object in an object store."""
+
+    uri: str
+    length: int | None = None
+    """Bytes, where a listing has said."""
+
+    def read(self, source: str, most_bytes: int = MAX_BYTES) -> bytes:
+        return read_object(self.uri, most_bytes)
+
+    def size(self) -> int | None:
+        return self.length
+
+
 class Listed(NamedTuple):
     """An object as a listing has it."""
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from catdog.errors import DataError, ImageError
 from catdog.sources.addresses import split_uri
-from catdog.sources.archives import list_members
-from catdog.sources.contents import Bytes, Content, Failed, File, Object
+from catdog.sources.archives import Bytes, list_members
+from catdog.sources.contents import Content, Failed, File
 from catdog.sources.folders import walk
 from catdog.sources.names import is_archive_name, is_junk, is_object_uri, safe_member_name, strip_archive_ending
 
@@ -107,7 +107,7 @@ def _open_prefix(uri: str) -> Tree:
         if name is None:
             tree.refused.append((item.key, "its name is no path below the prefix"))
         elif not is_junk(name):
-            tree.add(name, Object(f"{root}/{item.key}", item.size))
+            tree.add(name, objects.Object(f"{root}/{item.key}", item.size))
     return tree
 
 

@@ -19,7 +19,8 @@ from catdog.errors import DataError, ModelError
 from catdog.score.run import batch_inputs
 from catdog.score.scorer import Answer
 from catdog.score.workers import WORKER_BYTES, Task, auto_workers, run_workers
-from catdog.sources.contents import Bytes, Failed
+from catdog.sources.archives import Bytes
+from catdog.sources.contents import Failed
 from catdog.sources.listing import Cursor, Input
 from tests.integration.odd_scorers import BAD, Odd, dies_at_start, dies_twice_at_start, no_model
 

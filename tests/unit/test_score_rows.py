@@ -17,7 +17,8 @@ from catdog.score import output
 from catdog.score.ledger import Ledger, Totals
 from catdog.score.rows import MAX_ERROR_LENGTH, STATUS_OF, STATUSES, Row, Status, columns, table
 from catdog.score.run import MIN_JUDGED, MaxErrors, batch_inputs
-from catdog.sources.contents import Bytes, File
+from catdog.sources.archives import Bytes
+from catdog.sources.contents import File
 from catdog.sources.listing import Cursor, Input
 from catdog.sources.stores import FolderStore
 
