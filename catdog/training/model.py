@@ -26,7 +26,7 @@ from catdog.ahead import batches_ahead
 from catdog.classifier import BATCH_SIZE, Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError
-from catdog.files import replace_file
+from catdog.files import replace_file, write_text
 from catdog.image import load_pixels
 from catdog.training.settings import ARCHS
 
@@ -173,8 +173,7 @@ def save_checkpoint(folder: Path, network: nn.Module, contract: Contract) -> Con
     contract = contract.with_(model_fingerprint=fingerprint_weights(state))
     with replace_file(folder / WEIGHTS_NAME) as temporary:
         temporary.write_bytes(save(state, metadata={"arch": contract.arch}))
-    with replace_file(folder / CONTRACT_NAME) as temporary:
-        temporary.write_text(contract.to_json() + "\n", encoding="utf-8")
+    write_text(folder / CONTRACT_NAME, contract.to_json() + "\n")
     return contract
 
 
