@@ -98,7 +98,6 @@ class Checkpoint:
             return  # it holds something else, or is a mount
 
     def _delete_half_written(self) -> None:
-        """Delete half-written files of a run that was killed."""
         for file in self.path.parent.glob(f".{FILE_NAME}.*.tmp"):
             file.unlink(missing_ok=True)
 

@@ -123,7 +123,6 @@ def _make_headline(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_tables(console: Console, metrics: dict[str, Any]) -> None:
-    """Print the tables for a person."""
     where = f"{metrics['photos']} photos ({metrics['split']}) of {metrics['data']}"
     console.print(escape(printable(f"{metrics['model']} on {where}: {metrics['errors']} wrong")), soft_wrap=True)
     if metrics["left_out"]:

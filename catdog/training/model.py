@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -211,13 +211,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-class Model(Protocol):
-    """What ``Classifier`` and ``ImageModel`` have in common."""
-
-    contract: Contract
-
-    def probabilities(self, images: Images) -> Probabilities:
-        """Answer images of the contract's size."""
+Model = Classifier | ImageModel
+"""What answers images of its contract's size."""
 
 
 def load_batches(photos: Sequence[Path | bytes], contract: Contract, size: int = BATCH_SIZE) -> Iterator[Images]:
