@@ -154,15 +154,13 @@ def _break_into_lines(text: str, font: Font, width: int, most: int) -> list[str]
 
 def _replace_missing_glyphs(text: str, font: Font) -> str:
     r"""Replace what the font can't show: "Löwe" by "Lowe", where it lacks the ö, and "猫" by "\u732b"."""
-    shown = []
-    for c in printable(text):
-        if _has_glyph(c, font):
-            shown.append(c)
-        else:
-            plain = "".join(p for p in unicodedata.normalize("NFKD", c) if not unicodedata.combining(p))
-            drawable = all(_has_glyph(p, font) for p in plain)
-            shown.append(plain if drawable else c.encode("unicode_escape").decode("ascii"))
-    return "".join(shown)
+
+    def replace(c: str) -> str:
+        plain = "".join(p for p in unicodedata.normalize("NFKD", c) if not unicodedata.combining(p))
+        drawable = all(_has_glyph(p, font) for p in plain)
+        return plain if drawable else c.encode("unicode_escape").decode("ascii")
+
+    return "".join(c if _has_glyph(c, font) else replace(c) for c in printable(text))
 
 
 @functools.lru_cache(4096)

@@ -129,11 +129,8 @@ def open_data(settings: Settings, scratch: Path) -> Manifest:
     SettingsError when there is nothing to learn from or to validate on.
     """
     assert settings.data is not None, "see Settings.check_paths"
-    apart: list[tuple[str, Split]] = []
-    if settings.validation:
-        apart.append((settings.validation, "val"))
-    if settings.test:
-        apart.append((settings.test, "test"))
+    channels: tuple[tuple[str | None, Split], ...] = ((settings.validation, "val"), (settings.test, "test"))
+    apart = [(path, split) for path, split in channels if path]
     made = scratch / "dataset"
     if is_dataset(settings.data) and not apart:
         manifest = Manifest.read(settings.data)

@@ -21,7 +21,6 @@ from catdog.errors import SettingsError
 from catdog.training.settings import NOT_LEARNT, Settings, check_type, read_yaml, resolve, suggest
 
 Value = float | int | str
-Scale = Literal["linear", "log"]
 FROM_COMMAND: Final = ("data", "output", "output_data", "checkpoint_dir", "find_lr")
 """Settings that each trial gets from the command that searches, or that make no sense for a trial."""
 NOT_SEARCHED: Final = NOT_LEARNT | {"seed", "cache_gb", "amp", "device"}
