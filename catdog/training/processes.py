@@ -86,7 +86,8 @@ def share_folder(fabric: Fabric, folder: Path) -> tuple[Path, Shard]:
     """Return the folder of the machine's first process, for all on it, and which of them this one is."""
     if fabric.world_size == 1:
         return folder, Shard()
-    folders = _gather(fabric, str(folder))
+    folders: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(folders, str(folder))
     return Path(folders[fabric.global_rank - fabric.local_rank]), Shard(fabric.local_rank, count_local_processes())
 
 
@@ -100,17 +101,12 @@ def sum_over_processes(fabric: Fabric, sums: Tensor) -> list[float]:
 def check_agreement(fabric: Fabric, what: str, mine: Any) -> None:
     """Raise SettingsError, naming ``what``, where the processes have different values; they would wait for ever."""
     if fabric.world_size > 1:
-        all_of_them = _gather(fabric, mine)
+        all_of_them: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(all_of_them, mine)
         if any(other != mine for other in all_of_them):
             raise SettingsError(
                 f"{what}: not the same on all machines ({all_of_them}); give all of them the same files"
             )
-
-
-def _gather(fabric: Fabric, mine: Any) -> list[Any]:
-    found: list[Any] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(found, mine)
-    return found
 
 
 def say_first(fabric: Fabric, text: str) -> None:
