@@ -19,7 +19,7 @@ import onnxruntime as ort
 from PIL import Image
 
 from catdog.ahead import batches_ahead
-from catdog.contract import METADATA_KEY, Contract
+from catdog.contract import METADATA_KEY, WEIGHTS_NAME, Contract
 from catdog.errors import ContractError, ImageError, ModelError
 from catdog.image import Pixels, describe, load_pixels
 from catdog.machine import usable_cores
@@ -217,7 +217,11 @@ def find_onnx(path: Path) -> Path:
     for name in RUN_MODELS:
         if (path / name).is_file():
             return path / name
-    raise ModelError(f"{path}: holds no {' or '.join(RUN_MODELS)}; make one with python -m export {path}")
+    if (path / WEIGHTS_NAME).is_file():
+        raise ModelError(
+            f"{path}: no ONNX model in it yet; make one with: catdog export {path} --out {path}/model.onnx"
+        )
+    raise ModelError(f"{path}: holds no model; name an ONNX file, or a run folder of catdog train")
 
 
 def _is_one_photo(photos: Any) -> bool:

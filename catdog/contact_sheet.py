@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from catdog.colours import BLUE
@@ -78,7 +78,8 @@ def contact_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
     for row, height in zip(rows, heights, strict=True):
         for i, cell in enumerate(cells[row : row + columns], row):
             left = _GAP + (i - row) * (THUMBNAIL_PX + _GAP)
-            _draw_tile(sheet, thumbnail(cell.photo), left, top)
+            tile = ImageOps.pad(thumbnail(cell.photo), (THUMBNAIL_PX, THUMBNAIL_PX), color=_TILE)
+            sheet.paste(tile, (left, top))
             at = (left + THUMBNAIL_PX // 2, top + THUMBNAIL_PX + _TEXT_GAP)
             after = _write_lines(draw, verdicts[i], at, verdict_font, cell.colour, bold=True)
             _write_lines(draw, names[i], (at[0], after), name_font, _INK)
@@ -116,12 +117,6 @@ def _scale_to_tile(image: Image.Image) -> Image.Image:
         return image
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
-
-
-def _draw_tile(sheet: Image.Image, image: Image.Image, left: int, top: int) -> None:
-    """Draw a tile with the image in its middle."""
-    sheet.paste(_TILE, (left, top, left + THUMBNAIL_PX, top + THUMBNAIL_PX))
-    sheet.paste(image, (left + (THUMBNAIL_PX - image.width) // 2, top + (THUMBNAIL_PX - image.height) // 2))
 
 
 def _write_lines(
@@ -162,15 +157,13 @@ def _break_into_lines(text: str, font: Font, width: int, most: int) -> list[str]
 
 def _replace_missing_glyphs(text: str, font: Font) -> str:
     r"""Replace what the font can't show: "Löwe" by "Lowe", where it lacks the ö, and "猫" by "\u732b"."""
-    shown = []
-    for c in printable(text):
-        if _has_glyph(c, font):
-            shown.append(c)
-        else:
-            plain = "".join(p for p in unicodedata.normalize("NFKD", c) if not unicodedata.combining(p))
-            drawable = all(_has_glyph(p, font) for p in plain)
-            shown.append(plain if drawable else c.encode("unicode_escape").decode("ascii"))
-    return "".join(shown)
+
+    def replace(c: str) -> str:
+        plain = "".join(p for p in unicodedata.normalize("NFKD", c) if not unicodedata.combining(p))
+        drawable = all(_has_glyph(p, font) for p in plain)
+        return plain if drawable else c.encode("unicode_escape").decode("ascii")
+
+    return "".join(c if _has_glyph(c, font) else replace(c) for c in printable(text))
 
 
 @functools.lru_cache(4096)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,21 @@ def check_local(flag: str, path: str | Path) -> None:
     """Raise SettingsError for an address: it would become a folder called ``https:`` or ``s3:``."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise SettingsError(f"{flag} {path}: must be a path on this machine")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file that appears whole."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file that appears whole; what isn't Unicode in it, as in a file name, is escaped."""
+    with (
+        replace_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def check_output_folder(flag: str, folder: Path, marks: Sequence[str]) -> None:

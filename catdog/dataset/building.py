@@ -35,6 +35,7 @@ from catdog.dataset.report import (
 )
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, NothingUsableError, SettingsError
+from catdog.files import check_local
 from catdog.machine import usable_cores
 from catdog.sources.archives import Bytes
 from catdog.sources.contents import Content
@@ -78,6 +79,7 @@ def build(
     photo at all is left.
     """
     _check_settings(split, min_side)
+    check_local("--out", out)
     try:
         target = Path(out).resolve()
         before = _existing(target)

@@ -8,7 +8,6 @@ if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered dur
     start("export")
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from catdog.contract import METADATA_KEY
 from catdog.edge import edge
 from catdog.errors import ExportError
+from catdog.files import check_output_file
 
 if TYPE_CHECKING:
-    from catdog.export.proof import Measured, Proof
+    from catdog.export.proof import Proof
 
 _HELP: Final = """Write a trained model as one ONNX file that is proven to answer as the model does.
 
@@ -74,6 +75,7 @@ def main(
     from catdog.export.photos import find_dataset
     from catdog.export.proof import ProofError
 
+    check_output_file("--out", out, METADATA_KEY.encode())
     console = Console(stderr=True)
     with TemporaryDirectory(prefix="catdog-") as scratch:
         photos = find_dataset(checkpoint, data, Path(scratch))
@@ -90,21 +92,16 @@ def main(
 
 
 def _print_proof(console: Console, proof: Proof) -> None:
-    """Print the table for a person."""
     table = Table(box=None, pad_edge=False)
     splits = list(proof.photos)
     for heading in ("", "MB", "photos/s", "largest |Δp|", "flips", "verdicts", *(f"{s} %" for s in splits)):
         table.add_column(heading, justify="right" if heading else "left")
     for row in proof.rows:
-        table.add_row(*_format_row(row, splits))
+        compared = [f"{row.difference:.2g}", str(row.flips), str(row.verdicts)] if row.kind != "torch" else [""] * 3
+        shares = [f"{row.accuracy[split]:.2f}" for split in splits]
+        table.add_row(row.kind, f"{row.size_mb:.2f}", f"{row.photos_per_s:.0f}", *compared, *shares)
     console.print(table)
     counts = ", ".join(f"{count} {split}" for split, count in proof.photos.items() if split != "all")
     console.print(f"on {proof.photos['all']} photos ({counts}) and {proof.awkward} awkward ones; compared with torch")
     for note in proof.notes:
         console.print(escape(f"note: {note}"), soft_wrap=True)
-
-
-def _format_row(row: Measured, splits: Sequence[str]) -> list[str]:
-    compared = ["", "", ""] if row.kind == "torch" else [f"{row.difference:.2g}", str(row.flips), str(row.verdicts)]
-    shares = [f"{row.accuracy[split]:.2f}" for split in splits]
-    return [row.kind, f"{row.size_mb:.2f}", f"{row.photos_per_s:.0f}", *compared, *shares]

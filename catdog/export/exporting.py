@@ -15,9 +15,8 @@ from typing import Final
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, SettingsError
-from catdog.export.awkward import make_awkward_photos
 from catdog.export.onnx_file import to_onnx, write_onnx
-from catdog.export.photos import Labelled, choose_stratified
+from catdog.export.photos import Labelled, choose_stratified, make_awkward_photos
 from catdog.export.proof import Engine, Gates, Proof, ProofError, prove
 from catdog.export.quantize import Quantizer, choose_float_layers
 from catdog.files import replace_file

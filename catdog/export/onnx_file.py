@@ -2,11 +2,7 @@
 
     image uint8 (N, H, W, 3) -> [normalise -> network -> softmax(logits / temperature)] -> probabilities float32 (N, C)
 
-The TorchScript exporter (``dynamo=False``) is used on purpose. Measured on this ResNet-18, 2 cores: it works alike on
-torch 2.6, 2.11 and 2.15 (opset 17, batch norms folded into the convolutions, the same nodes on all three) in about a
-second. The newer one (``dynamo=True``) fails on 2.6, takes 4 s and more, and turns the global pooling and flattening of
-channels_last activations into ReduceMean, Range and Gather, which ONNX Runtime can't run in int8. A torch without the
-older exporter would change this.
+The older exporter (``dynamo=False``) is used on purpose; docs/decisions.md says why.
 """
 
 from __future__ import annotations

@@ -1,28 +1,9 @@
 """Quantize a float ONNX model to int8 (QDQ), and choose which layers stay in float.
 
-Weights are int8 per output channel, activations uint8, from the first convolution's input to the pooled features.
-Normalisation, head, temperature and softmax stay in float. Differences of the log-odds to the float model, root mean
-square over 1,000 validation photos (ResNet-18 fine-tuned on cats and dogs, 224 px, 512 calibration photos, onnxruntime
-1.31, a Xeon with VNNI, 2 cores); photos/s in batches of 16:
-
-    weights             head    rms    photos/s
-    7 bits, GPTQ        float   0.080  215        the one used
-    8 bits              float   0.099  208
-    7 bits              float   0.139  206 to 214
-    7 bits              int8    0.144
-    7 bits, conv1 float float   0.109  133
-
-- Weights have 7 bits (``reduce_range``). Before VNNI (AMD up to Zen 3, Intel up to Skylake, so much of AWS), a CPU adds
-  pairs of uint8 x int8 products in 16 bits and saturates. Under an emulated Haswell (qemu-user), answers of an 8-bit
-  file moved by up to 0.46 in log-odds and 0.085 in probability; those of a 7-bit file were equal to the bit. A file
-  that is proven on one machine has to hold on the others. ``rounding`` gives back more than the eighth bit.
-- Activations are uint8: with int8 ones ONNX Runtime was more than ten times slower on x86.
-- Ranges are the plain minimum and maximum. On another ResNet-18 (192 px, 7 bits, plain rounding, 1,906 photos): rms
-  0.091, moving average 0.101, percentile 99.99 0.112, percentile 99.999 0.080, but from histograms of every activation,
-  which took six times as long. Entropy was not measured: it takes longer still.
-- As few layers stay in float as the validation photos ask for. The layers are ranked by what quantizing each one costs
-  on calibration photos; the costliest ones stay in float until the validation split passes the accuracy limit. The test
-  split has no part in it, so its accuracy is not the luck of a choice.
+Weights are int8 per output channel, of 7 bits, so that a file that is proven on one CPU holds on others. Activations
+are uint8, in ranges from minimum to maximum, from the first convolution's input to the pooled features. Normalisation,
+head, temperature and softmax stay in float, and as few layers as the validation photos ask for: those that cost
+calibration photos most. The test split has no part in that choice. docs/decisions.md has what was measured.
 """
 
 from __future__ import annotations

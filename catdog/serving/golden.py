@@ -12,7 +12,7 @@ import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image
@@ -45,13 +45,16 @@ def write_golden(classifier: Classifier, photos: Sequence[Path] = ()) -> str:
 def check_golden(classifier: Classifier, text: str | bytes, tolerance: float = TOLERANCE) -> int:
     """Answer the golden photos, return how many there are; raises ModelError where one is off by over ``tolerance``."""
     try:
+        golden = json.loads(text)
+        if golden["version"] != VERSION:
+            raise ValueError(golden["version"])
         photos = [
             (
                 str(photo["name"]),
                 base64.b64decode(photo["image"], validate=True),
                 {name: float(value) for name, value in photo["probabilities"].items()},
             )
-            for photo in _parse_photos(text)
+            for photo in golden["photos"]
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"golden.json can't be understood ({type(error).__name__}); pack the model again") from error
@@ -92,13 +95,6 @@ def _draw_clouds(width: int, height: int, seed: int) -> Image.Image:
     """Draw soft colours, twelve by nine random ones enlarged; the same for the same seed."""
     few = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
     return Image.fromarray(few).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _parse_photos(text: str | bytes) -> list[Any]:
-    data = json.loads(text)
-    if data["version"] != VERSION:
-        raise ValueError(data["version"])
-    return list(data["photos"])
 
 
 def _format(probabilities: dict[str, float]) -> str:

@@ -12,27 +12,21 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
+from catdog.image import decode, encode
 from catdog.training.settings import Settings
 
 GREY: Final = 118.0  # the mean of ImageNet in 8-bit values; fills what is erased
 ASPECT: Final = (3 / 4, 4 / 3)  # of a crop; Szegedy et al. 2015, section 6
-LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG has it
 BLUR_PX: Final = (0.3, 1.5)  # standard deviation
 JPEG_QUALITY: Final = (25, 75)
 ERASED: Final = (0.02, 0.2)  # share of the area
-# Luminance and chrominance steps of the JPEG standard (ITU-T T.81, annex K.1), rows of 8.
-_LUMINANCE: Final = (
-    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
-    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
-)
-_CHROMINANCE: Final = (
-    "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99 " + "99 " * 32
-)
 
 
 def augment(images: Tensor, settings: Settings) -> Tensor:
@@ -70,12 +64,6 @@ def _crop(pixels: Tensor, settings: Settings) -> Tensor:
     return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 
-def _to_grey(pixels: Tensor) -> Tensor:
-    """Turn colour (N, 3, H, W) into grey (N, 1, H, W)."""
-    r, g, b = LUMA
-    return r * pixels[:, 0:1] + g * pixels[:, 1:2] + b * pixels[:, 2:3]
-
-
 def _change_colours(pixels: Tensor, amount: float) -> Tensor:
     """Multiply brightness, contrast and saturation by 1 - amount to 1 + amount; now and then, take all colour away."""
     n = len(pixels)
@@ -83,7 +71,7 @@ def _change_colours(pixels: Tensor, amount: float) -> Tensor:
     factors[2, torch.rand(n) < amount / 10] = 0
     brightness, contrast, saturation = factors.to(pixels.device, non_blocking=True)
     # Grey and mean commute with brightness and contrast, so that one pass over the photo does all three.
-    grey = _to_grey(pixels) * brightness
+    grey = vision.rgb_to_grayscale(pixels) * brightness
     mean = grey.mean((2, 3), keepdim=True)
     flat = mean + contrast * (grey - mean)
     coloured = mean + contrast * (pixels * brightness - mean)
@@ -102,43 +90,20 @@ def _degrade(pixels: Tensor, probability: float) -> Tensor:
 
 def _blur(pixels: Tensor) -> Tensor:
     """Blur with a 5x5 Gaussian, of another width for each photo."""
-    n, size = len(pixels), pixels.shape[-1]
-    sigma = _draw_uniform(n, *BLUR_PX).to(pixels.device).view(n, 1)
-    kernel = torch.exp(-torch.arange(-2, 3, device=pixels.device).square() / (2 * sigma.square()))
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
-    flat = F.pad(pixels, (2, 2, 2, 2), mode="reflect").reshape(1, 3 * n, size + 4, size + 4)
-    flat = F.conv2d(flat, kernel.view(3 * n, 1, 1, 5), groups=3 * n)
-    return F.conv2d(flat, kernel.view(3 * n, 1, 5, 1), groups=3 * n).view(n, 3, size, size)
+    widths = _draw_uniform(len(pixels), *BLUR_PX).tolist()
+    return torch.stack([vision.gaussian_blur(photo, [5, 5], [w]) for photo, w in zip(pixels, widths, strict=True)])
 
 
 def _save_as_jpeg(pixels: Tensor) -> Tensor:
-    """Lose what JPEG of a random quality loses: the cosine transform of 8x8 YCbCr blocks is rounded to coarse steps.
-
-    Colour is kept at full resolution, and the coding, which loses nothing, is left out.
-    """
-    n, size = len(pixels), pixels.shape[-1]
-    r, g, b = LUMA
-    # Small things are made on the CPU and sent, so that no GPU is waited for.
-    to_ycc = torch.tensor([[r, g, b], [-r / 1.772, -g / 1.772, 0.5], [0.5, -g / 1.402, -b / 1.402]])
-    k = torch.arange(8.0)
-    cosines = torch.cos(math.pi / 8 * (k + 0.5) * k[:, None]) / 2
-    cosines[0] /= math.sqrt(2)
-    tables = torch.tensor([[float(s) for s in t.split()] for t in (_LUMINANCE, _CHROMINANCE, _CHROMINANCE)])
-    quality = _draw_uniform(n, *JPEG_QUALITY)
-    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)  # libjpeg's jpeg_quality_scaling
-    steps = (tables * scale.view(n, 1, 1)).round().clamp(1, 255).view(n, 3, 1, 1, 8, 8)
-    to_ycc, to_rgb, cosines, steps = (
-        tensor.to(pixels.device, non_blocking=True) for tensor in (to_ycc, torch.linalg.inv(to_ycc), cosines, steps)
+    """Save each photo as a JPEG of another quality, its colour at full resolution, and read it back."""
+    qualities = _draw_uniform(len(pixels), *JPEG_QUALITY).round().int().tolist()
+    photos = pixels.permute(0, 2, 3, 1).round().to("cpu", torch.uint8).numpy()
+    files = (
+        encode(Image.fromarray(photo), "JPEG", quality=quality, subsampling=0)
+        for photo, quality in zip(photos, qualities, strict=True)
     )
-
-    edge = -size % 8
-    padded = F.pad(pixels, (0, edge, 0, edge), mode="replicate")
-    blocks = torch.einsum("ij,njhw->nihw", to_ycc, padded).unfold(2, 8, 8).unfold(3, 8, 8)
-    rounded = ((cosines @ blocks @ cosines.T) / steps).round_() * steps
-    blocks = cosines.T @ rounded @ cosines
-    whole = blocks.permute(0, 1, 2, 4, 3, 5).reshape(padded.shape)
-    back = torch.einsum("ij,njhw->nihw", to_rgb, whole)
-    return back[..., :size, :size].clamp_(0, 255)
+    saved = np.stack([np.asarray(decode(file, "augmented photo")) for file in files])
+    return torch.from_numpy(saved).permute(0, 3, 1, 2).to(pixels)
 
 
 def _pixelate(pixels: Tensor) -> Tensor:

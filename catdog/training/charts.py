@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from torch import Tensor
@@ -28,45 +32,38 @@ _STYLES: Final[Mapping[str, tuple[str, str]]] = {"finished": ("o", BLUE), "prune
 
 def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
     """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    with _new_figure(path, 10, 4) as figure:
         epochs = [row["epoch"] for row in rows]
-        for part, name, color in (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE)):
-            axes.plot(epochs, [row[f"{part}_{metric}"] for row in rows], "o-", ms=4, color=color, label=name)
-        if 0 < frozen_epochs < len(rows):
-            axes.axvline(frozen_epochs + 0.5, color=GREY, ls=":", label="backbone unfrozen")
-        axes.set(xlabel="epoch", ylabel=metric, title=metric.capitalize())
-        axes.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])
-        axes.grid(alpha=0.3)
-        axes.legend()
-    _save(figure, path)
+        for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            for part, name, color in (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE)):
+                axes.plot(epochs, [row[f"{part}_{metric}"] for row in rows], "o-", ms=4, color=color, label=name)
+            if 0 < frozen_epochs < len(rows):
+                axes.axvline(frozen_epochs + 0.5, color=GREY, ls=":", label="backbone unfrozen")
+            axes.set(xlabel="epoch", ylabel=metric, title=metric.capitalize())
+            axes.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])
+            axes.legend()
 
 
 def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
     """Draw the smoothed loss at ever higher learning rates."""
-    axes = _new_axes(6, 4)
-    axes.semilogx(rates, losses, color=BLUE)
-    axes.axvline(suggestion, color=ORANGE, ls=":", label=f"steepest: --lr {suggestion:.2g}")
-    axes.set(xlabel="--lr", ylabel="loss (smoothed)", title="Learning rate test")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _save(axes.figure, path)
+    with _new_axes(path, 6, 4, xlabel="--lr", ylabel="loss (smoothed)", title="Learning rate test") as axes:
+        axes.semilogx(rates, losses, color=BLUE)
+        axes.axvline(suggestion, color=ORANGE, ls=":", label=f"steepest: --lr {suggestion:.2g}")
+        axes.legend()
 
 
 def draw_confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str, path: Path) -> None:
     """Draw how many photos of each class got each answer, and their share of the class."""
-    axes = _new_axes(4.6, 4.2)
     shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(matrix):
-        for j, count in enumerate(row):
-            color = "white" if shares[i][j] > 0.5 else "black"
-            axes.text(j, i, f"{count}\n{shares[i][j]:.2%}", ha="center", va="center", color=color)
-    ticks = range(len(class_names))
-    axes.set(xlabel="answer", ylabel="truth", title=title, xticks=ticks, yticks=ticks)
-    axes.set_xticklabels(class_names)
-    axes.set_yticklabels(class_names)
-    _save(axes.figure, path)
+    with _new_axes(path, 4.6, 4.2, xlabel="answer", ylabel="truth", title=title) as axes:
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for i, row in enumerate(matrix):
+            for j, count in enumerate(row):
+                color = "white" if shares[i][j] > 0.5 else "black"
+                axes.text(j, i, f"{count}\n{shares[i][j]:.2%}", ha="center", va="center", color=color)
+        axes.set_xticks(range(len(class_names)), class_names)
+        axes.set_yticks(range(len(class_names)), class_names)
+        axes.grid(visible=False)
 
 
 def draw_roc(probabilities: Tensor, labels: Tensor, class_names: Sequence[str], title: str, path: Path) -> None:
@@ -89,21 +86,20 @@ def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, 
 
     ``rows`` as ``measure_reliability`` gives them; ``lowest``: the smallest confidence there can be, 1/C.
     """
-    figure = Figure(figsize=(5.4, 6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     confidence, accuracy = ([row[key] for row in rows] for key in ("confidence", "accuracy"))
     bounds = [[abs(row["accuracy_95"][side] - row["accuracy"]) for row in rows] for side in (0, 1)]
-    upper.plot([lowest, 1], [lowest, 1], ls=":", color=GREY, label="as right as sure")
-    upper.errorbar(confidence, accuracy, bounds, fmt="o", ms=5, capsize=3, color=BLUE, label="measured, 95% interval")
-    upper.set(ylabel="accuracy", title=title, xlim=(lowest - 0.01, 1.01))
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)  # hides nothing
     edges = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
-    lower.bar(edges, [row["photos"] for row in rows], widths, align="edge", color=BLUE, edgecolor="white")
-    lower.set(xlabel="confidence", ylabel="photos", yscale="log")
-    for axes in (upper, lower):
-        axes.grid(alpha=0.3)
-    _save(figure, path)
+    with _new_figure(path, 5.4, 6) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        upper.plot([lowest, 1], [lowest, 1], ls=":", color=GREY, label="as right as sure")
+        upper.errorbar(
+            confidence, accuracy, bounds, fmt="o", ms=5, capsize=3, color=BLUE, label="measured, 95% interval"
+        )
+        upper.set(ylabel="accuracy", title=title, xlim=(lowest - 0.01, 1.01))
+        lower.bar(edges, [row["photos"] for row in rows], widths, align="edge", color=BLUE, edgecolor="white")
+        lower.set(xlabel="confidence", ylabel="photos", yscale="log")
+        figure.legend(loc="outside lower center", ncols=2)  # hides nothing
 
 
 def draw_coverage(
@@ -113,23 +109,20 @@ def draw_coverage(
 
     ``marks``: rows of ``measure_coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
-    axes = _new_axes(6.4, 4.4)
     _, photos, wrong = count_answered(probabilities, labels)
-    axes.plot((photos / len(labels)).tolist(), (wrong / photos).tolist(), color=BLUE, label="confidence thresholds")
-    for text, at in label_marks(marks[:-1]):
-        axes.plot(*at, "o", color=BLUE, ms=6)
-        side, offset = ("right", -6) if at[0] > 0.5 else ("left", 6)  # towards the middle, where there is room
-        axes.annotate(text, at, (offset, 4), textcoords="offset points", ha=side, fontsize=8, color=BLUE)
     own = marks[-1]
-    if own["answered"]:
-        label = f"the model's threshold, {own['threshold']:g}"
-        axes.plot(own["coverage"], own["error"], "D", color=ORANGE, ms=6, label=label)
-    axes.set(xlabel="answered", ylabel="wrong of the answered", title=title)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.3)
-    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    _save(axes.figure, path)
+    with _new_axes(path, 6.4, 4.4, xlabel="answered", ylabel="wrong of the answered", title=title) as axes:
+        axes.plot((photos / len(labels)).tolist(), (wrong / photos).tolist(), color=BLUE, label="confidence thresholds")
+        for text, at in label_marks(marks[:-1]):
+            axes.plot(*at, "o", color=BLUE, ms=6)
+            side, offset = ("right", -6) if at[0] > 0.5 else ("left", 6)  # towards the middle, where there is room
+            axes.annotate(text, at, (offset, 4), textcoords="offset points", ha=side, fontsize=8, color=BLUE)
+        if own["answered"]:
+            label = f"the model's threshold, {own['threshold']:g}"
+            axes.plot(own["coverage"], own["error"], "D", color=ORANGE, ms=6, label=label)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.figure.legend(loc="outside lower center", ncols=2)
 
 
 def label_marks(marks: Sequence[dict[str, Any]]) -> list[tuple[str, tuple[float, float]]]:
@@ -167,96 +160,82 @@ def _draw_with_corner(
     path: Path,
 ) -> None:
     """Draw curves in the unit square, and the corner in which a good model's lie enlarged."""
-    axes = _new_axes(5.4, 5)
-    inset = axes.inset_axes((0.3, 0.22, 0.62, 0.58), xlim=corner, ylim=(0.95, 1))
-    for k, (name, x, y) in enumerate(lines):
-        style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--", "label": name}
-        for each in (axes, inset):
-            each.plot(x.tolist(), y.tolist(), **style)
-    axes.set(xlabel=names[0], ylabel=names[1], title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.grid(alpha=0.3)
-    inset.grid(alpha=0.3)
-    inset.tick_params(labelsize=8)
-    if any(((corner[0] < x) & (x < corner[1]) & (y > 0.95)).any() for _, x, y in lines):
-        axes.indicate_inset_zoom(inset, edgecolor=GREY)
-    else:
-        inset.remove()
-    if lines:
-        axes.legend(loc="lower center", ncols=len(lines))
-    else:
-        axes.text(0.5, 0.5, "no curve: the photos are all of one class", ha="center")
-    _save(axes.figure, path)
+    with _new_axes(path, 5.4, 5, xlabel=names[0], ylabel=names[1], title=title) as axes:
+        inset = axes.inset_axes((0.3, 0.22, 0.62, 0.58), xlim=corner, ylim=(0.95, 1))
+        for k, (name, x, y) in enumerate(lines):
+            style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--", "label": name}
+            for each in (axes, inset):
+                each.plot(x.tolist(), y.tolist(), **style)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        inset.tick_params(labelsize=8)
+        if any(((corner[0] < x) & (x < corner[1]) & (y > 0.95)).any() for _, x, y in lines):
+            axes.indicate_inset_zoom(inset, edgecolor=GREY)
+        else:
+            inset.remove()
+        if lines:
+            axes.legend(loc="lower center", ncols=len(lines))
+        else:
+            axes.text(0.5, 0.5, "no curve: the photos are all of one class", ha="center")
 
 
 def draw_history(outcomes: Sequence[TrialOutcome], path: Path) -> None:
     """Draw the score of each trial, and the best one so far."""
-    axes = _new_axes(8, 4.4)
     floor = _find_floor(outcomes)
-    best: list[tuple[int, float]] = []
-    for outcome, score in _list_scored(outcomes, "finished"):
-        best.append((outcome.number, max(score, best[-1][1] if best else floor)))
-    if best:
-        best.append((max(o.number for o in outcomes), best[-1][1]))
-        axes.step(*zip(*best, strict=True), where="post", color=ORANGE, label="best so far")
-    _draw_trials(axes, outcomes, lambda outcome: outcome.number, floor)
-    axes.set(xlabel="trial", ylabel=SCORE, title="Search")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
-    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    _save(axes.figure, path)
+    finished = _list_scored(outcomes, "finished")
+    best = list(accumulate((score for _, score in finished), max, initial=floor))[1:]
+    with _new_axes(path, 8, 4.4, xlabel="trial", ylabel=SCORE, title="Search") as axes:
+        if finished:
+            numbers = [*(outcome.number for outcome, _ in finished), max(o.number for o in outcomes)]
+            axes.step(numbers, [*best, best[-1]], where="post", color=ORANGE, label="best so far")
+        _draw_trials(axes, outcomes, lambda outcome: outcome.number, floor)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.figure.legend(loc="outside lower center", ncols=4)
 
 
 def draw_importance(shares: Mapping[str, float], why_not: str, path: Path) -> None:
     """Draw how much each parameter has to do with what makes trials the best, or write why that isn't known."""
-    axes = _new_axes(6.4, 1.2 + 0.35 * max(4, len(shares)))
-    if shares:
-        names = sorted(shares, key=lambda name: shares[name])
-        bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
-        axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=3)
-        axes.set(xlabel="importance, all together 1", title="What made the difference (PED-ANOVA)")
-        axes.margins(x=0.12)
-        axes.grid(alpha=0.3, axis="x")
-    else:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, why_not, ha="center", wrap=True)
-    _save(axes.figure, path)
+    with _new_axes(path, 6.4, 1.2 + 0.35 * max(4, len(shares))) as axes:
+        if shares:
+            names = sorted(shares, key=lambda name: shares[name])
+            bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
+            axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=3)
+            axes.set(xlabel="importance, all together 1", title="What made the difference (PED-ANOVA)")
+            axes.margins(x=0.12)
+            axes.grid(visible=False, axis="y")
+        else:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, why_not, ha="center", wrap=True)
 
 
 def draw_parameters(outcomes: Sequence[TrialOutcome], search: Mapping[str, Range | Choices], path: Path) -> None:
     """Draw the score against each parameter."""
     rows = math.ceil(len(search) / _COLUMNS)
     columns = math.ceil(len(search) / rows)
-    figure = Figure(figsize=(max(5, 3 * columns), 2.6 * rows + 0.6), layout="constrained")
-    grid: Any = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, (name, choice) in zip(grid.flat, search.items(), strict=False):
-        if isinstance(choice, Choices):
-            axes.set_xticks(range(len(choice.values)), [str(value) for value in choice.values])
-            axes.set_xlim(-0.5, len(choice.values) - 0.5)
-        else:
-            _scale_axis(axes, choice)
-        _draw_trials(axes, outcomes, partial(_find_place, name, choice), _find_floor(outcomes))
-        axes.set_title(name, fontsize=10)
-        axes.grid(alpha=0.3)
-    for axes in grid.flat[len(search) :]:
-        axes.set_axis_off()
-    figure.supylabel(SCORE, fontsize=10)
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    _save(figure, path)
+    with _new_figure(path, max(5, 3 * columns), 2.6 * rows + 0.6) as figure:
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for axes, (name, choice) in zip(grid.flat, search.items(), strict=False):
+            if isinstance(choice, Choices):
+                axes.set_xticks(range(len(choice.values)), [str(value) for value in choice.values])
+                axes.set_xlim(-0.5, len(choice.values) - 0.5)
+            else:
+                _scale_axis(axes, choice)
+            _draw_trials(axes, outcomes, partial(_find_place, name, choice), _find_floor(outcomes))
+            axes.set_title(name, fontsize=10)
+        for axes in grid.flat[len(search) :]:
+            axes.set_axis_off()
+        figure.supylabel(SCORE, fontsize=10)
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def _scale_axis(axes: Any, choice: Range) -> None:
     """Scale the x axis to the range, with a little room; on a log scale, with three ticks."""
-    low, high = choice.low, choice.high
     if choice.log:
+        ticks = np.geomspace(choice.low, choice.high, 3)
         axes.set_xscale("log")
-        ticks = (low, math.sqrt(low * high), high)
         axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-        room = (high / low) ** 0.04
-        axes.set_xlim(low / room, high * room)
-    else:
-        room = (high - low) * 0.04
-        axes.set_xlim(low - room, high + room)
+    axes.set_xmargin(0.04)
+    axes.update_datalim([(choice.low, 0), (choice.high, 0)], updatey=False)
 
 
 def _draw_trials(
@@ -293,11 +272,18 @@ def _list_scored(outcomes: Sequence[TrialOutcome], state: str) -> list[tuple[Tri
     return [(o, o.score) for o in outcomes if o.state == state and o.score is not None]
 
 
-def _new_axes(width: float, height: float) -> Any:
-    """Return the axes of a new figure, whose sides are in inches."""
-    return Figure(figsize=(width, height), layout="constrained").subplots()
+@contextmanager
+def _new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Give a new figure, whose sides are in inches; the chart is written to ``path`` when the block ends."""
+    with rc_context({"axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        with replace_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+@contextmanager
+def _new_axes(path: Path, width: float, height: float, **labels: str) -> Iterator[Any]:
+    """Give the only axes of a new figure, with these labels."""
+    with _new_figure(path, width, height) as figure:
+        yield figure.subplots(subplot_kw=labels)

@@ -9,9 +9,10 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -19,14 +20,9 @@ import torch
 from catdog.errors import ModelError, SettingsError, TrainingError
 from catdog.files import replace_file
 from catdog.text import first_line
-from catdog.training.settings import Settings
+from catdog.training.settings import NOT_LEARNT, Settings
 
 FILE_NAME: Final = "run.ckpt"
-FREE_TO_CHANGE: Final = frozenset(
-    {"data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"}
-    | {"cache", "workers", "find_lr", "export"}
-)
-"""Settings that don't change what is learnt. Photos are compared by content."""
 
 
 class Checkpoint:
@@ -36,7 +32,7 @@ class Checkpoint:
         self.path = folder / FILE_NAME
         self._every_s = settings.checkpoint_minutes * 60
         self._written = time.monotonic()
-        self._identity = {name: value for name, value in vars(settings).items() if name not in FREE_TO_CHANGE} | {
+        self._identity = {name: value for name, value in vars(settings).items() if name not in NOT_LEARNT} | {
             "data": data_fingerprint,
             "processes": processes,
         }
@@ -102,30 +98,28 @@ class Checkpoint:
             return  # it holds something else, or is a mount
 
     def _delete_half_written(self) -> None:
-        """Delete half-written files of a run that was killed."""
         for file in self.path.parent.glob(f".{FILE_NAME}.*.tmp"):
             file.unlink(missing_ok=True)
 
 
 class StopRequest:
-    """While it is entered, SIGTERM (of a spot instance, say) and the first Ctrl-C set ``signal`` instead of killing."""
+    """A handler of signals that keeps the number of the last one in ``signal``; a second Ctrl-C interrupts at once."""
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
+    signal: int | None = None
 
-    def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal; raise KeyboardInterrupt where it is a second Ctrl-C."""
         if self.signal == number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C means now
+            raise KeyboardInterrupt
         self.signal = number
+
+
+@contextmanager
+def handle_signals(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
+    """Let ``handler`` answer these signals while the block runs."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

@@ -66,11 +66,6 @@ def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: 
     return Examples(pixels, [contract.class_names.index(photo.label) for photo in chosen])
 
 
-def load_training_photos(manifest: Manifest, contract: Contract, settings: Settings) -> Examples:
-    """Return the training split, larger: random crops of it have about the size that the network sees."""
-    return load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
-
-
 def find_cache_folder(settings: Settings) -> Path | None:
     """Return where decoded photos are kept: ``--cache``, by default the user's cache folder (XDG); None for none."""
     if settings.cache == "none":
@@ -134,11 +129,8 @@ def open_data(settings: Settings, scratch: Path) -> Manifest:
     SettingsError when there is nothing to learn from or to validate on.
     """
     assert settings.data is not None, "see Settings.check_paths"
-    apart: list[tuple[str, Split]] = []
-    if settings.validation:
-        apart.append((settings.validation, "val"))
-    if settings.test:
-        apart.append((settings.test, "test"))
+    channels: tuple[tuple[str | None, Split], ...] = ((settings.validation, "val"), (settings.test, "test"))
+    apart = [(path, split) for path, split in channels if path]
     made = scratch / "dataset"
     if is_dataset(settings.data) and not apart:
         manifest = Manifest.read(settings.data)
@@ -179,7 +171,8 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
         network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
         loaded = load_weights(network, settings.arch, settings.weights)
         val = load_photos(manifest, "val", contract, settings)
-        train = load_training_photos(manifest, contract, settings)
+        # Larger: random crops of it have about the size that the network sees.
+        train = load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
     check_agreement(fabric, "--data", (manifest.fingerprint, len(train)))
     say_first(fabric, loaded.describe())
     for split in SPLITS:

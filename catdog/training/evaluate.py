@@ -9,10 +9,9 @@ if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered dur
 
 import json
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -62,15 +61,6 @@ _NAMES: Final = {
 _SHARES: Final = ("accuracy", "precision", "recall", "f1")  # shown in per cent
 
 
-class SplitChoice(str, Enum):
-    """What ``--split`` takes."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-    all = "all"
-
-
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -83,11 +73,10 @@ def main(
         Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: print, and write nothing.")
     ] = None,
     split: Annotated[
-        SplitChoice | None,
+        Literal["train", "val", "test", "all"] | None,
         typer.Option(help="The photos to use. Default: test of a dataset, all of raw photos.", show_default=False),
     ] = None,
 ) -> None:
-    console = Console(stderr=True, highlight=False)
     _check_paths(model, sources)
     # Imported after the checks, since torch takes seconds, which --help and a typo need not wait for.
     from catdog.training.evaluation import (
@@ -101,20 +90,22 @@ def main(
 
     if out is not None:
         check_output_folder("--out", out, [PREDICTIONS_NAME])
-        _make_folder(out)
+        try:  # before the minutes that its contents take
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"--out {out}: no folder can be made there ({error.strerror})") from error
     opened = open_model(model)
     with TemporaryDirectory(prefix="catdog-") as scratch:
         with show_progress("checked") as progress:
-            part: Any = split.value if split else None
-            chosen = choose_photos(sources, part, opened.contract, Path(scratch), progress)
+            chosen = choose_photos(sources, split, opened.contract, Path(scratch), progress)
         with show_progress("answered") as progress:
             probabilities = answer_chosen(model, opened, chosen, progress)
         with show_progress("drew", "resamples") as progress:
-            done = evaluate(model, opened, chosen, probabilities, progress=progress)
+            metrics = evaluate(model, opened.contract, chosen, probabilities, progress=progress)
         if out is not None:
-            write_evaluation(done, out)
-    _print_tables(console, done.metrics)
-    typer.echo(json.dumps(_make_headline(done.metrics) | {"out": None if out is None else str(out)}))
+            write_evaluation(metrics, opened.contract, chosen, probabilities, out)
+    _print_tables(Console(stderr=True, highlight=False), metrics)
+    typer.echo(json.dumps(_make_headline(metrics) | {"out": None if out is None else str(out)}))
 
 
 def _check_paths(model: str, sources: Sequence[str]) -> None:
@@ -125,14 +116,6 @@ def _check_paths(model: str, sources: Sequence[str]) -> None:
             raise DataError(f"{source}: no such file or folder")
 
 
-def _make_folder(out: Path) -> None:
-    """Make the folder before the minutes that its contents take."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"--out {out}: no folder can be made there ({error.strerror})") from error
-
-
 def _make_headline(metrics: dict[str, Any]) -> dict[str, Any]:
     about = ("model", "model_fingerprint", "data", "data_fingerprint", "split", "photos", "errors")
     numbers = {f"{k}{end}": v for k in _NAMES for end, v in (("", metrics[k]), ("_95", metrics["intervals"][k]))}
@@ -140,7 +123,6 @@ def _make_headline(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_tables(console: Console, metrics: dict[str, Any]) -> None:
-    """Print the tables for a person."""
     where = f"{metrics['photos']} photos ({metrics['split']}) of {metrics['data']}"
     console.print(escape(printable(f"{metrics['model']} on {where}: {metrics['errors']} wrong")), soft_wrap=True)
     if metrics["left_out"]:

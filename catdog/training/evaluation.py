@@ -7,7 +7,6 @@ DIR/*.png              confusion, roc, pr, reliability, coverage; mistakes and l
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from catdog.contract import WEIGHTS_NAME, Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import DataError, ModelError, SettingsError
-from catdog.files import replace_file
+from catdog.files import write_csv, write_text
 from catdog.prediction import decide
 from catdog.training import charts
 from catdog.training.metrics import (
@@ -56,19 +55,9 @@ class ChosenPhotos:
     left_out: dict[str, int]
     """How many of the raw photos could not be used, by reason."""
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's answers to ``chosen.photos``, in that order, and what they come to."""
-
-    contract: Contract
-    chosen: ChosenPhotos
-    probabilities: Tensor
-    """float32 (N, C)."""
-    labels: Tensor
-    """int64 (N,), indices into the contract's class names."""
-    metrics: dict[str, Any]
-    """What ``metrics.json`` holds."""
+    def index_labels(self, class_names: Sequence[str]) -> Tensor:
+        """Return the photos' classes as indices into ``class_names``, int64 (N,)."""
+        return torch.tensor([class_names.index(photo.label) for photo in self.photos])
 
 
 def open_model(name: str) -> Model:
@@ -125,18 +114,22 @@ def answer_chosen(name: str, model: Model, chosen: ChosenPhotos, progress: Repor
 
 def evaluate(
     name: str,
-    model: Model,
+    contract: Contract,
     chosen: ChosenPhotos,
     probabilities: Tensor,
     *,
     resamples: int = RESAMPLES,
     progress: Report | None = None,
-) -> Evaluation:
-    """Measure the answers of the model that the user calls ``name``; ``progress`` counts the bootstrap's resamples."""
-    contract, names = model.contract, model.contract.class_names
-    labels = torch.tensor([names.index(photo.label) for photo in chosen.photos])
-    clusters = [photo.cluster for photo in chosen.photos]
-    metrics = {
+) -> dict[str, Any]:
+    """Return what ``metrics.json`` holds of the model that the user calls ``name``; ``progress`` counts resamples.
+
+    ``trained_on_some`` is None where the model was trained on other data.
+    """
+    names, photos = contract.class_names, chosen.photos
+    labels = chosen.index_labels(names)
+    clusters = [photo.cluster for photo in photos]
+    is_known = contract.data_fingerprint == chosen.manifest.fingerprint
+    return {
         "model": name,
         "arch": contract.arch,
         "model_fingerprint": contract.model_fingerprint,
@@ -144,7 +137,7 @@ def evaluate(
         "data_fingerprint": chosen.manifest.fingerprint,
         "split": chosen.part,
         "left_out": chosen.left_out,
-        "trained_on_some": _trained_on_some(contract, chosen),
+        "trained_on_some": any(photo.split == "train" for photo in photos) if is_known else None,
         "class_names": list(names),
         "temperature": contract.temperature,
         "threshold": contract.threshold,
@@ -152,22 +145,21 @@ def evaluate(
         "intervals": estimate_intervals(probabilities, labels, names, clusters, resamples=resamples, progress=progress),
         "at_threshold": measure_coverage(probabilities, labels, [contract.threshold], clusters)[0],
         "coverage": measure_coverage(probabilities, labels, THRESHOLDS, clusters),
-        "by_source": measure_groups(probabilities, labels, [photo.source for photo in chosen.photos], clusters),
+        "by_source": measure_groups(probabilities, labels, [photo.source for photo in photos], clusters),
         "reliability": measure_reliability(probabilities, labels, clusters),
     }
-    return Evaluation(contract, chosen, probabilities, labels, metrics)
 
 
-def write_evaluation(done: Evaluation, out: Path) -> None:
+def write_evaluation(
+    metrics: dict[str, Any], contract: Contract, chosen: ChosenPhotos, probabilities: Tensor, out: Path
+) -> None:
     """Write all files into ``out``, over those of an earlier evaluation. Raises SettingsError."""
-    metrics, names, contract = done.metrics, done.contract.class_names, done.contract
-    probabilities, labels = done.probabilities, done.labels
-    title = f"{metrics['photos']} photos ({done.chosen.part})"
+    names, labels = contract.class_names, chosen.index_labels(contract.class_names)
+    title = f"{metrics['photos']} photos ({chosen.part})"
     marks = [*metrics["coverage"], metrics["at_threshold"]]
     try:
-        _write_predictions(done, out / PREDICTIONS_NAME)
-        with replace_file(out / "metrics.json") as path:
-            path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        _write_predictions(contract, chosen, probabilities, out / PREDICTIONS_NAME)
+        write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         charts.draw_confusion_matrix(metrics["confusion_matrix"], names, title, out / "confusion.png")
         charts.draw_roc(probabilities, labels, names, f"ROC, {title}", out / "roc.png")
         charts.draw_precision_recall(probabilities, labels, names, f"Precision and recall, {title}", out / "pr.png")
@@ -176,12 +168,20 @@ def write_evaluation(done: Evaluation, out: Path) -> None:
         )
         charts.draw_coverage(probabilities, labels, marks, f"Coverage and error, {title}", out / "coverage.png")
         confidence, answers = probabilities.max(1)
+        is_right = (answers == labels).tolist()
         cells = [
-            _cell(done.chosen.manifest.root, photo, names[answer], sure)
-            for photo, answer, sure in zip(done.chosen.photos, answers.tolist(), confidence.tolist(), strict=True)
+            Cell(
+                chosen.manifest.root / photo.path,
+                f"{photo.label}, answered {names[answer]} {sure:.1%}",
+                photo.path,
+                BLUE if right else ORANGE,
+            )
+            for photo, answer, sure, right in zip(
+                chosen.photos, answers.tolist(), confidence.tolist(), is_right, strict=True
+            )
         ]
         order = confidence.argsort(stable=True).tolist()
-        wrong = [cells[i] for i in reversed(order) if answers[i] != labels[i]]
+        wrong = [cells[i] for i in reversed(order) if not is_right[i]]
         shown = f"the {MOST} most confident of " if len(wrong) > MOST else ""
         contact_sheet(wrong, f"Mistakes: {shown}{len(wrong)} in {title}", out / "mistakes.png")
         sure = f"threshold {contract.threshold:g}"
@@ -190,30 +190,12 @@ def write_evaluation(done: Evaluation, out: Path) -> None:
         raise SettingsError(f"--out {out}: can't be written ({error.strerror or error})") from error
 
 
-def _cell(root: Path, photo: Photo, answer: str, confidence: float) -> Cell:
-    """Return a photo's cell: blue where the answer is right, orange where it is wrong."""
-    verdict = f"{photo.label}, answered {answer} {confidence:.1%}"
-    return Cell(root / photo.path, verdict, photo.path, BLUE if answer == photo.label else ORANGE)
-
-
-def _trained_on_some(contract: Contract, chosen: ChosenPhotos) -> bool | None:
-    """Return whether the model was trained on some of the photos; None where it was trained on other data."""
-    if contract.data_fingerprint != chosen.manifest.fingerprint:
-        return None
-    return any(photo.split == "train" for photo in chosen.photos)
-
-
-def _write_predictions(done: Evaluation, path: Path) -> None:
+def _write_predictions(contract: Contract, chosen: ChosenPhotos, probabilities: Tensor, path: Path) -> None:
     """Write a row a photo, its answer with the same digits as in predict's CSV."""
-    contract, photos = done.contract, done.chosen.photos
-    answers = decide([photo.path for photo in photos], done.probabilities.numpy(), contract)
-    # A file name need not be UTF-8.
-    with (
-        replace_file(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "source", "truth", "label", "confidence", *contract.class_names])
-        for photo, answer in zip(photos, answers, strict=True):
-            shares = (answer.probabilities or {}).values()
-            writer.writerow([photo.path, photo.source, photo.label, answer.label, answer.confidence, *shares])
+    answers = decide([photo.path for photo in chosen.photos], probabilities.numpy(), contract)
+    header = ["path", "source", "truth", "label", "confidence", *contract.class_names]
+    rows = (
+        [photo.path, photo.source, photo.label, answer.label, answer.confidence, *(answer.probabilities or {}).values()]
+        for photo, answer in zip(chosen.photos, answers, strict=True)
+    )
+    write_csv(path, header, rows)

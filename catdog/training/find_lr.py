@@ -27,12 +27,7 @@ SMOOTHING: Final = 0.9  # of the moving average of the losses
 DIVERGED: Final = 3.0  # times the lowest loss ends the test
 
 
-def find_lr(
-    fabric: Fabric,
-    prepared: Prepared,
-    settings: Settings,
-    reports: Path,
-) -> float:
+def find_lr(fabric: Fabric, prepared: Prepared, settings: Settings, reports: Path) -> float:
     """Try learning rates on the run's last phase, write ``find_lr.png``, and return a suggestion for ``--lr``.
 
     The model is of no use afterwards. Raises TrainingError when no rate lowers the loss.

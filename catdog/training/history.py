@@ -1,14 +1,11 @@
-"""What a run tells while it runs: history.csv, metric lines on stdout, progress on stderr."""
+"""What a run tells while it runs: metric lines on stdout, progress on stderr."""
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from catdog.files import replace_file
 from catdog.progress import show_progress
 
 Row = dict[str, float]
@@ -19,14 +16,6 @@ T = TypeVar("T")
 def score_epoch(row: Row) -> float:
     """Return the number by which epochs are compared: validation accuracy, and between equal ones the lower loss."""
     return row["val_accuracy"] - 1e-4 * min(row["val_loss"], 1)
-
-
-def write_history(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``history.csv``, a row an epoch."""
-    with replace_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def format_metrics(values: Row) -> str:

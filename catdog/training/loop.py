@@ -23,7 +23,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from catdog.errors import TrainingError, TrainingStopped
-from catdog.training.checkpoint import Checkpoint, StopRequest
+from catdog.training.checkpoint import Checkpoint, StopRequest, handle_signals
 from catdog.training.data import Prepared, make_loader, make_training_batches, set_seed
 from catdog.training.history import Row, score_epoch, show_steps
 from catdog.training.learner import Learner
@@ -79,14 +79,18 @@ def fit(
         say_first(fabric, f"going on from epoch {state.epoch + 1}, step {state.step + 1}")
     if tensors:  # the frozen part too must be as it was
         model.network.load_state_dict(tensors["network"])
-    with StopRequest() as request, TemporaryDirectory(prefix="catdog-features-") as scratch:
+    request = StopRequest()  # SIGTERM, of a spot instance say, and the first Ctrl-C
+    with (
+        handle_signals(request, signal.SIGTERM, signal.SIGINT),
+        TemporaryDirectory(prefix="catdog-features-") as scratch,
+    ):
         for phase in remaining_phases(fabric, prepared, settings, state.epoch, Path(scratch)):
             learner = Learner(fabric, prepared, phase, settings)
             if tensors and (state.epoch, state.step) > (phase.first, 0):
                 learner.load(tensors)
             tensors = None
             save = partial(_save, checkpoint, learner, state, best)
-            while state.epoch < phase.first + phase.epochs and not _is_stale(state, settings):
+            while state.epoch < phase.first + phase.epochs and not 0 < settings.patience <= state.stale:
                 _train_epoch(learner, state, request, checkpoint, save)
                 if (score := score_epoch(state.history[-1])) > state.best:
                     state.best = score
@@ -179,10 +183,6 @@ def _make_stop(
 def _save(checkpoint: Checkpoint | None, learner: Learner, state: LoopState, best: dict[str, Tensor]) -> None:
     if checkpoint is not None and learner.fabric.global_rank == 0:
         checkpoint.write({"progress": asdict(state), "learner": learner.state(), "best": best})
-
-
-def _is_stale(state: LoopState, settings: Settings) -> bool:
-    return 0 < settings.patience <= state.stale
 
 
 def keep_freed_memory() -> None:

@@ -31,7 +31,6 @@ BINS: Final = 15  # of confidence, equal widths over [0, 1] (Guo et al. 2017, se
 SHARES: Final = ("precision", "recall", "f1", "roc_auc", "average_precision")  # in [0, 1], and 1 is the best
 SMALLEST_P: Final = 1e-7  # in a log loss, so that one hopeless answer doesn't make it infinite
 
-
 Clusters: TypeAlias = Sequence[str] | None
 
 
@@ -43,14 +42,9 @@ def measure(
     ``confusion_matrix[i][j]`` counts photos of class i answered j.
     """
     classes = len(class_names)
-    is_right = probabilities.argmax(1) == labels
-    correct = int(is_right.sum())
     per_class = _by_class(probabilities, labels, classes)
     return {
-        "photos": len(labels),
-        "errors": len(labels) - correct,
-        "accuracy": correct / len(labels),
-        "accuracy_95": _proportion(is_right, _number_clusters(clusters, len(labels))),
+        **_count_right(probabilities.argmax(1) == labels, _number_clusters(clusters, len(labels))),
         **{k: None if math.isnan(v) else v for k, v in summarise(probabilities, labels, classes).items()},
         "per_class": {
             name: {k: None if math.isnan(values[i]) else values[i] for k, values in per_class.items()}
@@ -211,17 +205,8 @@ def measure_groups(
 ) -> dict[str, dict[str, Any]]:
     """Return photos, errors, accuracy and its 95% interval of each of ``groups`` (N,), by name."""
     is_right, cluster = probabilities.argmax(1) == labels, _number_clusters(clusters, len(labels))
-    rows = {}
-    for name in sorted(set(groups)):
-        inside = torch.tensor([group == name for group in groups])
-        photos, hits = int(inside.sum()), int(is_right[inside].sum())
-        rows[name] = {
-            "photos": photos,
-            "errors": photos - hits,
-            "accuracy": hits / photos,
-            "accuracy_95": _proportion(is_right[inside], cluster[inside]),
-        }
-    return rows
+    inside = {name: torch.tensor([group == name for group in groups]) for name in sorted(set(groups))}
+    return {name: _count_right(is_right[chosen], cluster[chosen]) for name, chosen in inside.items()}
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
@@ -235,19 +220,17 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 def format_table(name: str, values: dict[str, Any]) -> str:
     """Return what ``measure`` gave as a plain-text table."""
     low, high = values["accuracy_95"]
+    auc, average = ("undefined" if values[k] is None else f"{values[k]:.4f}" for k in ("roc_auc", "average_precision"))
     lines = [
         f"{name}: {values['photos']} photos, {values['errors']} wrong, "
         f"accuracy {values['accuracy']:.2%} (95% {low:.2%} to {high:.2%}), log loss {values['log_loss']:.4f}",
-        f"  ROC-AUC {_format_number(values['roc_auc'])}, "
-        f"average precision {_format_number(values['average_precision'])}, "
+        f"  ROC-AUC {auc}, average precision {average}, "
         f"Brier {values['brier']:.4f}, calibration error {values['ece']:.4f}",
         f"  {'class':<10} {'precision':>9} {'recall':>9} {'F1':>9}",
     ]
-    rows = {**values["per_class"], "macro": values}
-    for name, row in rows.items():
-        lines.append(
-            f"  {name:<10} " + " ".join(f"{_format_percent(row[k]):>9}" for k in ("precision", "recall", "f1"))
-        )
+    for name, row in {**values["per_class"], "macro": values}.items():
+        cells = ("-" if row[k] is None else f"{row[k]:.2%}" for k in ("precision", "recall", "f1"))
+        lines.append(f"  {name:<10} " + " ".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
 
 
@@ -262,16 +245,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _format_percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
 def _number_clusters(clusters: Clusters, photos: int) -> Tensor:
     """Return int64 (N,), the same number for photos of one cluster, from 0 on without a gap."""
     if clusters is None:
         return torch.arange(photos)
     index = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     return torch.tensor([index[name] for name in clusters])
+
+
+def _count_right(is_right: Tensor, cluster: Tensor) -> dict[str, Any]:
+    """Return photos, errors, accuracy and its 95% interval, of at least one photo."""
+    photos, right = len(is_right), int(is_right.sum())
+    accuracy = {"accuracy": right / photos, "accuracy_95": _proportion(is_right, cluster)}
+    return {"photos": photos, "errors": photos - right} | accuracy
 
 
 def _proportion(hits: Tensor, cluster: Tensor) -> list[float] | None:
@@ -284,7 +270,3 @@ def _proportion(hits: Tensor, cluster: Tensor) -> list[float] | None:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-def _format_number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from catdog.ahead import batches_ahead
 from catdog.classifier import BATCH_SIZE, Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError
-from catdog.files import replace_file
+from catdog.files import replace_file, write_text
 from catdog.image import load_pixels
 from catdog.training.settings import ARCHS
 
@@ -173,8 +173,7 @@ def save_checkpoint(folder: Path, network: nn.Module, contract: Contract) -> Con
     contract = contract.with_(model_fingerprint=fingerprint_weights(state))
     with replace_file(folder / WEIGHTS_NAME) as temporary:
         temporary.write_bytes(save(state, metadata={"arch": contract.arch}))
-    with replace_file(folder / CONTRACT_NAME) as temporary:
-        temporary.write_text(contract.to_json() + "\n", encoding="utf-8")
+    write_text(folder / CONTRACT_NAME, contract.to_json() + "\n")
     return contract
 
 
@@ -212,13 +211,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-class Model(Protocol):
-    """What ``Classifier`` and ``ImageModel`` have in common."""
-
-    contract: Contract
-
-    def probabilities(self, images: Images) -> Probabilities:
-        """Answer images of the contract's size."""
+Model = Classifier | ImageModel
+"""What answers images of its contract's size."""
 
 
 def load_batches(photos: Sequence[Path | bytes], contract: Contract, size: int = BATCH_SIZE) -> Iterator[Images]:

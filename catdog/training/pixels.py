@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +31,6 @@ SPARE_BYTES: Final = 2 * 2**30  # of the disk, that no cache takes
 ABANDONED_S: Final = 24 * 3600  # age of a half-written cache that belongs to no run any more
 _AHEAD: Final = 256  # photos
 _NAME: Final = "[0-9a-f]" * 32 + ".pixels"  # a pattern; nothing else in the folder is ever touched
-
-
-class Inputs(Protocol):
-    """Arrays that can be read by index."""
-
-    def read(self, indices: Sequence[int]) -> npt.NDArray[Any]:
-        """Return a copy of these, (n, ...), in this order."""
 
 
 class MappedArray:
@@ -71,6 +64,10 @@ class DecodedPhotos:
         return np.stack([load_pixels(self.paths[i], self.contract) for i in indices])
 
 
+Inputs = MappedArray | DecodedPhotos
+"""What a batch is read from."""
+
+
 def open_pixels(
     manifest: Manifest,
     photos: Sequence[Photo],
@@ -78,7 +75,7 @@ def open_pixels(
     folder: Path | None,
     budget_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> MappedArray | DecodedPhotos:
+) -> Inputs:
     """Return the pixels of ``photos`` at ``contract``'s size, from a cache in ``folder``, which is made where needed.
 
     It is made where ``folder`` holds no more than ``budget_bytes`` with it, after deleting the caches that were not

@@ -18,13 +18,13 @@ from torch import Tensor
 from catdog.contract import WEIGHTS_NAME
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
-from catdog.files import check_output_folder, lock_folder, replace_file
+from catdog.files import check_output_folder, lock_folder, write_csv, write_text
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_threshold
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
 from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, prepare
 from catdog.training.find_lr import find_lr
-from catdog.training.history import Row, say, say_metrics, write_history
+from catdog.training.history import Row, say, say_metrics
 from catdog.training.loop import fit
 from catdog.training.metrics import format_table, measure
 from catdog.training.model import ImageModel, save_checkpoint
@@ -62,7 +62,7 @@ def run_training(settings: Settings) -> None:
         checkpoint = Checkpoint(folder, settings, prepared.manifest.fingerprint, fabric.world_size)
 
         def record(rows: list[Row]) -> None:
-            write_history(output / "history.csv", rows)
+            write_csv(output / "history.csv", list(rows[0]), [list(row.values()) for row in rows])
             say_metrics(rows[-1])
 
         rows: list[Row] = []
@@ -96,11 +96,11 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
     measured = "test" if "test" in metrics else "val"
     quality = {f"{measured}_{k}": metrics[measured][k] for k in ("photos", "accuracy", "f1")}
     if (report := manifest.root / REPORT_NAME).exists():
-        _write(reports / "dataset.json", report.read_text(encoding="utf-8"))
+        write_text(reports / "dataset.json", report.read_text(encoding="utf-8"))
     if rows:
         charts.draw_curves(rows, settings.frozen_epochs, reports / "curves.png")
-    _write(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())
+    write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())
     save_checkpoint(output, model.network, contract.with_(quality=quality))
     if settings.export:
         from catdog.export import export  # here, so that a run without it needs no ONNX packages
@@ -131,8 +131,3 @@ def _check_writable(flag: str, folder: Path) -> None:
             pass
     except OSError as error:
         raise SettingsError(f"--{flag} {folder}: can't be written ({error.strerror})") from error
-
-
-def _write(path: Path, text: str) -> None:
-    with replace_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -28,6 +28,11 @@ CHECKPOINTS: Final = "/opt/ml/checkpoints"
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4", "head"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 """Input to output; the stem is conv1 and bn1, the head is fc."""
+NOT_LEARNT: Final = frozenset(
+    {"data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"}
+    | {"cache", "workers", "find_lr", "export"}
+)
+"""Settings that don't change what is learnt, so a run may go on with others. Photos are compared by content."""
 ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # A network from scratch has no pretrained tensor to freeze, learns longer, and needs no more than 128 px.
     "cnn": {

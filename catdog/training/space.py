@@ -18,17 +18,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from catdog.errors import SettingsError
-from catdog.training.settings import Settings, check_type, read_yaml, resolve, suggest
+from catdog.training.settings import NOT_LEARNT, Settings, check_type, read_yaml, resolve, suggest
 
 Value = float | int | str
-Scale = Literal["linear", "log"]
 FROM_COMMAND: Final = ("data", "output", "output_data", "checkpoint_dir", "find_lr")
 """Settings that each trial gets from the command that searches, or that make no sense for a trial."""
-NOT_SEARCHED: Final = (
-    *("data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"),
-    *("seed", "cache", "cache_gb", "workers", "amp", "device", "find_lr", "export"),
-)
-"""Settings that say where and how to work, not what is learnt; and the seed, whose best value is luck."""
+NOT_SEARCHED: Final = NOT_LEARNT | {"seed", "cache_gb", "amp", "device"}
+"""Settings that say where and how to work; and the seed, whose best value is luck."""
 _DEFAULTS: Final[Mapping[str, Any]] = {f.name: f.default for f in fields(Settings)}
 
 

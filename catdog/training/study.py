@@ -5,14 +5,13 @@ OUTPUT/study.db (optuna's, sqlite), config.yaml, trials.csv, history.png, import
 
 from __future__ import annotations
 
-import csv
 import io
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -27,13 +26,14 @@ from sqlalchemy.exc import DatabaseError
 
 from catdog.dataset import Manifest
 from catdog.errors import CatdogError, SettingsError, TrainingError, TrainingStopped
-from catdog.files import check_output_folder, lock_folder, replace_file
+from catdog.files import check_output_folder, lock_folder, write_csv, write_text
 from catdog.training import charts
-from catdog.training.checkpoint import FREE_TO_CHANGE
+from catdog.training.checkpoint import handle_signals
 from catdog.training.data import open_data, prepare
 from catdog.training.history import Row, say, score_epoch
 from catdog.training.loop import fit
 from catdog.training.processes import silence_lightning, start_processes
+from catdog.training.settings import NOT_LEARNT
 from catdog.training.space import Choices, Range, Space, TrialOutcome
 
 FILE_NAME: Final = "study.db"
@@ -54,7 +54,7 @@ def search(space: Space, data: str, output: Path, trials: int, minutes: float | 
     with (
         TemporaryDirectory(prefix="catdog-data-") as scratch,
         lock_folder("--output", output, "search"),
-        _stop_on_sigterm(),
+        handle_signals(_stop, signal.SIGTERM),  # between two trials; a trial handles it itself
         silence_lightning(),
     ):
         manifest = open_data(space.trial({name: c.ends[0] for name, c in space.search.items()}, data), Path(scratch))
@@ -120,13 +120,11 @@ class Study:
         except BaseException:  # a bug, which this point may bring about each time: it is not tried again
             self._study.tell(trial, state=TrialState.FAIL)
             raise
-        if rows:
-            top = max(rows, key=score_epoch)
-            for key in ("val_accuracy", "val_loss"):
-                trial.set_user_attr(key, top[key])
-        trial.set_user_attr("epochs", len(rows))
-        trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
-        score = max(map(score_epoch, rows)) if state is TrialState.COMPLETE else None
+        top = max(rows, key=score_epoch, default={})
+        about = {key: top[key] for key in ("val_accuracy", "val_loss") if rows}
+        for key, value in {**about, "epochs": len(rows), "minutes": (time.monotonic() - began) / 60}.items():
+            trial.set_user_attr(key, value)
+        score = score_epoch(top) if state is TrialState.COMPLETE else None
         outcome = _read_outcome(self._study.tell(trial, score, state))
         return f"{self.ended}/{trials}: {_describe(outcome, trial.user_attrs.get('error'))}"
 
@@ -173,7 +171,7 @@ class Study:
         settings = vars(self.space.trial({name: c.ends[0] for name, c in self.space.search.items()}))
         identity: dict[str, Any] = {
             "search": {name: choice.plain() for name, choice in self.space.search.items()},
-            "settings": {k: v for k, v in settings.items() if k not in FREE_TO_CHANGE and k not in self.space.search},
+            "settings": {k: v for k, v in settings.items() if k not in NOT_LEARNT and k not in self.space.search},
             "data": {"fingerprint": self.manifest.fingerprint},
         }
         there = self._study.user_attrs.get("identity")
@@ -195,16 +193,13 @@ class Study:
         outcomes, best = self.outcomes, self.best
         if best is not None:
             text = f"# trial {best.number} of a search: {best.val_accuracy:.2%} of the validation photos right\n"
-            with replace_file(self.output / "config.yaml") as temporary:
-                settings = self.space.trial(best.params, self.data)
-                temporary.write_text(text + settings.to_yaml(), encoding="utf-8")
+            write_text(self.output / "config.yaml", text + self.space.trial(best.params, self.data).to_yaml())
         about = ("number", "state", "score", "val_accuracy", "val_loss", "epochs", "minutes")
-        with replace_file(self.output / "trials.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*about, *self.space.search])
-            for o in outcomes:
-                values = [_shorten(getattr(o, name)) for name in about]
-                writer.writerow([*values, *(o.params.get(name) for name in self.space.search)])
+        rows = [
+            [*(_shorten(getattr(o, name)) for name in about), *(o.params.get(name) for name in self.space.search)]
+            for o in outcomes
+        ]
+        write_csv(self.output / "trials.csv", [*about, *self.space.search], rows)
         charts.draw_history(outcomes, self.output / "history.png")
         charts.draw_importance(*self._importance(), self.output / "importance.png")
         charts.draw_parameters(outcomes, self.space.search, self.output / "parameters.png")
@@ -265,15 +260,5 @@ def _shorten(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-@contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """Raise TrainingStopped for a SIGTERM between two trials, as for one in a trial."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TrainingStopped("stopped by SIGTERM", number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise TrainingStopped("stopped by SIGTERM", number)

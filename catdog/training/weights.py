@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,8 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
     if weights in ("none", "imagenet"):
         state = {} if weights == "none" else _download_imagenet(arch)
     else:
-        state = _average(
-            [_read_file(file, arch) for file in ([weights] if Path(weights).exists() else weights.split(","))], weights
-        )
+        files = [weights] if Path(weights).exists() else weights.split(",")
+        state = _average([_read_file(file, arch) for file in files], weights)
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(usable, strict=False)
     counted = [k for k in own if not k.endswith("num_batches_tracked")]  # a counter that nothing here reads
@@ -110,9 +110,6 @@ def _start_as_identity(network: nn.Module, fresh: set[str]) -> None:
 
 def _fold_names(names: tuple[str, ...]) -> str:
     """Return tensor names folded to modules: layer4.1 (10), fc (2)."""
-    counts: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")
-        module = ".".join(parts[:2]) if parts[0].startswith("layer") else parts[0]
-        counts[module] = counts.get(module, 0) + 1
+    parts = (name.split(".") for name in names)
+    counts = Counter(".".join(part[:2]) if part[0].startswith("layer") else part[0] for part in parts)
     return ", ".join(f"{module} ({count})" for module, count in counts.items())

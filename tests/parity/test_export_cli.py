@@ -66,3 +66,12 @@ def test_help_comes_without_torch_and_shows_examples() -> None:
     names = "import sys, export.__main__; print('torch' in sys.modules, 'onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", names], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_file_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "mine.onnx"
+    out.write_bytes(b"mine")
+    refused = run("runs/none", "--out", str(out))
+    assert refused.exit_code == 2
+    assert f"--out {out}: is there already, and not from this command" in refused.stderr
+    assert out.read_bytes() == b"mine"

@@ -14,9 +14,8 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.export import Gates, ProofError, export
-from catdog.export.awkward import make_awkward_photos
 from catdog.export.onnx_file import to_onnx, write_onnx
-from catdog.export.photos import Labelled, choose_stratified, find_dataset
+from catdog.export.photos import Labelled, choose_stratified, find_dataset, make_awkward_photos
 from catdog.export.proof import Engine, prove
 from catdog.export.quantize import keep_affordable
 from catdog.image import load_pixels
