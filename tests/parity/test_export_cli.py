@@ -68,10 +68,10 @@ def test_help_comes_without_torch_and_shows_examples() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_a_file_of_something_else_is_not_replaced(run: Run, tmp_path: Path) -> None:
+def test_a_file_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "mine.onnx"
     out.write_bytes(b"mine")
-    refused = run("runs/none", "--out", str(out))
-    assert refused.exit_code == 2
+    refused = run("runs/none", "--out", out)
+    assert refused.returncode == 2
     assert f"--out {out}: is there already, and not from this command" in refused.stderr
     assert out.read_bytes() == b"mine"
