@@ -17,8 +17,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, Contract, Interpolation, Resize
 from catdog.errors import SettingsError
 
@@ -202,6 +200,8 @@ class Settings:
 
     def to_yaml(self) -> str:
         """Return the settings as a file that ``train.py --config`` runs again."""
+        import yaml  # --help need not have it
+
         return "# python train.py --config config.yaml\n" + yaml.safe_dump(asdict(self), sort_keys=False)
 
 
@@ -235,6 +235,8 @@ def resolve(chosen: Mapping[str, Any]) -> Settings:
 
 def read_yaml(path: Path, named: str) -> Any:
     """Return what a YAML file holds; raises SettingsError, beginning with ``named``, where it is none."""
+    import yaml
+
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
