@@ -49,6 +49,8 @@ class Account:
     dry_run: bool = False
     recorded: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
     """The requests of a dry run, each with its service, operation and parameters."""
+    asked_region: str | None = None
+    """What the user gave by --region; the next command needs it too."""
     _clients: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
@@ -167,6 +169,7 @@ def find_account(
         owner=clean_tag(owner or os.environ.get("CATDOG_OWNER") or _find_user()) or "unknown",
         role=role,
         dry_run=dry_run,
+        asked_region=region,
     )
 
 

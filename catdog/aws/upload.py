@@ -19,19 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from catdog.ahead import map_in_order
-from catdog.aws.account import PROJECT, Account, find_account
-from catdog.aws.app import (
-    EXIT_CODES,
-    Bucket,
-    DryRun,
-    Owner,
-    Region,
-    app,
-    exit_on_error,
-    print_dry_run,
-    print_result,
-    say,
-)
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.app import EXIT_CODES, command, print_dry_run, print_result, say
 from catdog.aws.failures import FORBIDDEN, error_code
 from catdog.errors import SettingsError
 from catdog.sources.names import is_junk
@@ -70,32 +59,27 @@ class UploadFile:
     size: int
 
 
-@app.command(help=_HELP)
+@command(_HELP, "region", "bucket", "owner", "dry_run")
 def upload(
+    account: Account,
     source: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder, or one file such as an archive.")],
     prefix: Annotated[
-        str, typer.Option("--prefix", metavar="PREFIX", help="The place in the bucket; DATASET's name comes below it.")
+        str, typer.Option(metavar="PREFIX", help="The place in the bucket; DATASET's name comes below it.")
     ] = f"{PROJECT}/datasets",
     delete: Annotated[bool, typer.Option("--delete", help="Remove what is in S3 but not here.")] = False,
-    kms_key: Annotated[str | None, typer.Option("--kms-key", metavar="ID|ARN", help="Encrypt with this key.")] = None,
-    region: Region = None,
-    bucket: Bucket = None,
-    owner: Owner = None,
-    dry_run: DryRun = False,
+    kms_key: Annotated[str | None, typer.Option(metavar="ID|ARN", help="Encrypt with this key.")] = None,
 ) -> None:
-    with exit_on_error("upload"):
-        account = find_account(region, None, bucket, owner, dry_run)
-        bucket_name = account.require_bucket()
-        items, uri = list_files(source, prefix, bucket_name)
-        start = time.monotonic()
-        counts = send_files(account, bucket_name, items, uri, delete=delete, kms_key=kms_key)
-        if dry_run:
-            note = "S3 asks a small price for each request and for each GB a month; SageMaker none for reading it"
-            print_dry_run(account.recorded, {"usd_per_hour": 0.0, "note": note, "files": len(items), **counts})
-            return
-        seconds = round(time.monotonic() - start, 1)
-        result = {"uri": uri, "files": len(items), **counts, "seconds": seconds}
-        print_result(result, f"catdog.aws train {uri} --dry-run", region)
+    bucket = account.require_bucket()
+    items, uri = list_files(source, prefix, bucket)
+    start = time.monotonic()
+    counts = send_files(account, bucket, items, uri, delete=delete, kms_key=kms_key)
+    if account.dry_run:
+        note = "S3 asks a small price for each request and for each GB a month; SageMaker none for reading it"
+        print_dry_run(account.recorded, {"usd_per_hour": 0.0, "note": note, "files": len(items), **counts})
+        return
+    seconds = round(time.monotonic() - start, 1)
+    result = {"uri": uri, "files": len(items), **counts, "seconds": seconds}
+    print_result(result, f"catdog.aws train {uri} --dry-run", account.asked_region)
 
 
 def list_files(source: Path, prefix: str, bucket: str) -> tuple[list[UploadFile], str]:

@@ -45,7 +45,6 @@ PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """Between whole attempts, jittered. botocore retries throttling itself, but neither what the container answers (424),
 nor anything once 35 requests of a process have failed (its retry quota)."""
 MOST_PARALLEL: Final = 32  # connections of the client
-ASYNC_PREFIX: Final = "catdog/async"
 ASYNC_PATIENCE_S: Final = 900.0  # for one photo; SageMaker itself gives up after an hour
 _ASYNC_POLL_S: Final = (0.5, 1.0, 2.0, 5.0)
 _ERROR_LENGTH: Final = 500  # characters of an endpoint's error that are shown

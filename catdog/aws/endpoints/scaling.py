@@ -38,13 +38,13 @@ def scaling_requests(name: str, hosting: Hosting, tags: Tags) -> list[tuple[str,
 
     Without autoscaling there are none.
     """
-    if not hosting.autoscale:
+    if not hosting.bounds:
         return []
-    low, high = hosting.autoscale
+    low, high = hosting.bounds
     metric: dict[str, Any] = {
         "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
     }
-    if hosting.mode == "async":
+    if hosting.asynchronous:
         metric = {
             "CustomizedMetricSpecification": {
                 "MetricName": "ApproximateBacklogSizePerInstance",
@@ -53,7 +53,7 @@ def scaling_requests(name: str, hosting: Hosting, tags: Tags) -> list[tuple[str,
                 "Statistic": "Average",
             }
         }
-    default_load = WAITING_REQUESTS if hosting.mode == "async" else REQUESTS_PER_MINUTE
+    default_load = WAITING_REQUESTS if hosting.asynchronous else REQUESTS_PER_MINUTE
     policy = {
         "TargetValue": hosting.autoscale_target or default_load,
         **metric,

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catdog.aws.account import PROJECT, Account, find_account
-from catdog.aws.app import EXIT_CODES, Region, app, exit_on_error, print_result, say
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.app import EXIT_CODES, command, print_dry_run, print_result, say
 from catdog.aws.failures import CloudError, find, is_aws_error
 from catdog.aws.instances import PriceKind, price_per_hour
 from catdog.errors import SettingsError
@@ -47,29 +47,27 @@ Examples:
 {EXIT_CODES}"""
 
 
-@app.command(help=_HELP)
+@command(_HELP, "region")
 def status(
+    account: Account,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A job; default: the latest of all kinds.")] = None,
     logs: Annotated[bool, typer.Option("--logs", help="With NAME: its log, on stderr.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="The most jobs of each kind to list.")] = 20,
-    region: Region = None,
 ) -> None:
-    with exit_on_error("status"):
-        account = find_account(region)
-        if name is None:
-            jobs = list_latest_jobs(account, limit)
-            _print_table(jobs)
-            print_result({"region": account.region, "jobs": jobs})
-            return
-        job = describe_job(account, name)
-        if job["kind"] == "tuning":
-            job["usd"] = sum_trial_costs(account, name)
-        if logs:
-            for line in JobLog(account, job["kind"], name).read_new_lines():
-                say(line)
-        if job["failure"]:
-            say(f"{name}: {printable(job['failure'])}")
-        print_result(job, _suggest_command(job), region)
+    if name is None:
+        jobs = list_latest_jobs(account, limit)
+        _print_table(jobs)
+        print_result({"region": account.region, "jobs": jobs})
+        return
+    job = describe_job(account, name)
+    if job["kind"] == "tuning":
+        job["usd"] = sum_trial_costs(account, name)
+    if logs:
+        for line in JobLog(account, job["kind"], name).read_new_lines():
+            say(line)
+    if job["failure"]:
+        say(f"{name}: {printable(job['failure'])}")
+    print_result(job, _suggest_command(job), account.asked_region)
 
 
 def list_latest_jobs(account: Account, limit: int) -> list[dict[str, Any]]:
@@ -137,6 +135,26 @@ def watch_job(
         reason = job.get("failure") or f"python -m catdog.aws status {name} --logs shows its log"
         raise CloudError(f"{name}: {'was stopped' if job['state'] == 'Stopped' else 'failed'}: {reason}")
     return job
+
+
+def report_start(
+    account: Account, name: str, kind: Literal["training", "tuning"], begun: str, cost: dict[str, Any], wait: bool
+) -> None:
+    """Print what is to be said of a job that was just created (``begun``: on what), after its end if ``wait`` is set.
+
+    In a dry run, print the requests instead.
+    """
+    if account.dry_run:
+        print_dry_run(account.recorded, cost)
+        return
+    say(f"{name}: {begun}")
+    if wait:
+        job = watch_job(account, name, kind)
+        next_command = _suggest_command(job)
+    else:
+        job = {"name": name, "state": "InProgress"}
+        next_command = f"catdog.aws status {name}{' --logs' if kind == 'training' else ''}"
+    print_result(job | {"cost": cost}, next_command, account.asked_region)
 
 
 class JobLog:
