@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any, Final
 
 from catdog.aws.account import PROJECT
@@ -91,20 +90,18 @@ def make_job_name(kind: str, given: str | None = None, longest: int = NAME_LENGT
     return given
 
 
-def check_endpoint_name(name: str) -> str:
-    """Return ``name`` if SageMaker takes it for an endpoint; raises SettingsError."""
+def check_endpoint_name(name: str, must_be_ours: bool = False) -> str:
+    """Return ``name`` if SageMaker takes it for an endpoint, with ``must_be_ours`` only one of this project's.
+
+    Raises SettingsError.
+    """
+    if must_be_ours and not name.startswith(f"{PROJECT}-"):
+        raise SettingsError(f"--name {name}: must be {PROJECT}-...; the policies in docs/aws/ cover no other names")
     if not _NAME.fullmatch(name):
         raise SettingsError(
             f"{name}: no endpoint's name; letters, digits and hyphens, {NAME_LENGTH} characters at most"
         )
     return name
-
-
-def check_own_endpoint_name(name: str) -> str:
-    """Return ``name`` if it may be an endpoint of this project; raises SettingsError."""
-    if not name.startswith(f"{PROJECT}-"):
-        raise SettingsError(f"--name {name}: must be {PROJECT}-...; the policies in docs/aws/ cover no other names")
-    return check_endpoint_name(name)
 
 
 def make_version_name(endpoint: str, stamp: str) -> str:
@@ -125,8 +122,7 @@ def read_tags(sagemaker: Any, arn: str) -> dict[str, str]:
 
 def describe_endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
     """Return the response to DescribeEndpoint, or None if there is no such endpoint."""
-    description: dict[str, Any] | None = find(lambda: sagemaker.describe_endpoint(EndpointName=name))
-    return description
+    return find(sagemaker.describe_endpoint, EndpointName=name)
 
 
 def list_own_endpoints(sagemaker: Any) -> Iterator[ListedEndpoint]:
@@ -187,18 +183,18 @@ def list_models_of(sagemaker: Any, config: str) -> list[str]:
 def delete_versions(sagemaker: Any, configs: Sequence[str], models: Sequence[str]) -> None:
     """Delete configs and models; those that are gone already are passed over."""
     for config in configs:
-        delete_if_present(partial(sagemaker.delete_endpoint_config, EndpointConfigName=config))
+        delete_if_present(sagemaker.delete_endpoint_config, EndpointConfigName=config)
     for model in models:
-        delete_if_present(partial(sagemaker.delete_model, ModelName=model))
+        delete_if_present(sagemaker.delete_model, ModelName=model)
 
 
 def _read_variants(sagemaker: Any, config: str) -> list[dict[str, Any]]:
     if not config:
         return []
-    found = find(lambda: sagemaker.describe_endpoint_config(EndpointConfigName=config))
+    found = find(sagemaker.describe_endpoint_config, EndpointConfigName=config)
     return list(found["ProductionVariants"]) if found else []
 
 
 def _is_own_model(sagemaker: Any, name: str) -> bool:
-    found = find(lambda: sagemaker.describe_model(ModelName=name))
+    found = find(sagemaker.describe_model, ModelName=name)
     return found is not None and read_tags(sagemaker, found["ModelArn"]).get("Project") == PROJECT

@@ -8,21 +8,19 @@ import mimetypes
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from catdog.ahead import map_in_order
 from catdog.aws.account import PROJECT, Account
 from catdog.aws.app import EXIT_CODES, command, print_dry_run, print_result, say
 from catdog.aws.failures import FORBIDDEN, error_code
 from catdog.errors import SettingsError
+from catdog.progress import show_progress
 from catdog.sources.names import is_junk
 from catdog.text import printable
 
@@ -140,12 +138,12 @@ def send_files(
 
     *most, last = items  # the last one, a dataset's manifest, is sent when all others are there
     threads = 1 if account.dry_run else THREADS  # so that a dry run records the files in order
-    with _show_progress(sum(item.size for item in items)) as advance:
+    with show_progress("checked or sent", "files", last_line=False) as report:
         for group in (most, [last]):
             for item, was_sent in zip(group, map_in_order(send_if_changed, group, threads), strict=True):
-                advance(item.size)
                 counts["sent" if was_sent else "unchanged"] += 1
                 counts["sent_bytes"] += item.size if was_sent else 0
+                report(counts["sent"] + counts["unchanged"], len(items))
     if delete and extra:
         _delete_keys(client, bucket, extra)
         counts["deleted"], counts["extra"] = len(extra), 0
@@ -262,13 +260,3 @@ def _delete_keys(client: Any, bucket: str, keys: list[str]) -> None:
         response = client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
         if errors := response.get("Errors"):
             raise SettingsError(f"s3://{bucket}/{errors[0]['Key']}: can't be deleted ({errors[0]['Code']})")
-
-
-@contextmanager
-def _show_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar in a terminal; elsewhere nothing, where a line now and then would only be noise."""
-    console = Console(stderr=True)
-    columns = (TextColumn("upload"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda size: bar.advance(task, size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
@@ -90,7 +89,9 @@ def transform(
     payload_mb = max_payload or MOST_MB // concurrency
     with TemporaryDirectory(prefix="catdog-") as folder:
         upload = prepare_upload(account, model, Path(folder))
-        tags = account.make_tags(Command="transform", **{MODEL_TAG: upload.model_sha256})
+        tags = account.make_tags(
+            Command="transform", **{MODEL_TAG: upload.package.model_sha256 if upload.package else ""}
+        )
         request = job_request(name, inputs, outputs, hosting, concurrency, payload_mb, tags)
         _start(account, name, upload, image or find_inference_image(account.region, instance_type), hosting, request)
     if account.dry_run:
@@ -142,10 +143,10 @@ def _start(
     model = model_request(name, image, upload.uri, account.find_role_arn(), environment, request["Tags"])
     with Undo(say) as undo:
         upload_package(account, upload, hosting.kms_key)
-        undo.add_deletion(f"model {name}", partial(sagemaker.delete_model, ModelName=name))
-        create_once(lambda: sagemaker.create_model(**model))
-        undo.add_deletion(f"transform job {name}", partial(_stop, sagemaker, name))
-        create_once(lambda: sagemaker.create_transform_job(**request))
+        undo.add_deletion(f"model {name}", sagemaker.delete_model, ModelName=name)
+        create_once(sagemaker.create_model, **model)
+        undo.add_deletion(f"transform job {name}", _stop, sagemaker=sagemaker, job=name)
+        create_once(sagemaker.create_transform_job, **request)
 
 
 def _stop(sagemaker: Any, job: str) -> None:
@@ -206,7 +207,7 @@ def _wait(sagemaker: Any, job: str) -> dict[str, Any]:
 
 def _delete_model(sagemaker: Any, name: str) -> None:
     try:
-        delete_if_present(partial(sagemaker.delete_model, ModelName=name))
+        delete_if_present(sagemaker.delete_model, ModelName=name)
     except Exception as error:
         if not is_aws_error(error):
             raise

@@ -25,7 +25,7 @@ from catdog.aws.instances import estimate_cost, estimate_serverless_cost
 from catdog.aws.inventory import (
     EXPIRY_TAG,
     TIME_FORMAT,
-    check_own_endpoint_name,
+    check_endpoint_name,
     delete_versions,
     describe_endpoint,
     list_models_of,
@@ -95,7 +95,7 @@ def deploy(
     if no_wait and hosting.autoscale:
         raise SettingsError("--autoscale: needs an endpoint in service; leave --no-wait out")
     now = datetime.now(timezone.utc)
-    endpoint = check_own_endpoint_name(name or f"{PROJECT}-{now:%Y%m%d-%H%M%S}")
+    endpoint = check_endpoint_name(name or f"{PROJECT}-{now:%Y%m%d-%H%M%S}", must_be_ours=True)
     place = f"s3://{account.require_bucket()}"
     hosting = replace(
         hosting,

@@ -96,7 +96,7 @@ def delete(
         raise SettingsError("name endpoints, or give --all or --expired, one of these")
     chosen = [check_endpoint_name(name) for name in dict.fromkeys(names or ())]
     recorder = replace(account, dry_run=True, recorded=[])
-    if dry_run and not account.has_credentials():
+    if dry_run and account.session.get_credentials() is None:
         _print_without_asking(recorder, chosen)
         return
     sagemaker, now = account.client("sagemaker"), datetime.now(timezone.utc)

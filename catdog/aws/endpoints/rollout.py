@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Final
 
 from typer import Option
@@ -24,7 +23,6 @@ from catdog.aws.calls.endpoint import (
     AnyEndpoint,
     AsyncEndpoint,
     Endpoint,
-    detect_media_type,
     is_transient,
     parse_prediction,
     read_container_error,
@@ -92,14 +90,13 @@ def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[st
     tested: dict[str, Any] = {}
     with Undo(say) as undo:
         upload_package(account, plan.upload, plan.hosting.kms_key)
-        undo.add(f"model {version}", lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=version)))
+        undo.add_deletion(f"model {version}", sagemaker.delete_model, ModelName=version)
         environment = container_environment(plan.hosting, account.region)
         model = model_request(version, plan.image, plan.upload.uri, plan.role_arn, environment, plan.tags)
-        create_once(lambda: sagemaker.create_model(**model))
-        delete_config = partial(sagemaker.delete_endpoint_config, EndpointConfigName=version)
-        undo.add_deletion(f"endpoint config {version}", delete_config)
+        create_once(sagemaker.create_model, **model)
+        undo.add_deletion(f"endpoint config {version}", sagemaker.delete_endpoint_config, EndpointConfigName=version)
         config = config_request(version, version, plan.hosting, plan.tags)
-        create_once(lambda: sagemaker.create_endpoint_config(**config))
+        create_once(sagemaker.create_endpoint_config, **config)
         if plan.current is None:
             _create_endpoint(sagemaker, plan, undo, patience)
         else:
@@ -152,7 +149,7 @@ def delete_endpoint(sagemaker: Any, name: str, patience: Patience) -> None:
     deadline = time.monotonic() + patience.timeout * 60
     while True:
         try:
-            delete_if_present(lambda: sagemaker.delete_endpoint(EndpointName=name))
+            delete_if_present(sagemaker.delete_endpoint, EndpointName=name)
             return
         except Exception as error:
             description = describe_endpoint(sagemaker, name) if is_aws_error(error) else None
@@ -196,7 +193,7 @@ def _ask_patiently(endpoint: AnyEndpoint, photo: GoldenPhoto, deadline: float) -
     name = endpoint.name
     while True:
         try:
-            return endpoint.ask(photo.data, detect_media_type(photo.data))
+            return endpoint.ask(photo.data)
         except CatdogError:
             raise
         except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 from catdog.aws.account import Account
@@ -93,9 +92,9 @@ def end_scaling(
     client = account.client(SERVICE)
     for policy in policies:
         request = {**identify_target(name), "PolicyName": policy["PolicyName"]}
-        delete_if_present(partial(client.delete_scaling_policy, **request))
+        delete_if_present(client.delete_scaling_policy, **request)
     if targets:
-        delete_if_present(partial(client.deregister_scalable_target, **identify_target(name)))
+        delete_if_present(client.deregister_scalable_target, **identify_target(name))
 
 
 def pause_scaling(account: Account, name: str, undo: Undo) -> None:

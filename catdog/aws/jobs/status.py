@@ -192,21 +192,17 @@ class JobLog:
 
 def _describe_training(client: Any, account: Account, name: str) -> dict[str, Any]:
     found = client.describe_training_job(TrainingJobName=name)
-    resources = found.get("ResourceConfig", {})
     transitions = found.get("SecondaryStatusTransitions", [])
-    started = found.get("TrainingStartTime")
     seconds = found.get("TrainingTimeInSeconds")
     if seconds is None:
-        seconds = _count_seconds(started, found.get("TrainingEndTime"))
+        seconds = _count_seconds(found.get("TrainingStartTime"), found.get("TrainingEndTime"))
     billable = found.get("BillableTimeInSeconds", seconds)
     job = {
         **_describe_common(name, "training", found.get("TrainingJobStatus"), found),
         "step": _format_step(transitions[-1]) if transitions else found.get("SecondaryStatus"),
         "seconds": seconds,
         "billable_seconds": billable,
-        "usd": _estimate_usd("training", resources, account.region, billable),
-        "instance_type": resources.get("InstanceType"),
-        "instances": resources.get("InstanceCount"),
+        **_describe_machines("training", found.get("ResourceConfig", {}), account.region, billable),
         "spot": bool(found.get("EnableManagedSpotTraining")),
         "metrics": {m["MetricName"]: m["Value"] for m in found.get("FinalMetricDataList", [])},
     }
@@ -218,14 +214,13 @@ def _describe_training(client: Any, account: Account, name: str) -> dict[str, An
 def _describe_tuning(client: Any, account: Account, name: str) -> dict[str, Any]:
     found = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     counters = found.get("TrainingJobStatusCounters", {})
+    begun, completed = sum(counters.values()), counters.get("Completed", 0)
     best = found.get("BestTrainingJob") or {}
     objective = best.get("FinalHyperParameterTuningJobObjectiveMetric", {})
     resources = found.get("TrainingJobDefinition", {}).get("HyperParameterTuningResourceConfig", {})
     return {
         **_describe_common(name, "tuning", found.get("HyperParameterTuningJobStatus"), found),
-        "step": f"{sum(counters.values())} training jobs begun, {counters.get('Completed', 0)} completed"
-        if counters
-        else None,
+        "step": f"{begun} training jobs begun, {completed} completed" if counters else None,
         "seconds": (found.get("ConsumedResources") or {}).get("RuntimeInSeconds"),
         "usd": None,  # ``sum_trial_costs`` asks for each of its trainings
         "instance_type": resources.get("InstanceType"),
@@ -237,14 +232,11 @@ def _describe_tuning(client: Any, account: Account, name: str) -> dict[str, Any]
 
 def _describe_transform(client: Any, account: Account, name: str) -> dict[str, Any]:
     found = client.describe_transform_job(TransformJobName=name)
-    resources = found.get("TransformResources", {})
     seconds = _count_seconds(found.get("TransformStartTime"), found.get("TransformEndTime"))
     return {
         **_describe_common(name, "transform", found.get("TransformJobStatus"), found),
         "seconds": seconds,
-        "usd": _estimate_usd("transform", resources, account.region, seconds),
-        "instance_type": resources.get("InstanceType"),
-        "instances": resources.get("InstanceCount"),
+        **_describe_machines("transform", found.get("TransformResources", {}), account.region, seconds),
         "output": found.get("TransformOutput", {}).get("S3OutputPath"),
     }
 
@@ -276,10 +268,12 @@ def _count_seconds(start: datetime | None, end: datetime | None) -> int:
     return round(((end or datetime.now(timezone.utc)) - start).total_seconds()) if start else 0
 
 
-def _estimate_usd(kind: PriceKind, resources: Mapping[str, Any], region: str, seconds: float) -> float | None:
-    """Return the cost at the on-demand price, or None if the table has no price."""
-    price = price_per_hour(str(resources.get("InstanceType")), kind, region)
-    return None if price is None else round(price * int(resources.get("InstanceCount") or 1) * seconds / 3600, 4)
+def _describe_machines(kind: PriceKind, resources: Mapping[str, Any], region: str, seconds: float) -> dict[str, Any]:
+    """Return what a job runs on and its cost at the on-demand price, None if the table has no price."""
+    instance_type, count = resources.get("InstanceType"), resources.get("InstanceCount")
+    price = price_per_hour(str(instance_type), kind, region)
+    usd = None if price is None else round(price * int(count or 1) * seconds / 3600, 4)
+    return {"usd": usd, "instance_type": instance_type, "instances": count}
 
 
 def _list_names(client: Any, operation: str, kind: str, limit: int, searches: Sequence[str] = ()) -> list[str]:

@@ -13,7 +13,6 @@ from catdog.aws.app import EXIT_CODES, command, print_result
 from catdog.aws.failures import CloudError
 from catdog.aws.inventory import make_job_name
 from catdog.aws.jobs.requests import (
-    CHANNEL_ROOT,
     MAX_TUNING_NAME,
     OBJECTIVES,
     Machines,
@@ -127,14 +126,9 @@ def read_trial_settings(definition: dict[str, Any], tuned: dict[str, str]) -> Se
     values = {key: _decode(text) for key, text in texts.items() if key in known}
     if "weights" in values:
         channels = _read_channels(definition)
-        values["weights"] = ",".join(_restore_uri(path, channels) for path in values["weights"].split(","))
+        paths = values["weights"].split(",")
+        values["weights"] = ",".join(channels.get(PurePosixPath(path).parent.name, path) for path in paths)
     return parse([part for key, value in values.items() for part in (f"--{key}", value)], {})
-
-
-def _restore_uri(path: str, channels: dict[str, str]) -> str:
-    """Return the s3:// address of a file that a channel brought into the container; other paths stay as they are."""
-    place = PurePosixPath(path)
-    return channels.get(place.parent.name, path) if place.is_relative_to(CHANNEL_ROOT) else path
 
 
 def _read_channels(definition: dict[str, Any]) -> dict[str, str]:
