@@ -39,11 +39,6 @@ class ListedEndpoint:
     memory_mb: int | None
     instances: int
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether this project made it."""
-        return self.tags.get("Project") == PROJECT
-
     def is_expired(self, now: datetime) -> bool:
         """Return whether its time to live is over; never, if none was given or it can't be read."""
         try:
@@ -105,13 +100,11 @@ def check_endpoint_name(name: str, must_be_ours: bool = False) -> str:
 
 
 def make_version_name(endpoint: str, stamp: str) -> str:
-    """Return the name of one version's model and config. ``stamp`` has STAMP_LENGTH characters."""
-    return version_prefix(endpoint) + stamp
+    """Return the name of one version's model and config. ``stamp`` has STAMP_LENGTH characters, or is empty.
 
-
-def version_prefix(endpoint: str) -> str:
-    """Return what the names of all versions of an endpoint begin with: its own name, shortened."""
-    return endpoint[: NAME_LENGTH - STAMP_LENGTH - 1].rstrip("-") + "-"
+    Without a stamp this is what the names of all versions begin with.
+    """
+    return endpoint[: NAME_LENGTH - STAMP_LENGTH - 1].rstrip("-") + "-" + stamp
 
 
 def read_tags(sagemaker: Any, arn: str) -> dict[str, str]:
@@ -162,7 +155,7 @@ def read_endpoint(sagemaker: Any, name: str, tags: dict[str, str] | None = None)
 
 def list_versions(sagemaker: Any, endpoint: str) -> tuple[list[str], list[str]]:
     """Return the configs and the models that were made for an endpoint and still exist, in use or left over."""
-    prefix = version_prefix(endpoint)
+    prefix = make_version_name(endpoint, "")
     configs = sagemaker.get_paginator("list_endpoint_configs").paginate(NameContains=prefix)
     models = sagemaker.get_paginator("list_models").paginate(NameContains=prefix)
 
@@ -177,7 +170,9 @@ def list_versions(sagemaker: Any, endpoint: str) -> tuple[list[str], list[str]]:
 def list_models_of(sagemaker: Any, config: str) -> list[str]:
     """Return the models that a config names, those of this project only."""
     names = [str(variant["ModelName"]) for variant in _read_variants(sagemaker, config)]
-    return [name for name in names if _is_own_model(sagemaker, name)]
+    found = [(name, find(sagemaker.describe_model, ModelName=name)) for name in names]
+    own = [(name, read_tags(sagemaker, model["ModelArn"])) for name, model in found if model]
+    return [name for name, tags in own if tags.get("Project") == PROJECT]
 
 
 def delete_versions(sagemaker: Any, configs: Sequence[str], models: Sequence[str]) -> None:
@@ -193,8 +188,3 @@ def _read_variants(sagemaker: Any, config: str) -> list[dict[str, Any]]:
         return []
     found = find(sagemaker.describe_endpoint_config, EndpointConfigName=config)
     return list(found["ProductionVariants"]) if found else []
-
-
-def _is_own_model(sagemaker: Any, name: str) -> bool:
-    found = find(sagemaker.describe_model, ModelName=name)
-    return found is not None and read_tags(sagemaker, found["ModelArn"]).get("Project") == PROJECT

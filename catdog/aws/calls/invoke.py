@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from catdog.aws.hosting import ASYNC_PREFIX
 from catdog.aws.inventory import check_endpoint_name
 from catdog.edge import EXIT_FAILED
 from catdog.errors import DataError, ImageError
-from catdog.predict import FORMATS, Format
+from catdog.predict import Format, write_answers
 from catdog.prediction import Prediction
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
@@ -137,26 +136,12 @@ def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, paral
 
 
 def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
-    """Print all answers to stdout, flushed one by one, and return how many of them are failures."""
+    """Print all answers to stdout, and return how many of them are failures."""
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
-    failures = 0
-
-    def count_failures(rows: Iterable[Prediction]) -> Iterator[Prediction]:
-        nonlocal failures
-        for row in rows:
-            failures += row.error is not None
-            yield row
-
     names: Sequence[str] = ()
     if chosen in (Format.csv, Format.table):
         names, predictions = peek_class_names(predictions, lambda row: tuple(row.probabilities or ()))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        encoding = None if chosen is Format.table else "utf-8"
-        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
-    for text in FORMATS[chosen](count_failures(predictions), names):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    return failures
+    return write_answers(predictions, chosen, names)
 
 
 def _read_photos(photos: Iterable[Input]) -> Iterator[tuple[str, bytes]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from catdog.aws.account import Account
+from catdog.aws.account import PROJECT, Account
 from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.endpoints.rollout import Patience, delete_endpoint
 from catdog.aws.endpoints.scaling import end_scaling, read_scaling
@@ -147,7 +147,7 @@ def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None)
 
     Raises SettingsError if the endpoint isn't this project's.
     """
-    if endpoint is not None and not endpoint.is_ours:
+    if endpoint is not None and endpoint.tags.get("Project") != PROJECT:
         raise SettingsError(f"{name}: isn't catdog's endpoint (it has no tag Project=catdog); nothing was deleted")
     sagemaker = account.client("sagemaker")
     configs, models = list_versions(sagemaker, name)
