@@ -90,13 +90,17 @@ def predict(
 
 
 def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
-    """All answers to stdout, flushed one by one; returns how many of them are failures."""
     photos, named = itertools.tee(list_photos(paths))
     reads = (partial(photo.content.read, photo.source) for photo in photos)
     answers = classifier.stream(reads, names=(photo.source for photo in named), threshold=threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
         answers = _with_bar(answers, paths)
+    return write_answers(answers, chosen, classifier.contract.class_names)
+
+
+def write_answers(answers: Iterable[Prediction], chosen: Format, class_names: Sequence[str]) -> int:
+    """Write all answers to stdout, flushed one by one; returns how many of them are failures."""
     failures = 0
 
     def counted() -> Iterator[Prediction]:
@@ -110,7 +114,7 @@ def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold:
     encoding = None if chosen is Format.table else "utf-8"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
-    for text in FORMATS[chosen](counted(), classifier.contract.class_names):
+    for text in FORMATS[chosen](counted(), class_names):
         sys.stdout.write(text)
         sys.stdout.flush()
     return failures

@@ -49,17 +49,17 @@ class Account:
     dry_run: bool = False
     recorded: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
     """The requests of a dry run, each with its service, operation and parameters."""
+    asked_region: str | None = None
+    """What the user gave by --region; the next command needs it too."""
     _clients: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def session(self) -> Any:
-        """The ``boto3.Session`` that makes all clients; raises SettingsError if boto3 is not installed."""
-        try:
-            import boto3
-            from botocore.config import Config
-            from botocore.session import Session
-        except ImportError as error:
-            raise SettingsError(_NEEDS_MORE) from error
+        """The ``boto3.Session`` that makes all clients."""
+        import boto3
+        from botocore.config import Config
+        from botocore.session import Session
+
         retries: dict[str, Any] = {"mode": os.environ.get("AWS_RETRY_MODE", "standard")}  # backs off, up to 20 s
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             retries["total_max_attempts"] = ATTEMPTS
@@ -87,10 +87,6 @@ class Account:
         if service not in self._clients:
             self._clients[service] = self.session.client(service)
         return self._clients[service]
-
-    def has_credentials(self) -> bool:
-        """Return whether boto3 finds any credentials, valid or not."""
-        return self.session.get_credentials() is not None
 
     def make_tags(self, **more: str) -> list[dict[str, str]]:
         """Return the tags Project, Owner and ``more`` in SageMaker's form: ``[{"Key": ..., "Value": ...}, ...]``."""
@@ -149,6 +145,7 @@ def find_account(
     Raises SettingsError if no region is known.
     """
     try:
+        import boto3  # noqa: F401  so that it is missed here, and not in the middle of the work
         from botocore.exceptions import BotoCoreError
         from botocore.session import Session
     except ImportError as error:
@@ -167,6 +164,7 @@ def find_account(
         owner=clean_tag(owner or os.environ.get("CATDOG_OWNER") or _find_user()) or "unknown",
         role=role,
         dry_run=dry_run,
+        asked_region=region,
     )
 
 

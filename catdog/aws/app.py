@@ -1,23 +1,25 @@
 """What all commands of ``python -m catdog.aws`` share: the options, the output, and how errors end a command.
 
-    @app.command(help=...)
-    def ps(region: Region = None, owner: Owner = None, dry_run: DryRun = False) -> None:
-        with exit_on_error("ps"):
-            print_result({...}, "catdog.aws delete NAME")
+    @command(help, "region", "owner", "dry_run")
+    def deploy(account: Account, hosting: Hosting, ttl: Annotated[str | None, typer.Option(...)] = None) -> None:
+        print_result({...}, "catdog.aws delete NAME")
 
 stdout gets one line of JSON; messages, progress and the suggested next command go to stderr.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
 
+from catdog.aws.account import Account, find_account
 from catdog.aws.failures import CloudError, explain_error, is_aws_error
 from catdog.edge import edge
 from catdog.errors import CatdogError
@@ -49,26 +51,77 @@ app = typer.Typer(
     help=_HELP, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True
 )
 
-Region = Annotated[
-    str | None, typer.Option("--region", metavar="NAME", help="AWS region; default: as the aws command has it.")
-]
-Role = Annotated[
-    str | None,
-    typer.Option(
-        "--role",
-        metavar="NAME|ARN",
-        help="The role that SageMaker works under; default: CATDOG_ROLE, inside SageMaker the notebook's own.",
-    ),
-]
-Bucket = Annotated[
-    str | None, typer.Option("--bucket", metavar="NAME", help="For data, code and models; default: CATDOG_BUCKET.")
-]
-Owner = Annotated[
-    str | None, typer.Option("--owner", metavar="NAME", help="For the Owner tag; default: CATDOG_OWNER, or your login.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the exact requests (three of many alike) and their cost; send nothing.")
-]
+SHARED: Final[Mapping[str, Any]] = {
+    "region": Annotated[
+        str | None, typer.Option(metavar="NAME", help="AWS region; default: as the aws command has it.")
+    ],
+    "role": Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|ARN",
+            help="The role that SageMaker works under; default: CATDOG_ROLE, inside SageMaker the notebook's own.",
+        ),
+    ],
+    "bucket": Annotated[
+        str | None, typer.Option(metavar="NAME", help="For data, code and models; default: CATDOG_BUCKET.")
+    ],
+    "owner": Annotated[
+        str | None, typer.Option(metavar="NAME", help="For the Owner tag; default: CATDOG_OWNER, or your login.")
+    ],
+    "dry_run": Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the exact requests (three of many alike) and their cost; send nothing."),
+    ],
+}
+"""The options that say which account a command works with; each command takes some of them."""
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def command(help: str, *shared: str) -> Callable[[Function], Function]:
+    """Register a function as the command of its name.
+
+    The command has the options ``shared``, and its function gets the Account that they describe. For a parameter whose
+    type is another dataclass, the command has an option for each field that typer.Option annotates; the parameter's
+    default, if it has one, holds their defaults. Errors end the command as ``exit_on_error`` says.
+    """
+
+    def register(function: Function) -> Function:
+        options: list[inspect.Parameter] = []
+        groups: dict[str, tuple[Any, list[str]]] = {}
+
+        def add(name: str, kind: Any, default: Any) -> None:
+            options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+
+        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+            kind = parameter.annotation
+            if kind is Account:
+                continue
+            if not is_dataclass(kind):
+                add(parameter.name, kind, parameter.default)
+                continue
+            hints = get_type_hints(kind, include_extras=True)
+            names = [field.name for field in fields(kind) if hasattr(hints[field.name], "__metadata__")]
+            for name in names:
+                add(name, hints[name], getattr(parameter.default, name, getattr(kind, name)))
+            groups[parameter.name] = (kind, names)
+        for name in shared:
+            add(name, SHARED[name], False if name == "dry_run" else None)
+
+        def run(**given: Any) -> None:
+            with exit_on_error(function.__name__):
+                account = find_account(**{name: given.pop(name) for name in shared})
+                made = {
+                    group: kind(**{name: given.pop(name) for name in names}) for group, (kind, names) in groups.items()
+                }
+                function(account, **made, **given)
+
+        run.__name__ = function.__name__
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined] # which typer reads
+        app.command(help=help)(run)
+        return function
+
+    return register
 
 
 @contextmanager

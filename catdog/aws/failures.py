@@ -3,8 +3,8 @@
 explain_error(error) -> "AWS forbids sagemaker:CreateModel; the policies in docs/aws/ allow ..."
 
 with Undo(say) as undo:
-    undo.add_deletion(f"model {name}", lambda: sagemaker.delete_model(ModelName=name))
-    create_once(lambda: sagemaker.create_model(ModelName=name, ...))
+    undo.add_deletion(f"model {name}", sagemaker.delete_model, ModelName=name)
+    create_once(sagemaker.create_model, ModelName=name, ...)
     ...  # if this fails, the model is deleted again
 """
 
@@ -79,28 +79,28 @@ def already_exists(error: BaseException) -> bool:
     return is_aws_error(error) and "already exist" in str(error).lower()
 
 
-def find(call: Callable[[], T]) -> T | None:
+def find(call: Callable[..., T], **arguments: Any) -> T | None:
     """Return what ``call`` returns, or None if AWS has nothing of that name."""
     try:
-        return call()
+        return call(**arguments)
     except Exception as error:
         if is_missing(error):
             return None
         raise
 
 
-def delete_if_present(call: Callable[[], object]) -> bool:
-    """Run ``call``, which deletes something, and return whether there was anything to delete."""
-    return find(call) is not None
+def delete_if_present(call: Callable[..., object], **arguments: Any) -> None:
+    """Run ``call``, which deletes something that may be gone already."""
+    find(call, **arguments)
 
 
-def create_once(call: Callable[[], object]) -> None:
+def create_once(call: Callable[..., object], **arguments: Any) -> None:
     """Run ``call``, which creates something under a name that nobody else uses.
 
     If AWS says that the name is taken, an earlier attempt succeeded and only its response was lost.
     """
     try:
-        call()
+        call(**arguments)
     except Exception as error:
         if not already_exists(error):
             raise
@@ -121,9 +121,9 @@ class Undo:
         """
         self._steps.append((what, undo_step))
 
-    def add_deletion(self, what: str, delete: Callable[[], object]) -> None:
+    def add_deletion(self, what: str, delete: Callable[..., object], **arguments: Any) -> None:
         """Like ``add``, for a step that is undone by deleting ``what``, if it was made at all."""
-        self.add(what, lambda: delete_if_present(delete))
+        self.add(what, lambda: delete_if_present(delete, **arguments))
 
     def __enter__(self) -> Undo:
         return self

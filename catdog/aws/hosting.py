@@ -1,6 +1,6 @@
 """How a model is to be served: settings in, the requests that make it out. Pure; nothing is sent from here.
 
-    Hosting(instance_type="ml.m5.large") -> model_request, config_request, endpoint_request, update_request
+    Hosting(instance_type="ml.m5.large") -> model_request, config_request
 
 Limits and names are those of the SageMaker API (botocore's service model, 2017-07-24) and of the PyTorch inference
 container. Network isolation is not offered: the container installs ``code/requirements.txt`` with pip when it starts,
@@ -9,16 +9,22 @@ and wheels in the package would tie it to one Python and one processor. A privat
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from typer import Option
 
 from catdog.aws.instances import check_instance_type, count_processors, has_gpu, has_own_disk
 from catdog.errors import SettingsError
 from catdog.serving.requests import ALLOWED_S3
+from catdog.sources.addresses import split_s3_uri
 
 Mode = Literal["realtime", "serverless", "async"]
 Tags = list[dict[str, str]]
 
+INSTANCE: Final = "ml.m5.large"
+ASYNC_PREFIX: Final = "catdog/async"
 VARIANT: Final = "AllTraffic"  # the only one of our endpoints
 SERVERLESS_MB: Final = (1024, 2048, 3072, 4096, 5120, 6144)
 STARTUP_S: Final = 600  # for pip and for loading the model, before SageMaker gives up on an instance
@@ -32,61 +38,90 @@ _CODE_FOLDER: Final = "/opt/ml/model/code"  # where the container unpacks code/ 
 class Hosting:
     """How a model is to be served. Raises SettingsError, naming the option, for what SageMaker can't do."""
 
-    mode: Mode = "realtime"
-    instance_type: str = "ml.m5.large"
-    instances: int = 1
-    """How many at the start; autoscaling changes it."""
-    memory_mb: int = 2048
-    """Of a serverless endpoint; its share of processors grows with it."""
-    concurrency: int = 5
-    """Requests that a serverless endpoint takes at once, 1 to 200."""
-    async_output: str | None = None
-    """s3:// prefix for the answers of an asynchronous endpoint."""
-    autoscale: tuple[int, int] | None = None
-    """Least and most instances."""
-    autoscale_target: float | None = None
-    """The load of one instance to aim at: requests a minute, or for an asynchronous endpoint requests that wait."""
-    capture_percent: int | None = None
-    """Share of requests and answers that are kept in S3, 0 to 100."""
+    instance_type: Annotated[
+        str | None, Option(metavar="TYPE", help=f"Default: {INSTANCE}; one with a GPU runs torch.")
+    ] = None
+    instances: Annotated[int, Option(metavar="N", min=1, help="How many.")] = 1
+    serverless: Annotated[bool, Option("--serverless", help="No instances; you pay for each answer.")] = False
+    memory: Annotated[int, Option(metavar="MB", help="Serverless: 1024 to 6144.")] = 2048
+    concurrency: Annotated[int, Option(metavar="N", help="Serverless: requests at once.")] = 5
+    asynchronous: Annotated[bool, Option("--async", help="Photos and answers go through S3; up to 256 MB a photo.")] = (
+        False
+    )
+    async_output: Annotated[
+        str | None, Option(metavar="S3", help=f"Where answers go; default: s3://BUCKET/{ASYNC_PREFIX}/NAME.")
+    ] = None
+    autoscale: Annotated[str | None, Option(metavar="MIN..MAX", help="Number of instances, by the load.")] = None
+    autoscale_target: Annotated[
+        float | None,
+        Option(metavar="N", help="Load of an instance to aim at: 600 requests a minute; with --async, 5 that wait."),
+    ] = None
+    capture: Annotated[int | None, Option(metavar="PERCENT", help="Keep this share of requests and answers in S3.")] = (
+        None
+    )
+    allow_s3: Annotated[list[str] | None, Option(metavar="S3", help="Requests may name photos under this prefix.")] = (
+        None
+    )
+    kms_key: Annotated[str | None, Option(metavar="KEY", help="For disks, package and captured data.")] = None
     capture_to: str | None = None
-    """s3:// prefix for them."""
-    kms_key: str | None = None
-    """For the instances' disks, the package and what is captured."""
-    allowed_s3: tuple[str, ...] = ()
-    """s3:// prefixes from which requests may name photos."""
+    """s3:// prefix for what is captured."""
 
     def __post_init__(self) -> None:
-        if self.mode == "serverless":
+        if self.serverless:
             self._check_serverless()
         else:
-            check_instance_type(self.instance_type)
+            check_instance_type(self.machine)
             _check(self.instances >= 1, "--instances", self.instances, "must be 1 or more")
-        if self.autoscale:
-            low, high = self.autoscale
-            _check(1 <= low <= high, "--autoscale", f"{low}..{high}", "needs 1 <= MIN <= MAX")
+        for uri in (*filter(None, [self.async_output]), *(self.allow_s3 or ())):
+            split_s3_uri(uri)
+        if self.bounds:
+            low, high = self.bounds
+            _check(1 <= low <= high, "--autoscale", self.autoscale, "needs 1 <= MIN <= MAX")
             target = self.autoscale_target
             _check(target is None or target > 0, "--autoscale-target", target, "must be above 0")
-        if self.capture_percent is not None:
-            _check(0 <= self.capture_percent <= 100, "--capture", self.capture_percent, "must be 0 to 100")
-        if self.kms_key and self.mode != "serverless" and has_own_disk(self.instance_type):
-            raise SettingsError(f"--kms-key: SageMaker takes none for {self.instance_type}, whose disk encrypts itself")
+        if self.capture is not None:
+            _check(0 <= self.capture <= 100, "--capture", self.capture, "must be 0 to 100")
+        if self.kms_key and not self.serverless and has_own_disk(self.machine):
+            raise SettingsError(f"--kms-key: SageMaker takes none for {self.machine}, whose disk encrypts itself")
+
+    @property
+    def mode(self) -> Mode:
+        """How SageMaker calls an endpoint of this kind."""
+        return "serverless" if self.serverless else "async" if self.asynchronous else "realtime"
+
+    @property
+    def machine(self) -> str:
+        """The type of the instances."""
+        return self.instance_type or INSTANCE
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The least and the most instances of ``autoscale``, such as 1..4; raises SettingsError."""
+        if not self.autoscale:
+            return None
+        found = re.fullmatch(r"(\d+)\.\.(\d+)", self.autoscale.strip())
+        if not found:
+            raise SettingsError(f"--autoscale {self.autoscale}: give the least and the most instances, like 1..4")
+        return int(found[1]), int(found[2])
 
     @property
     def workers(self) -> int:
         """Server processes on an instance: one a processor, or one where a GPU or AWS decides."""
-        return 1 if self.mode == "serverless" or self.on_gpu else count_processors(self.instance_type)
+        return 1 if self.serverless or self.on_gpu else count_processors(self.machine)
 
     @property
     def on_gpu(self) -> bool:
         """Whether the instances have a GPU."""
-        return self.mode != "serverless" and has_gpu(self.instance_type)
+        return not self.serverless and has_gpu(self.machine)
 
     def _check_serverless(self) -> None:
-        for option, given in (("--capture", self.capture_percent), ("--autoscale", self.autoscale)):
+        if self.asynchronous or self.instance_type:
+            raise SettingsError("--serverless: has no instances, and no --async")
+        for option, given in (("--capture", self.capture), ("--autoscale", self.autoscale)):
             if given is not None:
                 raise SettingsError(f"{option}: a serverless endpoint has none; leave it or --serverless out")
         allowed = ", ".join(map(str, SERVERLESS_MB))
-        _check(self.memory_mb in SERVERLESS_MB, "--memory", self.memory_mb, f"must be one of {allowed}")
+        _check(self.memory in SERVERLESS_MB, "--memory", self.memory, f"must be one of {allowed}")
         _check(1 <= self.concurrency <= 200, "--concurrency", self.concurrency, "must be 1 to 200")
 
 
@@ -115,11 +150,11 @@ def container_environment(hosting: Hosting, region: str, payload_bytes: int | No
         "SAGEMAKER_MODEL_SERVER_WORKERS": str(hosting.workers),
         "TS_DEFAULT_RESPONSE_TIMEOUT": str(RESPONSE_S),  # SAGEMAKER_MODEL_SERVER_TIMEOUT has no effect (toolkit 2.0.25)
     }
-    if hosting.mode != "serverless" and not hosting.on_gpu:
+    if not hosting.serverless and not hosting.on_gpu:
         variables["OMP_NUM_THREADS"] = "1"  # several workers with a pool of threads each are ten times slower
-    if hosting.allowed_s3:
-        variables[ALLOWED_S3] = " ".join(hosting.allowed_s3)
-    limit = ASYNC_REQUEST_BYTES if hosting.mode == "async" else payload_bytes
+    if hosting.allow_s3:
+        variables[ALLOWED_S3] = " ".join(hosting.allow_s3)
+    limit = ASYNC_REQUEST_BYTES if hosting.asynchronous else payload_bytes
     if limit:
         variables["TS_MAX_REQUEST_SIZE"] = str(limit)
     return variables
@@ -128,12 +163,12 @@ def container_environment(hosting: Hosting, region: str, payload_bytes: int | No
 def config_request(name: str, model: str, hosting: Hosting, tags: Tags) -> dict[str, Any]:
     """Return the parameters of CreateEndpointConfig."""
     variant: dict[str, Any] = {"VariantName": VARIANT, "ModelName": model}
-    if hosting.mode == "serverless":
-        variant["ServerlessConfig"] = {"MemorySizeInMB": hosting.memory_mb, "MaxConcurrency": hosting.concurrency}
+    if hosting.serverless:
+        variant["ServerlessConfig"] = {"MemorySizeInMB": hosting.memory, "MaxConcurrency": hosting.concurrency}
     else:
-        low, high = hosting.autoscale or (1, hosting.instances)
+        low, high = hosting.bounds or (1, hosting.instances)
         variant |= {
-            "InstanceType": hosting.instance_type,
+            "InstanceType": hosting.machine,
             "InitialInstanceCount": min(max(hosting.instances, low), high),
             "InitialVariantWeight": 1.0,
             "ModelDataDownloadTimeoutInSeconds": DOWNLOAD_S,
@@ -141,40 +176,23 @@ def config_request(name: str, model: str, hosting: Hosting, tags: Tags) -> dict[
         }
     request: dict[str, Any] = {"EndpointConfigName": name, "ProductionVariants": [variant], "Tags": tags}
     key = {"KmsKeyId": hosting.kms_key} if hosting.kms_key else {}
-    if hosting.mode != "serverless":
+    if not hosting.serverless:
         request |= key
-    if hosting.capture_percent is not None:
+    if hosting.capture is not None:
         request["DataCaptureConfig"] = {
             "EnableCapture": True,
-            "InitialSamplingPercentage": hosting.capture_percent,
+            "InitialSamplingPercentage": hosting.capture,
             "DestinationS3Uri": hosting.capture_to,
             "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
             "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
             **key,
         }
-    if hosting.mode == "async":
+    if hosting.asynchronous:
         output = str(hosting.async_output).rstrip("/")
         request["AsyncInferenceConfig"] = {
             "OutputConfig": {"S3OutputPath": f"{output}/answers", "S3FailurePath": f"{output}/failures", **key},
             "ClientConfig": {"MaxConcurrentInvocationsPerInstance": hosting.workers},
         }
-    return request
-
-
-def endpoint_request(name: str, config: str, tags: Tags) -> dict[str, Any]:
-    """Return the parameters of CreateEndpoint."""
-    return {"EndpointName": name, "EndpointConfigName": config, "Tags": tags}
-
-
-def update_request(name: str, config: str, keep_count: bool) -> dict[str, Any]:
-    """Return the parameters of UpdateEndpoint, blue/green.
-
-    ``keep_count`` keeps the number of instances that autoscaling has chosen.
-    """
-    request: dict[str, Any] = {"EndpointName": name, "EndpointConfigName": config}
-    if keep_count:
-        request["RetainAllVariantProperties"] = True
-        request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
     return request
 
 

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any, Final
 
 from catdog.aws.account import PROJECT
@@ -39,11 +38,6 @@ class ListedEndpoint:
     """None if it is serverless, or its config is gone."""
     memory_mb: int | None
     instances: int
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this project made it."""
-        return self.tags.get("Project") == PROJECT
 
     def is_expired(self, now: datetime) -> bool:
         """Return whether its time to live is over; never, if none was given or it can't be read."""
@@ -91,8 +85,13 @@ def make_job_name(kind: str, given: str | None = None, longest: int = NAME_LENGT
     return given
 
 
-def check_endpoint_name(name: str) -> str:
-    """Return ``name`` if SageMaker takes it for an endpoint; raises SettingsError."""
+def check_endpoint_name(name: str, must_be_ours: bool = False) -> str:
+    """Return ``name`` if SageMaker takes it for an endpoint, with ``must_be_ours`` only one of this project's.
+
+    Raises SettingsError.
+    """
+    if must_be_ours and not name.startswith(f"{PROJECT}-"):
+        raise SettingsError(f"--name {name}: must be {PROJECT}-...; the policies in docs/aws/ cover no other names")
     if not _NAME.fullmatch(name):
         raise SettingsError(
             f"{name}: no endpoint's name; letters, digits and hyphens, {NAME_LENGTH} characters at most"
@@ -100,21 +99,12 @@ def check_endpoint_name(name: str) -> str:
     return name
 
 
-def check_own_endpoint_name(name: str) -> str:
-    """Return ``name`` if it may be an endpoint of this project; raises SettingsError."""
-    if not name.startswith(f"{PROJECT}-"):
-        raise SettingsError(f"--name {name}: must be {PROJECT}-...; the policies in docs/aws/ cover no other names")
-    return check_endpoint_name(name)
-
-
 def make_version_name(endpoint: str, stamp: str) -> str:
-    """Return the name of one version's model and config. ``stamp`` has STAMP_LENGTH characters."""
-    return version_prefix(endpoint) + stamp
+    """Return the name of one version's model and config. ``stamp`` has STAMP_LENGTH characters, or is empty.
 
-
-def version_prefix(endpoint: str) -> str:
-    """Return what the names of all versions of an endpoint begin with: its own name, shortened."""
-    return endpoint[: NAME_LENGTH - STAMP_LENGTH - 1].rstrip("-") + "-"
+    Without a stamp this is what the names of all versions begin with.
+    """
+    return endpoint[: NAME_LENGTH - STAMP_LENGTH - 1].rstrip("-") + "-" + stamp
 
 
 def read_tags(sagemaker: Any, arn: str) -> dict[str, str]:
@@ -125,8 +115,7 @@ def read_tags(sagemaker: Any, arn: str) -> dict[str, str]:
 
 def describe_endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
     """Return the response to DescribeEndpoint, or None if there is no such endpoint."""
-    description: dict[str, Any] | None = find(lambda: sagemaker.describe_endpoint(EndpointName=name))
-    return description
+    return find(sagemaker.describe_endpoint, EndpointName=name)
 
 
 def list_own_endpoints(sagemaker: Any) -> Iterator[ListedEndpoint]:
@@ -166,7 +155,7 @@ def read_endpoint(sagemaker: Any, name: str, tags: dict[str, str] | None = None)
 
 def list_versions(sagemaker: Any, endpoint: str) -> tuple[list[str], list[str]]:
     """Return the configs and the models that were made for an endpoint and still exist, in use or left over."""
-    prefix = version_prefix(endpoint)
+    prefix = make_version_name(endpoint, "")
     configs = sagemaker.get_paginator("list_endpoint_configs").paginate(NameContains=prefix)
     models = sagemaker.get_paginator("list_models").paginate(NameContains=prefix)
 
@@ -181,24 +170,21 @@ def list_versions(sagemaker: Any, endpoint: str) -> tuple[list[str], list[str]]:
 def list_models_of(sagemaker: Any, config: str) -> list[str]:
     """Return the models that a config names, those of this project only."""
     names = [str(variant["ModelName"]) for variant in _read_variants(sagemaker, config)]
-    return [name for name in names if _is_own_model(sagemaker, name)]
+    found = [(name, find(sagemaker.describe_model, ModelName=name)) for name in names]
+    own = [(name, read_tags(sagemaker, model["ModelArn"])) for name, model in found if model]
+    return [name for name, tags in own if tags.get("Project") == PROJECT]
 
 
 def delete_versions(sagemaker: Any, configs: Sequence[str], models: Sequence[str]) -> None:
     """Delete configs and models; those that are gone already are passed over."""
     for config in configs:
-        delete_if_present(partial(sagemaker.delete_endpoint_config, EndpointConfigName=config))
+        delete_if_present(sagemaker.delete_endpoint_config, EndpointConfigName=config)
     for model in models:
-        delete_if_present(partial(sagemaker.delete_model, ModelName=model))
+        delete_if_present(sagemaker.delete_model, ModelName=model)
 
 
 def _read_variants(sagemaker: Any, config: str) -> list[dict[str, Any]]:
     if not config:
         return []
-    found = find(lambda: sagemaker.describe_endpoint_config(EndpointConfigName=config))
+    found = find(sagemaker.describe_endpoint_config, EndpointConfigName=config)
     return list(found["ProductionVariants"]) if found else []
-
-
-def _is_own_model(sagemaker: Any, name: str) -> bool:
-    found = find(lambda: sagemaker.describe_model(ModelName=name))
-    return found is not None and read_tags(sagemaker, found["ModelArn"]).get("Project") == PROJECT

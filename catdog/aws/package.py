@@ -66,11 +66,8 @@ class Package:
     sha256: str
     """Of the archive, hex."""
     size_bytes: int
-    contract: Contract
-    onnx: str
-    """The name of the run folder's ONNX file that is in it."""
-    files: tuple[str, ...]
-    """The names in the archive, in its order."""
+    model_sha256: str
+    """Of the ONNX file in it, as batch scoring has it in its ``model`` column."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,6 @@ class PackageUpload:
     """None in a dry run that would have to fetch the model first."""
     bucket: str
     key: str
-    model_sha256: str
-    """Of the ONNX file in it, as batch scoring has it in its ``model`` column."""
 
     @property
     def uri(self) -> str:
@@ -103,7 +98,10 @@ class PackageUpload:
         """Return the photos with known answers that are in the package."""
         if self.package is None:
             return []
-        photos = json.loads(_read_member(self.package.path, GOLDEN_NAME))["photos"]
+        with tarfile.open(self.package.path) as tar:
+            file = tar.extractfile(GOLDEN_NAME)
+            assert file is not None  # we have packed it
+            photos = json.load(file)["photos"]
         return [GoldenPhoto(p["name"], base64.b64decode(p["image"]), p["probabilities"]) for p in photos]
 
 
@@ -131,7 +129,8 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
     data = make_archive(contents)
     with replace_file(out) as temporary:
         temporary.write_bytes(data)
-    return Package(out, hashlib.sha256(data).hexdigest(), len(data), contract, onnx.name, tuple(sorted(contents)))
+    sha256, model_sha256 = (hashlib.sha256(content).hexdigest() for content in (data, contents[ONNX_NAME]))
+    return Package(out, sha256, len(data), model_sha256)
 
 
 def list_code(root: Path = ROOT) -> dict[str, bytes]:
@@ -162,10 +161,9 @@ def prepare_upload(account: Account, model: str, folder: Path, photos: Sequence[
     bucket = account.require_bucket()
     if account.dry_run and model.startswith(SCHEME):
         split_uri(model)
-        return PackageUpload(None, bucket, f"{S3_PREFIX}/SHA256-OF-THE-PACKAGE/{ARCHIVE_NAME}", "")
+        return PackageUpload(None, bucket, f"{S3_PREFIX}/SHA256-OF-THE-PACKAGE/{ARCHIVE_NAME}")
     package = build_package(_find_run_folder(account, model, folder), folder / ARCHIVE_NAME, photos)
-    onnx_sha256 = hashlib.sha256(_read_member(package.path, ONNX_NAME)).hexdigest()
-    return PackageUpload(package, bucket, f"{S3_PREFIX}/{package.sha256[:16]}/{ARCHIVE_NAME}", onnx_sha256)
+    return PackageUpload(package, bucket, f"{S3_PREFIX}/{package.sha256[:16]}/{ARCHIVE_NAME}")
 
 
 def upload_package(account: Account, upload: PackageUpload, kms_key: str | None) -> None:
@@ -192,15 +190,14 @@ def find_job_model(account: Account, job: str) -> str:
 
 
 def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
-    run = folder / "run"
+    run, path = folder / "run", Path(model)
     if model == EMBEDDED:
         return _copy_embedded(run)
     if model.startswith(SCHEME):
-        return _unpack(_download(account, model, folder / "fetched.tar.gz"), run, model)
-    path = Path(model)
-    if path.is_dir():
+        path = _download(account, model, folder / "fetched.tar.gz")
+    elif path.is_dir():
         return path
-    if not path.is_file():
+    elif not path.is_file():
         raise ModelError(f"{model}: no such folder or {ARCHIVE_NAME}; give one, an {SCHEME} address, or {EMBEDDED!r}")
     return _unpack(path, run, model)
 
@@ -251,13 +248,6 @@ def _unpack(archive: Path, run: Path, name: str) -> Path:
     if not (run / CONTRACT_NAME).is_file():
         raise ModelError(f"{name}: has no {CONTRACT_NAME}; is it the {ARCHIVE_NAME} of a catdog training job?")
     return run
-
-
-def _read_member(archive: Path, name: str) -> bytes:
-    with tarfile.open(archive) as tar:
-        file = tar.extractfile(name)
-        assert file is not None, name  # we have packed it
-        return file.read()
 
 
 def _is_uploaded(client: Any, place: dict[str, str], size: int) -> bool:

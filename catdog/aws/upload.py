@@ -8,32 +8,19 @@ import mimetypes
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from catdog.ahead import map_in_order
-from catdog.aws.account import PROJECT, Account, find_account
-from catdog.aws.app import (
-    EXIT_CODES,
-    Bucket,
-    DryRun,
-    Owner,
-    Region,
-    app,
-    exit_on_error,
-    print_dry_run,
-    print_result,
-    say,
-)
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.app import EXIT_CODES, command, print_dry_run, print_result, say
 from catdog.aws.failures import FORBIDDEN, error_code
 from catdog.errors import SettingsError
+from catdog.progress import show_progress
 from catdog.sources.names import is_junk
 from catdog.text import printable
 
@@ -70,32 +57,27 @@ class UploadFile:
     size: int
 
 
-@app.command(help=_HELP)
+@command(_HELP, "region", "bucket", "owner", "dry_run")
 def upload(
+    account: Account,
     source: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder, or one file such as an archive.")],
     prefix: Annotated[
-        str, typer.Option("--prefix", metavar="PREFIX", help="The place in the bucket; DATASET's name comes below it.")
+        str, typer.Option(metavar="PREFIX", help="The place in the bucket; DATASET's name comes below it.")
     ] = f"{PROJECT}/datasets",
     delete: Annotated[bool, typer.Option("--delete", help="Remove what is in S3 but not here.")] = False,
-    kms_key: Annotated[str | None, typer.Option("--kms-key", metavar="ID|ARN", help="Encrypt with this key.")] = None,
-    region: Region = None,
-    bucket: Bucket = None,
-    owner: Owner = None,
-    dry_run: DryRun = False,
+    kms_key: Annotated[str | None, typer.Option(metavar="ID|ARN", help="Encrypt with this key.")] = None,
 ) -> None:
-    with exit_on_error("upload"):
-        account = find_account(region, None, bucket, owner, dry_run)
-        bucket_name = account.require_bucket()
-        items, uri = list_files(source, prefix, bucket_name)
-        start = time.monotonic()
-        counts = send_files(account, bucket_name, items, uri, delete=delete, kms_key=kms_key)
-        if dry_run:
-            note = "S3 asks a small price for each request and for each GB a month; SageMaker none for reading it"
-            print_dry_run(account.recorded, {"usd_per_hour": 0.0, "note": note, "files": len(items), **counts})
-            return
-        seconds = round(time.monotonic() - start, 1)
-        result = {"uri": uri, "files": len(items), **counts, "seconds": seconds}
-        print_result(result, f"catdog.aws train {uri} --dry-run", region)
+    bucket = account.require_bucket()
+    items, uri = list_files(source, prefix, bucket)
+    start = time.monotonic()
+    counts = send_files(account, bucket, items, uri, delete=delete, kms_key=kms_key)
+    if account.dry_run:
+        note = "S3 asks a small price for each request and for each GB a month; SageMaker none for reading it"
+        print_dry_run(account.recorded, {"usd_per_hour": 0.0, "note": note, "files": len(items), **counts})
+        return
+    seconds = round(time.monotonic() - start, 1)
+    result = {"uri": uri, "files": len(items), **counts, "seconds": seconds}
+    print_result(result, f"catdog.aws train {uri} --dry-run", account.asked_region)
 
 
 def list_files(source: Path, prefix: str, bucket: str) -> tuple[list[UploadFile], str]:
@@ -156,12 +138,12 @@ def send_files(
 
     *most, last = items  # the last one, a dataset's manifest, is sent when all others are there
     threads = 1 if account.dry_run else THREADS  # so that a dry run records the files in order
-    with _show_progress(sum(item.size for item in items)) as advance:
+    with show_progress("checked or sent", "files", last_line=False) as report:
         for group in (most, [last]):
             for item, was_sent in zip(group, map_in_order(send_if_changed, group, threads), strict=True):
-                advance(item.size)
                 counts["sent" if was_sent else "unchanged"] += 1
                 counts["sent_bytes"] += item.size if was_sent else 0
+                report(counts["sent"] + counts["unchanged"], len(items))
     if delete and extra:
         _delete_keys(client, bucket, extra)
         counts["deleted"], counts["extra"] = len(extra), 0
@@ -278,13 +260,3 @@ def _delete_keys(client: Any, bucket: str, keys: list[str]) -> None:
         response = client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
         if errors := response.get("Errors"):
             raise SettingsError(f"s3://{bucket}/{errors[0]['Key']}: can't be deleted ({errors[0]['Code']})")
-
-
-@contextmanager
-def _show_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar in a terminal; elsewhere nothing, where a line now and then would only be noise."""
-    console = Console(stderr=True)
-    columns = (TextColumn("upload"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda size: bar.advance(task, size)

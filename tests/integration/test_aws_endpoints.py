@@ -25,7 +25,7 @@ from catdog.aws.calls import invoke, transform  # noqa: F401 - they register the
 from catdog.aws.calls.results import S3Folder, join_outputs
 from catdog.aws.endpoints import deploy, manage  # noqa: F401
 from catdog.aws.endpoints.scaling import scaling_requests
-from catdog.aws.hosting import Hosting, config_request, container_environment, endpoint_request, model_request
+from catdog.aws.hosting import Hosting, config_request, container_environment, model_request
 from catdog.aws.inventory import make_version_name
 from catdog.aws.package import build_package
 from catdog.classifier import Classifier
@@ -80,7 +80,8 @@ class Cloud:
         environment = container_environment(how, "us-east-1")
         self.sagemaker.create_model(**model_request(version, IMAGE, package_uri, ROLE, environment, listed))
         self.sagemaker.create_endpoint_config(**config_request(version, version, how, listed))
-        return str(self.sagemaker.create_endpoint(**endpoint_request(name, version, listed))["EndpointArn"])
+        made = self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=version, Tags=listed)
+        return str(made["EndpointArn"])
 
     def clear(self) -> None:
         """Delete all that a test left, past the proxy."""
@@ -530,7 +531,7 @@ def test_delete_asks_first(cloud: Cloud) -> None:
 
 def place_with_autoscaling(cloud: Cloud, name: str) -> None:
     cloud.place(name)
-    for operation, parameters in scaling_requests(name, Hosting(autoscale=(1, 2)), []):
+    for operation, parameters in scaling_requests(name, Hosting(autoscale="1..2"), []):
         getattr(cloud.scaling, operation)(**parameters)
 
 

@@ -45,7 +45,6 @@ PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """Between whole attempts, jittered. botocore retries throttling itself, but neither what the container answers (424),
 nor anything once 35 requests of a process have failed (its retry quota)."""
 MOST_PARALLEL: Final = 32  # connections of the client
-ASYNC_PREFIX: Final = "catdog/async"
 ASYNC_PATIENCE_S: Final = 900.0  # for one photo; SageMaker itself gives up after an hour
 _ASYNC_POLL_S: Final = (0.5, 1.0, 2.0, 5.0)
 _ERROR_LENGTH: Final = 500  # characters of an endpoint's error that are shown
@@ -78,7 +77,7 @@ class Endpoint:
                 "python -m catdog.predict",
             )
         try:
-            body = self.ask(data, detect_media_type(data))
+            body = self.ask(data)
         except Exception as error:
             reason = self._explain_photo_error(error)
             if reason is None:
@@ -86,36 +85,30 @@ class Endpoint:
             return Prediction.failed(source, f"{source}: {reason.removeprefix(_UNNAMED)}")
         return parse_prediction(source, body, self.name)
 
-    def ask(self, data: bytes, media_type: str) -> bytes:
+    def ask(self, data: bytes) -> bytes:
         """Return the raw answer; throttling and 5xx are met with another attempt after a growing pause."""
-        for pause in self._pauses:
+        pauses = iter(self._pauses)
+        while True:
             try:
-                return self._ask_once(data, media_type)
+                body: bytes = self.send(data)["Body"].read()
+                return body
             except Exception as error:
-                if not is_transient(error):
+                if is_missing(error):
+                    raise SettingsError(
+                        f"there is no endpoint {self.name} in {self._client.meta.region_name}; python -m catdog.aws ps "
+                        "lists those that are there"
+                    ) from error
+                pause = next(pauses, None)
+                if pause is None or not is_transient(error):
                     raise
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the attempts of many callers
-        return self._ask_once(data, media_type)
 
-    def send(self, data: bytes, media_type: str | None = None) -> dict[str, Any]:
+    def send(self, data: bytes) -> dict[str, Any]:
         """Send one InvokeEndpoint and return boto3's response."""
-        kind = media_type or detect_media_type(data)
         response: dict[str, Any] = self._client.invoke_endpoint(
-            EndpointName=self.name, ContentType=kind, Accept=JSON_TYPE, Body=data
+            EndpointName=self.name, ContentType=detect_media_type(data), Accept=JSON_TYPE, Body=data
         )
         return response
-
-    def _ask_once(self, data: bytes, media_type: str) -> bytes:
-        try:
-            body: bytes = self.send(data, media_type)["Body"].read()
-        except Exception as error:
-            if is_missing(error):
-                raise SettingsError(
-                    f"there is no endpoint {self.name} in {self._client.meta.region_name}; python -m catdog.aws ps "
-                    "lists those that are there"
-                ) from error
-            raise
-        return body
 
     def _explain_photo_error(self, error: Exception) -> str | None:
         """Return why this photo has no answer, or None if the problem is not about the photo."""
@@ -145,21 +138,21 @@ class AsyncEndpoint:
 
     def classify(self, source: str, data: bytes) -> Prediction:
         """Return the endpoint's answer about one encoded photo; raises CloudError and what boto3 raises."""
-        is_answer, body = self._exchange(data, detect_media_type(data))
+        is_answer, body = self._exchange(data)
         if is_answer:
             return parse_prediction(source, body, self.name)
         return Prediction.failed(source, f"{source}: {_read_text(body)}")
 
-    def ask(self, data: bytes, media_type: str) -> bytes:
+    def ask(self, data: bytes) -> bytes:
         """Return the raw answer; raises CloudError with the endpoint's error if it gives none."""
-        is_answer, body = self._exchange(data, media_type)
+        is_answer, body = self._exchange(data)
         if not is_answer:
             raise CloudError(f"{self.name}: {_read_text(body)}")
         return body
 
-    def send(self, data: bytes, media_type: str | None = None) -> tuple[str, dict[str, Any]]:
+    def send(self, data: bytes) -> tuple[str, dict[str, Any]]:
         """Put the photo into S3, send InvokeEndpointAsync, and return the photo's key and boto3's response."""
-        key, kind = f"{self._prefix.rstrip('/')}/inputs/{uuid.uuid4().hex}", media_type or detect_media_type(data)
+        key, kind = f"{self._prefix.rstrip('/')}/inputs/{uuid.uuid4().hex}", detect_media_type(data)
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=kind)
         try:
             response = self._runtime.invoke_endpoint_async(
@@ -170,9 +163,9 @@ class AsyncEndpoint:
             raise
         return key, response
 
-    def _exchange(self, data: bytes, media_type: str) -> tuple[bool, bytes]:
+    def _exchange(self, data: bytes) -> tuple[bool, bytes]:
         """Return whether there is an answer, and the answer or the error."""
-        key, response = self.send(data, media_type)
+        key, response = self.send(data)
         try:
             return self._wait(response["OutputLocation"], response.get("FailureLocation"))
         finally:

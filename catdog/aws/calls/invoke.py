@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +12,9 @@ import numpy as np
 import typer
 
 from catdog.ahead import map_in_order
-from catdog.aws.account import find_account
-from catdog.aws.app import Bucket, DryRun, Region, app, exit_on_error, print_dry_run, print_result, say
+from catdog.aws.account import Account
+from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.calls.endpoint import (
-    ASYNC_PREFIX,
     MOST_PARALLEL,
     AnyEndpoint,
     AsyncEndpoint,
@@ -25,10 +23,11 @@ from catdog.aws.calls.endpoint import (
     peek_class_names,
     read_photo,
 )
+from catdog.aws.hosting import ASYNC_PREFIX
 from catdog.aws.inventory import check_endpoint_name
 from catdog.edge import EXIT_FAILED
 from catdog.errors import DataError, ImageError
-from catdog.predict import FORMATS, Format
+from catdog.predict import Format, write_answers
 from catdog.prediction import Prediction
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
@@ -58,8 +57,9 @@ Exit codes: 0 all answered, 1 some photo has no answer, 2 a bad argument, or AWS
 reader went away."""
 
 
-@app.command(help=_HELP)
+@command(_HELP, "region", "bucket", "dry_run")
 def invoke(
+    account: Account,
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Its name, as deploy gave it.")],
     paths: Annotated[
         list[str],
@@ -69,36 +69,30 @@ def invoke(
         Format | None, typer.Option(help="Default: a table in a terminal, else JSON lines.", show_default=False)
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, max=MOST_PARALLEL, help="Requests at once.")] = PARALLEL,
-    bench: Annotated[
-        int | None, typer.Option("--bench", metavar="N", min=1, help="Measure N requests; print JSON.")
-    ] = None,
+    bench: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure N requests; print JSON.")] = None,
     asynchronous: Annotated[
         bool, typer.Option("--async", help="It was made with deploy --async; photos go through --bucket.")
     ] = False,
-    region: Region = None,
-    bucket: Bucket = None,
-    dry_run: DryRun = False,
 ) -> None:
-    with exit_on_error("invoke"):
-        account = find_account(region, bucket=bucket, dry_run=dry_run)
-        runtime = account.client("sagemaker-runtime")
-        target: AnyEndpoint = Endpoint(runtime, check_endpoint_name(endpoint))
-        if asynchronous:
-            place = f"s3://{account.require_bucket()}/{ASYNC_PREFIX}/{endpoint}"
-            target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place)
-        if dry_run:
-            for _, data in _read_photos(list_inputs(paths, stdin=True)):
-                target.send(data)
-            note = "an endpoint costs by the hour, whoever asks; a serverless one by the answer"
-            print_dry_run(account.recorded, {"note": note})
-            return
-        if bench:
-            result = measure(target, list_inputs(paths, stdin=True), bench, parallel)
-            print_result(result)
-            failures = result["failed"]
-        else:
-            failures = _print(classify_photos(target, list_inputs(paths, stdin=True), parallel), format)
-        raise typer.Exit(EXIT_FAILED if failures else 0)
+    runtime = account.client("sagemaker-runtime")
+    target: AnyEndpoint = Endpoint(runtime, check_endpoint_name(endpoint))
+    if asynchronous:
+        place = f"s3://{account.require_bucket()}/{ASYNC_PREFIX}/{endpoint}"
+        target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place)
+    photos = list_inputs(paths, stdin=True)
+    if account.dry_run:
+        for _, data in _read_photos(photos):
+            target.send(data)
+        note = "an endpoint costs by the hour, whoever asks; a serverless one by the answer"
+        print_dry_run(account.recorded, {"note": note})
+        return
+    if bench:
+        result = measure(target, photos, bench, parallel)
+        print_result(result)
+        failures = result["failed"]
+    else:
+        failures = _print(classify_photos(target, photos, parallel), format)
+    raise typer.Exit(EXIT_FAILED if failures else 0)
 
 
 def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, parallel: int) -> dict[str, Any]:
@@ -142,26 +136,12 @@ def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, paral
 
 
 def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
-    """Print all answers to stdout, flushed one by one, and return how many of them are failures."""
+    """Print all answers to stdout, and return how many of them are failures."""
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
-    failures = 0
-
-    def count_failures(rows: Iterable[Prediction]) -> Iterator[Prediction]:
-        nonlocal failures
-        for row in rows:
-            failures += row.error is not None
-            yield row
-
     names: Sequence[str] = ()
     if chosen in (Format.csv, Format.table):
         names, predictions = peek_class_names(predictions, lambda row: tuple(row.probabilities or ()))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        encoding = None if chosen is Format.table else "utf-8"
-        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
-    for text in FORMATS[chosen](count_failures(predictions), names):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    return failures
+    return write_answers(predictions, chosen, names)
 
 
 def _read_photos(photos: Iterable[Input]) -> Iterator[tuple[str, bytes]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 import typer
 
-from catdog.aws.account import PROJECT, Account, find_account
-from catdog.aws.app import Bucket, DryRun, Owner, Region, Role, app, exit_on_error, print_dry_run, print_result, say
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
 from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
 from catdog.aws.hosting import Hosting, Tags, container_environment, model_request
@@ -50,8 +49,9 @@ Exit codes: 0 every object is answered, 1 some isn't or the job failed, 2 a bad 
 (the job goes on)."""
 
 
-@app.command(help=_HELP)
+@command(_HELP, "region", "role", "bucket", "owner", "dry_run")
 def transform(
+    account: Account,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", show_default=False)] = None,
     source: Annotated[str | None, typer.Argument(metavar="SOURCE", show_default=False)] = None,
     target: Annotated[str | None, typer.Argument(metavar="TARGET", show_default=False)] = None,
@@ -67,48 +67,40 @@ def transform(
     ] = None,
     kms_key: Annotated[str | None, typer.Option(metavar="KEY", help="For disks, package and answers.")] = None,
     image: Annotated[str | None, typer.Option(metavar="URI", help="Of the container.")] = None,
-    region: Region = None,
-    role: Role = None,
-    bucket: Bucket = None,
-    owner: Owner = None,
-    dry_run: DryRun = False,
 ) -> None:
-    with exit_on_error("transform"):
-        if out is not None:
-            output.ending(out)
-            if not dry_run:
-                open_table(out)  # refuses before a job is begun
-        account = find_account(region, role, bucket, owner, dry_run)
-        if job is not None:
-            if model or out is None or no_wait:
-                raise SettingsError("--job: goes with --out, and without MODEL, SOURCE, TARGET and --no-wait")
-            _finish(account, job, out)
-            return
-        if not (model and source):
-            raise SettingsError("give MODEL and SOURCE, or --job and --out")
-        name = make_job_name("transform")
-        inputs = S3Folder.parse(source)
-        outputs = S3Folder.parse(target or f"s3://{account.require_bucket()}/{PREFIX}/{name}")
-        if outputs.uri.startswith(inputs.uri):
-            raise SettingsError(f"{outputs.uri}: lies below {source}, so answers would be scored as photos")
-        hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
-        concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
-        payload_mb = max_payload or MOST_MB // concurrency
-        with TemporaryDirectory(prefix="catdog-") as folder:
-            upload = prepare_upload(account, model, Path(folder))
-            tags = account.make_tags(Command="transform", **{MODEL_TAG: upload.model_sha256})
-            request = job_request(name, inputs, outputs, hosting, concurrency, payload_mb, tags)
-            _start(
-                account, name, upload, image or find_inference_image(account.region, instance_type), hosting, request
-            )
-        if dry_run:
-            print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
-        elif no_wait:
-            next_command = f"catdog.aws transform --job {name} --out results.parquet"
-            print_result({"job": name, "status": "InProgress"}, next_command)
-        else:
-            say(f"{name}: begun; after Ctrl-C it goes on, and --job {name} joins it later")
-            _finish(account, name, out)
+    if out is not None:
+        output.ending(out)
+        if not account.dry_run:
+            open_table(out)  # refuses before a job is begun
+    if job is not None:
+        if model or out is None or no_wait:
+            raise SettingsError("--job: goes with --out, and without MODEL, SOURCE, TARGET and --no-wait")
+        _finish(account, job, out)
+        return
+    if not (model and source):
+        raise SettingsError("give MODEL and SOURCE, or --job and --out")
+    name = make_job_name("transform")
+    inputs = S3Folder.parse(source)
+    outputs = S3Folder.parse(target or f"s3://{account.require_bucket()}/{PREFIX}/{name}")
+    if outputs.uri.startswith(inputs.uri):
+        raise SettingsError(f"{outputs.uri}: lies below {source}, so answers would be scored as photos")
+    hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
+    concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
+    payload_mb = max_payload or MOST_MB // concurrency
+    with TemporaryDirectory(prefix="catdog-") as folder:
+        upload = prepare_upload(account, model, Path(folder))
+        tags = account.make_tags(
+            Command="transform", **{MODEL_TAG: upload.package.model_sha256 if upload.package else ""}
+        )
+        request = job_request(name, inputs, outputs, hosting, concurrency, payload_mb, tags)
+        _start(account, name, upload, image or find_inference_image(account.region, instance_type), hosting, request)
+    if account.dry_run:
+        print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
+    elif no_wait:
+        print_result({"job": name, "status": "InProgress"}, f"catdog.aws transform --job {name} --out results.parquet")
+    else:
+        say(f"{name}: begun; after Ctrl-C it goes on, and --job {name} joins it later")
+        _finish(account, name, out)
 
 
 def job_request(
@@ -136,7 +128,7 @@ def job_request(
             "AssembleWith": "None",
             **key,
         },
-        "TransformResources": {"InstanceType": hosting.instance_type, "InstanceCount": hosting.instances, **volume_key},
+        "TransformResources": {"InstanceType": hosting.machine, "InstanceCount": hosting.instances, **volume_key},
         "Tags": tags,
     }
 
@@ -151,10 +143,10 @@ def _start(
     model = model_request(name, image, upload.uri, account.find_role_arn(), environment, request["Tags"])
     with Undo(say) as undo:
         upload_package(account, upload, hosting.kms_key)
-        undo.add_deletion(f"model {name}", partial(sagemaker.delete_model, ModelName=name))
-        create_once(lambda: sagemaker.create_model(**model))
-        undo.add_deletion(f"transform job {name}", partial(_stop, sagemaker, name))
-        create_once(lambda: sagemaker.create_transform_job(**request))
+        undo.add_deletion(f"model {name}", sagemaker.delete_model, ModelName=name)
+        create_once(sagemaker.create_model, **model)
+        undo.add_deletion(f"transform job {name}", _stop, sagemaker=sagemaker, job=name)
+        create_once(sagemaker.create_transform_job, **request)
 
 
 def _stop(sagemaker: Any, job: str) -> None:
@@ -215,7 +207,7 @@ def _wait(sagemaker: Any, job: str) -> dict[str, Any]:
 
 def _delete_model(sagemaker: Any, name: str) -> None:
     try:
-        delete_if_present(partial(sagemaker.delete_model, ModelName=name))
+        delete_if_present(sagemaker.delete_model, ModelName=name)
     except Exception as error:
         if not is_aws_error(error):
             raise

@@ -7,6 +7,7 @@ import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,20 +16,20 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from catdog.aws.account import PROJECT, Account, find_account
-from catdog.aws.app import Bucket, DryRun, Owner, Region, Role, app, exit_on_error, print_dry_run, print_result, say
-from catdog.aws.calls.endpoint import ASYNC_PREFIX
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.endpoints.rollout import Patience, Plan, roll_out
 from catdog.aws.endpoints.scaling import read_scaling
-from catdog.aws.hosting import VARIANT, Hosting, Mode
+from catdog.aws.hosting import ASYNC_PREFIX, VARIANT, Hosting, Mode
 from catdog.aws.instances import estimate_cost, estimate_serverless_cost
 from catdog.aws.inventory import (
     EXPIRY_TAG,
     TIME_FORMAT,
-    check_own_endpoint_name,
+    check_endpoint_name,
     delete_versions,
     describe_endpoint,
     list_models_of,
+    make_version_name,
     read_tags,
 )
 from catdog.aws.jobs.requests import FRAMEWORK
@@ -36,9 +37,7 @@ from catdog.aws.jobs.sdk import find_inference_image
 from catdog.aws.package import ARCHIVE_NAME, EMBEDDED, find_job_model, prepare_upload
 from catdog.errors import SettingsError
 from catdog.sources.addresses import S3_SCHEME as SCHEME
-from catdog.sources.addresses import split_s3_uri as split_uri
 
-INSTANCE: Final = "ml.m5.large"
 CAPTURE_PREFIX: Final = "catdog/capture"
 
 _HELP: Final = f"""Serve a model at an endpoint.
@@ -67,45 +66,21 @@ Examples:
 Exit codes: 0 in service and tested, 1 it isn't, 2 a bad argument or model, or AWS refuses, 130 Ctrl-C, 143 SIGTERM."""
 
 
-@app.command(help=_HELP)
+@command(_HELP, "region", "role", "bucket", "owner", "dry_run")
 def deploy(
+    account: Account,
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help=f"A folder, {ARCHIVE_NAME}, s3:// or {EMBEDDED}.")
     ] = None,
-    from_job: Annotated[str | None, typer.Option("--from-job", metavar="NAME", help="A training job's model.")] = None,
+    *,
+    from_job: Annotated[str | None, typer.Option(metavar="NAME", help="A training job's model.")] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"The endpoint, new or existing; default: {PROJECT}-<time>.")
     ] = None,
-    instance_type: Annotated[
-        str | None, typer.Option(metavar="TYPE", help=f"Default: {INSTANCE}; one with a GPU runs torch.")
-    ] = None,
-    instances: Annotated[int, typer.Option(metavar="N", min=1, help="How many.")] = 1,
-    serverless: Annotated[bool, typer.Option("--serverless", help="No instances; you pay for each answer.")] = False,
-    memory: Annotated[int, typer.Option(metavar="MB", help="Serverless: 1024 to 6144.")] = 2048,
-    concurrency: Annotated[int, typer.Option(metavar="N", help="Serverless: requests at once.")] = 5,
-    asynchronous: Annotated[
-        bool, typer.Option("--async", help="Photos and answers go through S3; up to 256 MB a photo.")
-    ] = False,
-    async_output: Annotated[
-        str | None, typer.Option(metavar="S3", help=f"Where answers go; default: s3://BUCKET/{ASYNC_PREFIX}/NAME.")
-    ] = None,
-    autoscale: Annotated[str | None, typer.Option(metavar="MIN..MAX", help="Number of instances, by the load.")] = None,
-    autoscale_target: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N", help="Load of an instance to aim at: 600 requests a minute; with --async, 5 that wait."
-        ),
-    ] = None,
-    capture: Annotated[
-        int | None, typer.Option(metavar="PERCENT", help="Keep this share of requests and answers in S3.")
-    ] = None,
-    allow_s3: Annotated[
-        list[str] | None, typer.Option(metavar="S3", help="Requests may name photos under this prefix.")
-    ] = None,
+    hosting: Hosting,
     ttl: Annotated[
         str | None, typer.Option(metavar="TIME", help="90m, 2h or 3d: after that it may be deleted.")
     ] = None,
-    kms_key: Annotated[str | None, typer.Option(metavar="KEY", help="For disks, package and captured data.")] = None,
     image: Annotated[
         str | None, typer.Option(metavar="URI", help=f"The container; default: AWS's PyTorch {FRAMEWORK}.")
     ] = None,
@@ -113,80 +88,53 @@ def deploy(
         list[Path] | None, typer.Option(metavar="FILE", help="Also test with this photo; it goes into the package.")
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Don't wait, don't test.")] = False,
-    timeout: Annotated[
-        float, typer.Option(metavar="MINUTES", min=0, help="How long it may take to get into service.")
-    ] = 30.0,
-    test_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="How long tests accept server errors.")
-    ] = 180.0,
-    region: Region = None,
-    role: Role = None,
-    bucket: Bucket = None,
-    owner: Owner = None,
-    dry_run: DryRun = False,
+    patience: Patience,
 ) -> None:
-    with exit_on_error("deploy"), treat_sigterm_as_ctrl_c():
-        if (model is None) == (from_job is None):
-            raise SettingsError("give a MODEL or --from-job NAME, one of them")
-        if serverless and (asynchronous or instance_type):
-            raise SettingsError("--serverless: has no instances, and no --async")
-        if no_wait and autoscale:
-            raise SettingsError("--autoscale: needs an endpoint in service; leave --no-wait out")
-        account = find_account(region, role, bucket, owner, dry_run)
-        now = datetime.now(timezone.utc)
-        endpoint = check_own_endpoint_name(name or f"{PROJECT}-{now:%Y%m%d-%H%M%S}")
-        mode: Mode = "serverless" if serverless else "async" if asynchronous else "realtime"
-        place = f"s3://{account.require_bucket()}"
-        output = async_output or f"{place}/{ASYNC_PREFIX}/{endpoint}"
-        for uri in [output, *(allow_s3 or [])]:
-            split_uri(uri)
-        hosting = Hosting(
-            mode=mode,
-            instance_type=instance_type or INSTANCE,
-            instances=instances,
-            memory_mb=memory,
-            concurrency=concurrency,
-            async_output=output if asynchronous else None,
-            autoscale=parse_range(autoscale) if autoscale else None,
-            autoscale_target=autoscale_target,
-            capture_percent=capture,
-            capture_to=f"{place}/{CAPTURE_PREFIX}/{endpoint}",
-            kms_key=kms_key,
-            allowed_s3=tuple(allow_s3 or ()),
+    if (model is None) == (from_job is None):
+        raise SettingsError("give a MODEL or --from-job NAME, one of them")
+    if no_wait and hosting.autoscale:
+        raise SettingsError("--autoscale: needs an endpoint in service; leave --no-wait out")
+    now = datetime.now(timezone.utc)
+    endpoint = check_endpoint_name(name or f"{PROJECT}-{now:%Y%m%d-%H%M%S}", must_be_ours=True)
+    place = f"s3://{account.require_bucket()}"
+    hosting = replace(
+        hosting,
+        async_output=hosting.async_output or f"{place}/{ASYNC_PREFIX}/{endpoint}",
+        capture_to=f"{place}/{CAPTURE_PREFIX}/{endpoint}",
+    )
+    expiry = {EXPIRY_TAG: f"{now + parse_ttl(ttl):{TIME_FORMAT}}"} if ttl else {}
+    role_arn = account.find_role_arn()
+    with treat_sigterm_as_ctrl_c(), TemporaryDirectory(prefix="catdog-") as folder:
+        current = None if account.dry_run else _read_current(account, endpoint, hosting.mode)
+        source = model if model is not None else find_job_model(account, str(from_job))
+        if account.dry_run and source.startswith(SCHEME):
+            say(f"{source} isn't fetched in a dry run, so the upload of its package is not among the requests")
+        upload = prepare_upload(account, source, Path(folder), test_photo or ())
+        plan = Plan(
+            name=endpoint,
+            version=make_version_name(endpoint, f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(2)}"),
+            hosting=hosting,
+            image=image or find_inference_image(account.region, hosting.machine),
+            upload=upload,
+            role_arn=role_arn,
+            tags=account.make_tags(Command="deploy", Endpoint=endpoint, **expiry),
+            current=current,
+            is_scaled=current is not None and not hosting.serverless and bool(read_scaling(account, endpoint)[0]),
         )
-        expiry = {EXPIRY_TAG: f"{now + parse_ttl(ttl):{TIME_FORMAT}}"} if ttl else {}
-        role_arn = account.find_role_arn()
-        current = None if dry_run else _read_current(account, endpoint, mode)
-        with TemporaryDirectory(prefix="catdog-") as folder:
-            source = model if model is not None else find_job_model(account, str(from_job))
-            if dry_run and source.startswith(SCHEME):
-                say(f"{source} isn't fetched in a dry run, so the upload of its package is not among the requests")
-            upload = prepare_upload(account, source, Path(folder), test_photo or ())
-            plan = Plan(
-                name=endpoint,
-                stamp=f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(2)}",
-                hosting=hosting,
-                image=image or find_inference_image(account.region, INSTANCE if serverless else hosting.instance_type),
-                upload=upload,
-                role_arn=role_arn,
-                tags=account.make_tags(Command="deploy", Endpoint=endpoint, **expiry),
-                current=current,
-                is_scaled=current is not None and mode != "serverless" and bool(read_scaling(account, endpoint)[0]),
-            )
-            tested = roll_out(account, plan, None if no_wait else Patience(timeout * 60, test_timeout))
-        if dry_run:
+        tested = roll_out(account, plan, None if no_wait else patience)
+        if account.dry_run:
             print_dry_run(account.recorded, estimate_hosting(hosting, account.region))
-            return
-        _print_report(account, plan, tested, not no_wait)
+        else:
+            _print_report(account, plan, tested, not no_wait)
 
 
 def estimate_hosting(hosting: Hosting, region: str) -> dict[str, Any]:
     """Return what the endpoint costs, from the price table."""
-    if hosting.mode == "serverless":
-        return estimate_serverless_cost(hosting.memory_mb, region)
-    cost = estimate_cost("hosting", hosting.instance_type, region, hosting.instances)
-    if hosting.autoscale:
-        most = estimate_cost("hosting", hosting.instance_type, region, hosting.autoscale[1])
+    if hosting.serverless:
+        return estimate_serverless_cost(hosting.memory, region)
+    cost = estimate_cost("hosting", hosting.machine, region, hosting.instances)
+    if hosting.bounds:
+        most = estimate_cost("hosting", hosting.machine, region, hosting.bounds[1])
         cost["usd_per_hour_at_most"] = most["usd_per_hour"]
     return cost
 
@@ -201,14 +149,6 @@ def parse_ttl(text: str) -> timedelta:
         return timedelta(**{unit: int(found[1])})
     except OverflowError as error:
         raise SettingsError(f"--ttl {text}: too long") from error
-
-
-def parse_range(text: str) -> tuple[int, int]:
-    """Parse ``1..4`` into (1, 4); raises SettingsError."""
-    found = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
-    if not found:
-        raise SettingsError(f"--autoscale {text}: give the least and the most instances, like 1..4")
-    return int(found[1]), int(found[2])
 
 
 @contextmanager
@@ -276,7 +216,7 @@ def _print_report(account: Account, plan: Plan, tested: dict[str, Any], has_wait
         "region": account.region,
         "cost": estimate_hosting(plan.hosting, account.region),
     }
-    flags = " --async" if plan.hosting.mode == "async" else ""
+    flags = " --async" if plan.hosting.asynchronous else ""
     print_result(report, f"catdog.aws invoke {plan.name} photo.jpg{flags}")
 
 

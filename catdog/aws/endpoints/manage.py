@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Annotated, Any, Final
 
 import typer
 
-from catdog.aws.account import Account, find_account
-from catdog.aws.app import DryRun, Owner, Region, app, exit_on_error, print_dry_run, print_result, say
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.endpoints.rollout import Patience, delete_endpoint
 from catdog.aws.endpoints.scaling import end_scaling, read_scaling
 from catdog.aws.instances import read_prices
@@ -24,7 +25,7 @@ from catdog.aws.inventory import (
 )
 from catdog.errors import SettingsError
 
-DELETE_TIMEOUT_S: Final = 900.0  # to wait while SageMaker still creates or updates it
+DELETE_TIMEOUT: Final = 15.0  # minutes to wait while SageMaker still creates or updates it
 
 _PS_HELP: Final = """List this project's endpoints: status, age, what they cost an hour and have cost, when they expire.
 
@@ -52,90 +53,82 @@ Examples:
 Exit codes: 0 deleted, 1 you said no, 2 a bad argument, or AWS refuses."""
 
 
-@app.command(help=_PS_HELP)
+@command(_PS_HELP, "region", "dry_run")
 def ps(
-    expired: Annotated[bool, typer.Option("--expired", help="Only those past their --ttl.")] = False,
-    region: Region = None,
-    dry_run: DryRun = False,
+    account: Account, expired: Annotated[bool, typer.Option("--expired", help="Only those past their --ttl.")] = False
 ) -> None:
-    with exit_on_error("ps"):
-        account = find_account(region, dry_run=dry_run)
-        if dry_run:
-            account.client("sagemaker").list_endpoints(SortBy="CreationTime", SortOrder="Ascending")
-            note = "asking is free; of each endpoint, ListTags, DescribeEndpoint and DescribeEndpointConfig follow"
-            print_dry_run(account.recorded, {"usd_per_hour": 0.0, "note": note})
-            return
-        now, prices = datetime.now(timezone.utc), read_prices()
-        endpoints = [
-            endpoint.to_json(now, account.region)
-            for endpoint in list_own_endpoints(account.client("sagemaker"))
-            if not expired or endpoint.is_expired(now)
-        ]
-        _print_table(endpoints)
-        known = [endpoint["usd_per_hour"] for endpoint in endpoints if endpoint["usd_per_hour"] is not None]
-        print_result(
-            {
-                "endpoints": endpoints,
-                "usd_per_hour": round(sum(known), 4),
-                "unknown_prices": len(endpoints) - len(known),
-                "prices": f"{prices['region']}, {prices['as_of']}, {prices['source']}",
-                "region": account.region,
-            },
-            "catdog.aws delete --expired" if any(endpoint["expired"] for endpoint in endpoints) else None,
-        )
+    if account.dry_run:
+        account.client("sagemaker").list_endpoints(SortBy="CreationTime", SortOrder="Ascending")
+        note = "asking is free; of each endpoint, ListTags, DescribeEndpoint and DescribeEndpointConfig follow"
+        print_dry_run(account.recorded, {"usd_per_hour": 0.0, "note": note})
+        return
+    now, prices = datetime.now(timezone.utc), read_prices()
+    endpoints = [
+        endpoint.to_json(now, account.region)
+        for endpoint in list_own_endpoints(account.client("sagemaker"))
+        if not expired or endpoint.is_expired(now)
+    ]
+    _print_table(endpoints)
+    known = [endpoint["usd_per_hour"] for endpoint in endpoints if endpoint["usd_per_hour"] is not None]
+    print_result(
+        {
+            "endpoints": endpoints,
+            "usd_per_hour": round(sum(known), 4),
+            "unknown_prices": len(endpoints) - len(known),
+            "prices": f"{prices['region']}, {prices['as_of']}, {prices['source']}",
+            "region": account.region,
+        },
+        "catdog.aws delete --expired" if any(endpoint["expired"] for endpoint in endpoints) else None,
+    )
 
 
-@app.command(help=_DELETE_HELP)
+@command(_DELETE_HELP, "region", "owner")
 def delete(
+    account: Account,
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every endpoint of yours.")] = False,
     expired: Annotated[bool, typer.Option("--expired", help="Those past their --ttl.")] = False,
     everyone: Annotated[bool, typer.Option("--everyone", help="Other people's, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before deleting.")] = False,
-    region: Region = None,
-    owner: Owner = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted; delete nothing.")] = False,
 ) -> None:
-    with exit_on_error("delete"):
-        if sum((bool(names), everything, expired)) != 1:
-            raise SettingsError("name endpoints, or give --all or --expired, one of these")
-        account = find_account(region, owner=owner)
-        chosen = [check_endpoint_name(name) for name in dict.fromkeys(names or ())]
-        if dry_run and not account.has_credentials():
-            _print_without_asking(find_account(region, owner=owner, dry_run=True), chosen)
-            return
-        sagemaker, now = account.client("sagemaker"), datetime.now(timezone.utc)
-        targets = [(name, read_endpoint(sagemaker, name)) for name in chosen]
-        if not names:
-            targets = [
-                (endpoint.name, endpoint)
-                for endpoint in list_own_endpoints(sagemaker)
-                if (everyone or endpoint.tags.get("Owner") == account.owner)
-                and (everything or endpoint.is_expired(now))
-            ]
-        deletions = [_plan_deletion(account, name, endpoint) for name, endpoint in targets]
-        if dry_run:
-            recorder = find_account(region, owner=owner, dry_run=True)
-            for deletion in deletions:
-                _delete(recorder, deletion)
-            print_result({"requests": recorder.recorded})
-            return
-        summary = {
-            "deleted": [
-                {"endpoint": deletion["endpoint"], "was_there": deletion["about"] is not None, **deletion["deletes"]}
-                for deletion in deletions
-            ]
-        }
-        if not any(any(deletion["deletes"].values()) for deletion in deletions):
-            print_result(summary)
-            return
-        if not yes and not _confirm(deletions):
-            say("nothing was deleted")
-            raise typer.Exit(1)
+    if sum((bool(names), everything, expired)) != 1:
+        raise SettingsError("name endpoints, or give --all or --expired, one of these")
+    chosen = [check_endpoint_name(name) for name in dict.fromkeys(names or ())]
+    recorder = replace(account, dry_run=True, recorded=[])
+    if dry_run and account.session.get_credentials() is None:
+        _print_without_asking(recorder, chosen)
+        return
+    sagemaker, now = account.client("sagemaker"), datetime.now(timezone.utc)
+    targets = [(name, read_endpoint(sagemaker, name)) for name in chosen]
+    if not names:
+        targets = [
+            (endpoint.name, endpoint)
+            for endpoint in list_own_endpoints(sagemaker)
+            if (everyone or endpoint.tags.get("Owner") == account.owner) and (everything or endpoint.is_expired(now))
+        ]
+    deletions = [_plan_deletion(account, name, endpoint) for name, endpoint in targets]
+    if dry_run:
         for deletion in deletions:
-            _delete(account, deletion)
-            say(f"{deletion['endpoint']}: deleted")
-        print_result(summary, "catdog.aws ps")
+            _delete(recorder, deletion)
+        print_result({"requests": recorder.recorded})
+        return
+    summary = {
+        "deleted": [
+            {"endpoint": deletion["endpoint"], "was_there": deletion["about"] is not None, **deletion["deletes"]}
+            for deletion in deletions
+        ]
+    }
+    if not any(any(deletion["deletes"].values()) for deletion in deletions):
+        print_result(summary)
+        return
+    if not yes and not _confirm(deletions):
+        say("nothing was deleted")
+        raise typer.Exit(1)
+    for deletion in deletions:
+        _delete(account, deletion)
+        say(f"{deletion['endpoint']}: deleted")
+    print_result(summary, "catdog.aws ps")
 
 
 def _print_without_asking(recorder: Account, names: list[str]) -> None:
@@ -154,7 +147,7 @@ def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None)
 
     Raises SettingsError if the endpoint isn't this project's.
     """
-    if endpoint is not None and not endpoint.is_ours:
+    if endpoint is not None and endpoint.tags.get("Project") != PROJECT:
         raise SettingsError(f"{name}: isn't catdog's endpoint (it has no tag Project=catdog); nothing was deleted")
     sagemaker = account.client("sagemaker")
     configs, models = list_versions(sagemaker, name)
@@ -181,7 +174,7 @@ def _delete(account: Account, deletion: dict[str, Any]) -> None:
     if deletes["autoscaling"]:
         end_scaling(account, name, *deletion["scaling"])
     if deletes["endpoints"]:
-        delete_endpoint(sagemaker, name, Patience(DELETE_TIMEOUT_S))
+        delete_endpoint(sagemaker, name, Patience(DELETE_TIMEOUT))
     delete_versions(sagemaker, deletes["configs"], deletes["models"])
 
 

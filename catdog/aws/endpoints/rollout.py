@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from typer import Option
 
 from catdog.aws.account import Account
 from catdog.aws.app import say
@@ -22,7 +23,6 @@ from catdog.aws.calls.endpoint import (
     AnyEndpoint,
     AsyncEndpoint,
     Endpoint,
-    detect_media_type,
     is_transient,
     parse_prediction,
     read_container_error,
@@ -37,16 +37,8 @@ from catdog.aws.failures import (
     explain_error,
     is_aws_error,
 )
-from catdog.aws.hosting import (
-    Hosting,
-    Tags,
-    config_request,
-    container_environment,
-    endpoint_request,
-    model_request,
-    update_request,
-)
-from catdog.aws.inventory import describe_endpoint, make_version_name
+from catdog.aws.hosting import Hosting, Tags, config_request, container_environment, model_request
+from catdog.aws.inventory import describe_endpoint
 from catdog.aws.package import GoldenPhoto, PackageUpload, upload_package
 from catdog.errors import CatdogError, SettingsError
 from catdog.serving.golden import TOLERANCE
@@ -65,8 +57,8 @@ class Plan:
 
     name: str
     """The endpoint's."""
-    stamp: str
-    """Of this deploy and no other; part of the names of the model and the config."""
+    version: str
+    """The name of the new model and of the new config, which no other deploy has."""
     hosting: Hosting
     image: str
     upload: PackageUpload
@@ -77,19 +69,15 @@ class Plan:
     is_scaled: bool = False
     """Whether autoscaling is on at present."""
 
-    @property
-    def version(self) -> str:
-        """The name of the new model and of the new config."""
-        return make_version_name(self.name, self.stamp)
-
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for an endpoint, in seconds."""
+    """How long to wait for an endpoint."""
 
-    timeout_s: float
-    test_s: float = 0.0
-    """How long its test accepts server errors, while workers load the model."""
+    timeout: Annotated[float, Option(metavar="MINUTES", min=0, help="How long it may take to get into service.")] = 30.0
+    test_timeout: Annotated[float, Option(metavar="SECONDS", min=0, help="How long tests accept server errors.")] = (
+        180.0
+    )
 
 
 def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[str, Any]:
@@ -102,21 +90,20 @@ def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[st
     tested: dict[str, Any] = {}
     with Undo(say) as undo:
         upload_package(account, plan.upload, plan.hosting.kms_key)
-        undo.add(f"model {version}", lambda: delete_if_present(lambda: sagemaker.delete_model(ModelName=version)))
+        undo.add_deletion(f"model {version}", sagemaker.delete_model, ModelName=version)
         environment = container_environment(plan.hosting, account.region)
         model = model_request(version, plan.image, plan.upload.uri, plan.role_arn, environment, plan.tags)
-        create_once(lambda: sagemaker.create_model(**model))
-        delete_config = partial(sagemaker.delete_endpoint_config, EndpointConfigName=version)
-        undo.add_deletion(f"endpoint config {version}", delete_config)
+        create_once(sagemaker.create_model, **model)
+        undo.add_deletion(f"endpoint config {version}", sagemaker.delete_endpoint_config, EndpointConfigName=version)
         config = config_request(version, version, plan.hosting, plan.tags)
-        create_once(lambda: sagemaker.create_endpoint_config(**config))
+        create_once(sagemaker.create_endpoint_config, **config)
         if plan.current is None:
             _create_endpoint(sagemaker, plan, undo, patience)
         else:
             _update_endpoint(account, plan, plan.current, undo, patience)
         if patience and not account.dry_run:
             wait_until_in_service(sagemaker, plan.name, version, patience)
-            tested = check_answers(account, plan, patience.test_s)
+            tested = check_answers(account, plan, patience.test_timeout)
         start_scaling(account, plan.name, plan.hosting, plan.tags, undo)
         if plan.current is not None:
             sagemaker.add_tags(ResourceArn=plan.current["EndpointArn"], Tags=plan.tags)
@@ -128,8 +115,7 @@ def wait_until_in_service(sagemaker: Any, name: str, config: str, patience: Pati
     description = wait_until_settled(sagemaker, name, patience, config)
     status = description["EndpointStatus"]
     if status not in SETTLED:
-        minutes = patience.timeout_s / 60
-        raise CloudError(f"{name}: still {status} after {minutes:.0f} minutes; --timeout gives it longer")
+        raise CloudError(f"{name}: still {status} after {patience.timeout:.0f} minutes; --timeout gives it longer")
     if status != "InService" or description["EndpointConfigName"] != config:
         reason = description.get("FailureReason") or "SageMaker gives no reason"
         raise CloudError(
@@ -150,7 +136,7 @@ def wait_until_settled(sagemaker: Any, name: str, patience: Patience, config: st
         status, waited = description["EndpointStatus"], time.monotonic() - start
         has_other_config = status == "InService" and config not in (None, description["EndpointConfigName"])
         is_current = not has_other_config or description.get("FailureReason") or waited > STALE_S
-        if (status in SETTLED and is_current) or waited > patience.timeout_s:
+        if (status in SETTLED and is_current) or waited > patience.timeout * 60:
             return description
         if status != last_status:
             say(f"{name}: {status}; this takes some minutes")
@@ -160,10 +146,10 @@ def wait_until_settled(sagemaker: Any, name: str, patience: Patience, config: st
 
 def delete_endpoint(sagemaker: Any, name: str, patience: Patience) -> None:
     """Delete the endpoint if it exists; while SageMaker creates or updates it, that is refused, so wait."""
-    deadline = time.monotonic() + patience.timeout_s
+    deadline = time.monotonic() + patience.timeout * 60
     while True:
         try:
-            delete_if_present(lambda: sagemaker.delete_endpoint(EndpointName=name))
+            delete_if_present(sagemaker.delete_endpoint, EndpointName=name)
             return
         except Exception as error:
             description = describe_endpoint(sagemaker, name) if is_aws_error(error) else None
@@ -180,7 +166,7 @@ def check_answers(account: Account, plan: Plan, patience_s: float) -> dict[str, 
     """
     name, runtime, photos = plan.name, account.client("sagemaker-runtime"), plan.upload.read_golden_photos()
     endpoint: AnyEndpoint = Endpoint(runtime, name, pauses_s=())  # _ask_patiently tries again
-    if plan.hosting.mode == "async":
+    if plan.hosting.asynchronous:
         endpoint = AsyncEndpoint(runtime, account.client("s3"), name, str(plan.hosting.async_output))
     tolerance = TORCH_TOLERANCE if plan.hosting.on_gpu else TOLERANCE  # of each probability
     deadline, largest = time.monotonic() + patience_s, 0.0
@@ -207,7 +193,7 @@ def _ask_patiently(endpoint: AnyEndpoint, photo: GoldenPhoto, deadline: float) -
     name = endpoint.name
     while True:
         try:
-            return endpoint.ask(photo.data, detect_media_type(photo.data))
+            return endpoint.ask(photo.data)
         except CatdogError:
             raise
         except Exception as error:
@@ -230,11 +216,11 @@ def _create_endpoint(sagemaker: Any, plan: Plan, undo: Undo, patience: Patience 
 
     def delete() -> None:
         if is_ours():  # else somebody else took the name first
-            delete_endpoint(sagemaker, plan.name, patience or Patience(600))
+            delete_endpoint(sagemaker, plan.name, patience or Patience(10))
 
     undo.add(f"endpoint {plan.name}", delete)
     try:
-        sagemaker.create_endpoint(**endpoint_request(plan.name, plan.version, plan.tags))
+        sagemaker.create_endpoint(EndpointName=plan.name, EndpointConfigName=plan.version, Tags=plan.tags)
     except Exception as error:
         if not already_exists(error):
             raise
@@ -245,20 +231,27 @@ def _create_endpoint(sagemaker: Any, plan: Plan, undo: Undo, patience: Patience 
 def _update_endpoint(
     account: Account, plan: Plan, current: dict[str, Any], undo: Undo, patience: Patience | None
 ) -> None:
-    sagemaker, former, patience = account.client("sagemaker"), current["EndpointConfigName"], patience or Patience(1800)
+    sagemaker, former, patience = account.client("sagemaker"), current["EndpointConfigName"], patience or Patience()
     if plan.is_scaled and plan.hosting.autoscale:
         pause_scaling(account, plan.name, undo)
+
+    def update(config: str, keep_count: bool) -> None:
+        """Ask for a blue/green update; ``keep_count`` keeps the number of instances that autoscaling has chosen."""
+        kept: dict[str, Any] = {}
+        if keep_count:
+            kept["RetainAllVariantProperties"] = True
+            kept["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
+        sagemaker.update_endpoint(EndpointName=plan.name, EndpointConfigName=config, **kept)
 
     def restore() -> None:
         description = wait_until_settled(sagemaker, plan.name, patience)
         if description["EndpointConfigName"] != former:
             say(f"{plan.name}: back to {former}")
-            sagemaker.update_endpoint(**update_request(plan.name, former, keep_count=plan.is_scaled))
+            update(former, keep_count=plan.is_scaled)
             wait_until_in_service(sagemaker, plan.name, former, patience)
 
     undo.add(f"endpoint {plan.name}, which served {former} before", restore)
-    keep_count = plan.is_scaled and not plan.hosting.autoscale
-    sagemaker.update_endpoint(**update_request(plan.name, plan.version, keep_count))
+    update(plan.version, keep_count=plan.is_scaled and not plan.hosting.autoscale)
 
 
 def _format(probabilities: dict[str, float]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 from catdog.aws.account import Account
@@ -38,13 +37,13 @@ def scaling_requests(name: str, hosting: Hosting, tags: Tags) -> list[tuple[str,
 
     Without autoscaling there are none.
     """
-    if not hosting.autoscale:
+    if not hosting.bounds:
         return []
-    low, high = hosting.autoscale
+    low, high = hosting.bounds
     metric: dict[str, Any] = {
         "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
     }
-    if hosting.mode == "async":
+    if hosting.asynchronous:
         metric = {
             "CustomizedMetricSpecification": {
                 "MetricName": "ApproximateBacklogSizePerInstance",
@@ -53,7 +52,7 @@ def scaling_requests(name: str, hosting: Hosting, tags: Tags) -> list[tuple[str,
                 "Statistic": "Average",
             }
         }
-    default_load = WAITING_REQUESTS if hosting.mode == "async" else REQUESTS_PER_MINUTE
+    default_load = WAITING_REQUESTS if hosting.asynchronous else REQUESTS_PER_MINUTE
     policy = {
         "TargetValue": hosting.autoscale_target or default_load,
         **metric,
@@ -93,9 +92,9 @@ def end_scaling(
     client = account.client(SERVICE)
     for policy in policies:
         request = {**identify_target(name), "PolicyName": policy["PolicyName"]}
-        delete_if_present(partial(client.delete_scaling_policy, **request))
+        delete_if_present(client.delete_scaling_policy, **request)
     if targets:
-        delete_if_present(partial(client.deregister_scalable_target, **identify_target(name)))
+        delete_if_present(client.deregister_scalable_target, **identify_target(name))
 
 
 def pause_scaling(account: Account, name: str, undo: Undo) -> None:

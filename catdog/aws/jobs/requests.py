@@ -1,29 +1,29 @@
 """Training and tuning jobs as plain data: what they run on, what they read, what they print. Sends nothing to AWS.
 
-train.py's arguments -> parse_job_settings -> hyperparameters and channels -> TrainingRequest -> jobs.sdk
+train.py's arguments -> parse_job_settings -> hyperparameters and channels -> jobs.sdk
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal
 
-from catdog.aws.account import PROJECT, Account
-from catdog.aws.instances import check_instance_type, estimate_cost, has_own_disk, has_several_gpus
+from typer import Option
+
+from catdog.aws.account import Account
+from catdog.aws.instances import check_instance_type, estimate_cost, has_own_disk
 from catdog.errors import SettingsError
 from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.sources.names import is_archive_name
 from catdog.training.settings import CHECKPOINTS, Settings, parse, resolve
-from catdog.training.space import Choices, Range
 
 FRAMEWORK: Final = "2.6.0"
 """The PyTorch version of AWS's containers that catdog trains and serves in, unless told otherwise."""
 FRAMEWORKS: Final = (FRAMEWORK, "2.7.1", "2.8.0")
 """PyTorch training containers with Python 3.12; torch_distributed accepts no shorter form of a version."""
 PYTHON: Final = "py312"
-INSTANCE: Final = "ml.g4dn.xlarge"
 CHANNEL_ROOT: Final = PurePosixPath("/opt/ml/input/data")
 _EPOCH: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "photos_per_second")
 _END: Final = tuple(
@@ -48,21 +48,31 @@ MAX_TUNING_NAME: Final = 32  # characters; SageMaker appends a number and a hash
 class Machines:
     """The machines that a job runs on, and for how long at most. Raises SettingsError, naming the flag."""
 
-    instance_type: str = INSTANCE
-    instances: int = 1
-    volume_gb: int = 50
-    max_hours: float = 6.0
-    spot: bool = False
-    max_wait_hours: float | None = None
-    """With ``spot``: the most hours that waiting for instances and training may take together."""
-    keep_alive_minutes: int = 0
-    kms_key: str | None = None
-    framework: str = FRAMEWORK
+    instance_type: Annotated[
+        str, Option("--instance-type", "--instance", metavar="TYPE", help="SageMaker's instance type.")
+    ] = "ml.g4dn.xlarge"
+    instances: Annotated[int, Option(min=1, metavar="N", help="Machines; more than 1 train together.")] = 1
+    spot: Annotated[
+        bool, Option("--spot", help="Use spare capacity: cheaper; an interrupted job goes on by itself.")
+    ] = False
+    max_hours: Annotated[float, Option(metavar="H", help="End each training after this.")] = 6.0
+    max_wait_hours: Annotated[
+        float | None, Option(metavar="H", help="With --spot: waiting and training together; default: twice.")
+    ] = None
+    volume: Annotated[int, Option(min=1, metavar="GB", help="Disk of each machine.")] = 50
+    kms_key: Annotated[
+        str | None, Option(metavar="ID|ARN", help="Your key for volume and model; default: AWS's own.")
+    ] = None
+    framework_version: Annotated[str, Option(metavar="V", help=f"PyTorch container: {', '.join(FRAMEWORKS)}.")] = (
+        FRAMEWORK
+    )
+    keep_alive: int = 0
+    """How many minutes the machines are kept for the next job; ``train`` has an option of its own for it."""
 
     def __post_init__(self) -> None:
         check_instance_type(self.instance_type)
-        if self.framework not in FRAMEWORKS:
-            raise SettingsError(f"--framework-version {self.framework}: must be one of {', '.join(FRAMEWORKS)}")
+        if self.framework_version not in FRAMEWORKS:
+            raise SettingsError(f"--framework-version {self.framework_version}: must be one of {', '.join(FRAMEWORKS)}")
         if not 0 < self.max_hours <= 28 * 24:
             raise SettingsError(f"--max-hours {self.max_hours:g}: must be above 0 and at most {28 * 24} (28 days)")
         if self.max_wait_hours is not None and not self.spot:
@@ -72,27 +82,10 @@ class Machines:
                 f"--max-wait-hours {self.max_wait_hours:g}: includes the training, so not less than "
                 f"--max-hours {self.max_hours:g}"
             )
-        if not 0 <= self.keep_alive_minutes <= 60:
-            raise SettingsError(f"--keep-alive {self.keep_alive_minutes}: must be 0..60 minutes")
-        if self.keep_alive_minutes and self.spot:
+        if not 0 <= self.keep_alive <= 60:
+            raise SettingsError(f"--keep-alive {self.keep_alive}: must be 0..60 minutes")
+        if self.keep_alive and self.spot:
             raise SettingsError("--keep-alive: SageMaker keeps no spot instance warm; leave out one of the two")
-
-    @property
-    def max_seconds(self) -> int:
-        """The most seconds that training may take."""
-        return round(self.max_hours * 3600)
-
-    @property
-    def max_wait_seconds(self) -> int | None:
-        """The most seconds for waiting and training, by default twice those for training; None without spot."""
-        if not self.spot:
-            return None
-        return round(self.max_wait_hours * 3600) if self.max_wait_hours is not None else 2 * self.max_seconds
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether several processes train together: one for each GPU or machine."""
-        return self.instances > 1 or has_several_gpus(self.instance_type)
 
     @property
     def volume_kms_key(self) -> str | None:
@@ -100,63 +93,25 @@ class Machines:
         return None if has_own_disk(self.instance_type) else self.kms_key
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRequest:
-    """A training job, in terms that any SDK understands."""
-
-    name: str
-    code: Path
-    """The folder with the code; train.py is its entry point."""
-    role: str
-    bucket: str
-    machines: Machines
-    channels: Mapping[str, str]
-    hyperparameters: Mapping[str, Any]
-    checkpoints: str | None
-    tags: Sequence[Mapping[str, str]]
-
-    @property
-    def jobs_uri(self) -> str:
-        """The s3:// folder with a folder for each job, which holds its code and its model."""
-        return f"s3://{self.bucket}/{PROJECT}/jobs"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuningRequest:
-    """A search over training jobs that differ only in the settings of ``ranges``."""
-
-    name: str
-    training: TrainingRequest
-    ranges: Mapping[str, Range | Choices]
-    objective: str
-    max_jobs: int
-    parallel: int
-    strategy: Literal["Bayesian", "Random"] = "Bayesian"
-    seed: int = 0
-
-
-def make_checkpoints_uri(bucket: str, name: str) -> str:
-    """Return where SageMaker keeps the checkpoints of a job, and of the jobs that resume it."""
-    return f"s3://{bucket}/{PROJECT}/checkpoints/{name}/"
-
-
-def make_channel_uri(uri: str, flag: str = "") -> str:
-    """Return an S3 address as a channel needs it: a folder's with a slash at its end, an archive's as it is.
-
-    SageMaker reads all keys that begin with it: without the slash ``photos`` would bring ``photos-old/`` along.
-    Raises SettingsError.
-    """
-    try:
-        _, key = split_uri(uri)
-    except SettingsError as error:
-        raise SettingsError(f"{flag} {error}; python -m catdog.aws upload gives one".strip()) from error
-    return uri if is_archive_name(key) else uri.rstrip("/") + "/"
-
-
 def make_channels(train: str, validation: str | None, test: str | None) -> dict[str, str]:
-    """Return the s3:// address of each channel of photos, by its name; raises SettingsError."""
-    given = {"train": (train, ""), "validation": (validation, "--validation"), "test": (test, "--test")}
-    return {name: make_channel_uri(uri, flag) for name, (uri, flag) in given.items() if uri}
+    """Return the s3:// address of each channel of photos, by its name; raises SettingsError.
+
+    A folder's gets a slash at its end: SageMaker reads all keys that begin with the address, and without the slash
+    ``photos`` would bring ``photos-old/`` along.
+    """
+    channels = {}
+    for name, uri, flag in (
+        ("train", train, ""),
+        ("validation", validation, "--validation "),
+        ("test", test, "--test "),
+    ):
+        if uri:
+            try:
+                _, key = split_uri(uri)
+            except SettingsError as error:
+                raise SettingsError(f"{flag}{error}; python -m catdog.aws upload gives one") from error
+            channels[name] = uri if is_archive_name(key) else uri.rstrip("/") + "/"
+    return channels
 
 
 def parse_job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -211,8 +166,8 @@ def estimate_jobs(account: Account, machines: Machines, jobs: int = 1, parallel:
     most = None if hourly is None else round(hourly / parallel * machines.max_hours * jobs, 2)
     if machines.spot:
         note += "; spot, which has no fixed price, costs less: AWS says up to 90%"
-    if machines.keep_alive_minutes:
-        note += f"; warm instances cost the same for up to {machines.keep_alive_minutes} minutes more"
+    if machines.keep_alive:
+        note += f"; warm instances cost the same for up to {machines.keep_alive} minutes more"
     return {**cost, "max_hours": machines.max_hours, "jobs": jobs, "usd_at_most": most, "note": note}
 
 

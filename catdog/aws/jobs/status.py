@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catdog.aws.account import PROJECT, Account, find_account
-from catdog.aws.app import EXIT_CODES, Region, app, exit_on_error, print_result, say
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.app import EXIT_CODES, command, print_dry_run, print_result, say
 from catdog.aws.failures import CloudError, find, is_aws_error
 from catdog.aws.instances import PriceKind, price_per_hour
 from catdog.errors import SettingsError
@@ -47,29 +47,27 @@ Examples:
 {EXIT_CODES}"""
 
 
-@app.command(help=_HELP)
+@command(_HELP, "region")
 def status(
+    account: Account,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A job; default: the latest of all kinds.")] = None,
     logs: Annotated[bool, typer.Option("--logs", help="With NAME: its log, on stderr.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="The most jobs of each kind to list.")] = 20,
-    region: Region = None,
 ) -> None:
-    with exit_on_error("status"):
-        account = find_account(region)
-        if name is None:
-            jobs = list_latest_jobs(account, limit)
-            _print_table(jobs)
-            print_result({"region": account.region, "jobs": jobs})
-            return
-        job = describe_job(account, name)
-        if job["kind"] == "tuning":
-            job["usd"] = sum_trial_costs(account, name)
-        if logs:
-            for line in JobLog(account, job["kind"], name).read_new_lines():
-                say(line)
-        if job["failure"]:
-            say(f"{name}: {printable(job['failure'])}")
-        print_result(job, _suggest_command(job), region)
+    if name is None:
+        jobs = list_latest_jobs(account, limit)
+        _print_table(jobs)
+        print_result({"region": account.region, "jobs": jobs})
+        return
+    job = describe_job(account, name)
+    if job["kind"] == "tuning":
+        job["usd"] = sum_trial_costs(account, name)
+    if logs:
+        for line in JobLog(account, job["kind"], name).read_new_lines():
+            say(line)
+    if job["failure"]:
+        say(f"{name}: {printable(job['failure'])}")
+    print_result(job, _suggest_command(job), account.asked_region)
 
 
 def list_latest_jobs(account: Account, limit: int) -> list[dict[str, Any]]:
@@ -139,6 +137,26 @@ def watch_job(
     return job
 
 
+def report_start(
+    account: Account, name: str, kind: Literal["training", "tuning"], begun: str, cost: dict[str, Any], wait: bool
+) -> None:
+    """Print what is to be said of a job that was just created (``begun``: on what), after its end if ``wait`` is set.
+
+    In a dry run, print the requests instead.
+    """
+    if account.dry_run:
+        print_dry_run(account.recorded, cost)
+        return
+    say(f"{name}: {begun}")
+    if wait:
+        job = watch_job(account, name, kind)
+        next_command = _suggest_command(job)
+    else:
+        job = {"name": name, "state": "InProgress"}
+        next_command = f"catdog.aws status {name}{' --logs' if kind == 'training' else ''}"
+    print_result(job | {"cost": cost}, next_command, account.asked_region)
+
+
 class JobLog:
     """A job's log in CloudWatch, of all its machines; gives each line once."""
 
@@ -174,21 +192,17 @@ class JobLog:
 
 def _describe_training(client: Any, account: Account, name: str) -> dict[str, Any]:
     found = client.describe_training_job(TrainingJobName=name)
-    resources = found.get("ResourceConfig", {})
     transitions = found.get("SecondaryStatusTransitions", [])
-    started = found.get("TrainingStartTime")
     seconds = found.get("TrainingTimeInSeconds")
     if seconds is None:
-        seconds = _count_seconds(started, found.get("TrainingEndTime"))
+        seconds = _count_seconds(found.get("TrainingStartTime"), found.get("TrainingEndTime"))
     billable = found.get("BillableTimeInSeconds", seconds)
     job = {
         **_describe_common(name, "training", found.get("TrainingJobStatus"), found),
         "step": _format_step(transitions[-1]) if transitions else found.get("SecondaryStatus"),
         "seconds": seconds,
         "billable_seconds": billable,
-        "usd": _estimate_usd("training", resources, account.region, billable),
-        "instance_type": resources.get("InstanceType"),
-        "instances": resources.get("InstanceCount"),
+        **_describe_machines("training", found.get("ResourceConfig", {}), account.region, billable),
         "spot": bool(found.get("EnableManagedSpotTraining")),
         "metrics": {m["MetricName"]: m["Value"] for m in found.get("FinalMetricDataList", [])},
     }
@@ -200,14 +214,13 @@ def _describe_training(client: Any, account: Account, name: str) -> dict[str, An
 def _describe_tuning(client: Any, account: Account, name: str) -> dict[str, Any]:
     found = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     counters = found.get("TrainingJobStatusCounters", {})
+    begun, completed = sum(counters.values()), counters.get("Completed", 0)
     best = found.get("BestTrainingJob") or {}
     objective = best.get("FinalHyperParameterTuningJobObjectiveMetric", {})
     resources = found.get("TrainingJobDefinition", {}).get("HyperParameterTuningResourceConfig", {})
     return {
         **_describe_common(name, "tuning", found.get("HyperParameterTuningJobStatus"), found),
-        "step": f"{sum(counters.values())} training jobs begun, {counters.get('Completed', 0)} completed"
-        if counters
-        else None,
+        "step": f"{begun} training jobs begun, {completed} completed" if counters else None,
         "seconds": (found.get("ConsumedResources") or {}).get("RuntimeInSeconds"),
         "usd": None,  # ``sum_trial_costs`` asks for each of its trainings
         "instance_type": resources.get("InstanceType"),
@@ -219,14 +232,11 @@ def _describe_tuning(client: Any, account: Account, name: str) -> dict[str, Any]
 
 def _describe_transform(client: Any, account: Account, name: str) -> dict[str, Any]:
     found = client.describe_transform_job(TransformJobName=name)
-    resources = found.get("TransformResources", {})
     seconds = _count_seconds(found.get("TransformStartTime"), found.get("TransformEndTime"))
     return {
         **_describe_common(name, "transform", found.get("TransformJobStatus"), found),
         "seconds": seconds,
-        "usd": _estimate_usd("transform", resources, account.region, seconds),
-        "instance_type": resources.get("InstanceType"),
-        "instances": resources.get("InstanceCount"),
+        **_describe_machines("transform", found.get("TransformResources", {}), account.region, seconds),
         "output": found.get("TransformOutput", {}).get("S3OutputPath"),
     }
 
@@ -258,10 +268,12 @@ def _count_seconds(start: datetime | None, end: datetime | None) -> int:
     return round(((end or datetime.now(timezone.utc)) - start).total_seconds()) if start else 0
 
 
-def _estimate_usd(kind: PriceKind, resources: Mapping[str, Any], region: str, seconds: float) -> float | None:
-    """Return the cost at the on-demand price, or None if the table has no price."""
-    price = price_per_hour(str(resources.get("InstanceType")), kind, region)
-    return None if price is None else round(price * int(resources.get("InstanceCount") or 1) * seconds / 3600, 4)
+def _describe_machines(kind: PriceKind, resources: Mapping[str, Any], region: str, seconds: float) -> dict[str, Any]:
+    """Return what a job runs on and its cost at the on-demand price, None if the table has no price."""
+    instance_type, count = resources.get("InstanceType"), resources.get("InstanceCount")
+    price = price_per_hour(str(instance_type), kind, region)
+    usd = None if price is None else round(price * int(count or 1) * seconds / 3600, 4)
+    return {"usd": usd, "instance_type": instance_type, "instances": count}
 
 
 def _list_names(client: Any, operation: str, kind: str, limit: int, searches: Sequence[str] = ()) -> list[str]:
