@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.resources import files
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 
 from catdog.ahead import map_in_order
@@ -165,26 +165,25 @@ class AsyncEndpoint:
 
     def _exchange(self, data: bytes) -> tuple[bool, bytes]:
         """Return whether there is an answer, and the answer or the error."""
+        deadline = time.monotonic() + self._patience
         key, response = self.send(data)
         try:
-            return self._wait(response["OutputLocation"], response.get("FailureLocation"))
+            for pause in chain(_ASYNC_POLL_S, repeat(_ASYNC_POLL_S[-1])):
+                for place in ("OutputLocation", "FailureLocation"):
+                    if place in response and (body := self._get(response[place])) is not None:
+                        return place == "OutputLocation", body
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(pause)
         finally:
             self._delete_photo(key)
+        raise CloudError(
+            f"{self.name}: no answer after {self._patience:.0f} s; it will come at {response['OutputLocation']}"
+        )
 
     def _delete_photo(self, key: str) -> None:
         with suppress(Exception):  # photos of people are not left lying about
             self._s3.delete_object(Bucket=self._bucket, Key=key)
-
-    def _wait(self, answer_uri: str, failure_uri: str | None) -> tuple[bool, bytes]:
-        deadline, polls = time.monotonic() + self._patience, 0
-        while time.monotonic() < deadline:
-            if (body := self._get(answer_uri)) is not None:
-                return True, body
-            if failure_uri and (body := self._get(failure_uri)) is not None:
-                return False, body
-            time.sleep(_ASYNC_POLL_S[min(polls, len(_ASYNC_POLL_S) - 1)])
-            polls += 1
-        raise CloudError(f"{self.name}: no answer after {self._patience:.0f} s; it will come at {answer_uri}")
 
     def _get(self, uri: str) -> bytes | None:
         bucket, key = split_uri(uri)
@@ -209,17 +208,12 @@ def classify_photos(endpoint: AnyEndpoint, photos: Iterable[Input], parallel: in
 
     def classify(photo: Input) -> Prediction:
         try:
-            data = read_photo(photo)
+            data = photo.content.read(photo.source)
         except ImageError as error:
             return Prediction.failed(photo.source, error)
         return endpoint.classify(photo.source, data)
 
     return map_in_order(classify, photos, parallel)
-
-
-def read_photo(photo: Input) -> bytes:
-    """Return the encoded photo; raises ImageError."""
-    return photo.content.read(photo.source)
 
 
 def parse_prediction(source: str, body: bytes, endpoint: str) -> Prediction:

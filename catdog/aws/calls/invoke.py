@@ -21,7 +21,6 @@ from catdog.aws.calls.endpoint import (
     Endpoint,
     classify_photos,
     peek_class_names,
-    read_photo,
 )
 from catdog.aws.hosting import ASYNC_PREFIX
 from catdog.aws.inventory import check_endpoint_name
@@ -148,6 +147,6 @@ def _read_photos(photos: Iterable[Input]) -> Iterator[tuple[str, bytes]]:
     """Yield source and bytes of the photos that can be read, and tell of the others."""
     for photo in photos:
         try:
-            yield photo.source, read_photo(photo)
+            yield photo.source, photo.content.read(photo.source)
         except ImageError as error:
             say(str(error))

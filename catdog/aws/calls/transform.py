@@ -13,7 +13,7 @@ from catdog.aws.account import PROJECT, Account
 from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
 from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
-from catdog.aws.hosting import Hosting, Tags, container_environment, model_request
+from catdog.aws.hosting import Hosting, container_environment, model_request
 from catdog.aws.instances import estimate_cost
 from catdog.aws.inventory import make_job_name, read_tags
 from catdog.aws.jobs.sdk import find_inference_image
@@ -85,15 +85,10 @@ def transform(
     if outputs.uri.startswith(inputs.uri):
         raise SettingsError(f"{outputs.uri}: lies below {source}, so answers would be scored as photos")
     hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
-    concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
-    payload_mb = max_payload or MOST_MB // concurrency
     with TemporaryDirectory(prefix="catdog-") as folder:
         upload = prepare_upload(account, model, Path(folder))
-        tags = account.make_tags(
-            Command="transform", **{MODEL_TAG: upload.package.model_sha256 if upload.package else ""}
-        )
-        request = job_request(name, inputs, outputs, hosting, concurrency, payload_mb, tags)
-        _start(account, name, upload, image or find_inference_image(account.region, instance_type), hosting, request)
+        image = image or find_inference_image(account.region, instance_type)
+        _start(account, name, upload, image, hosting, inputs, outputs, max_payload)
     if account.dry_run:
         print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
     elif no_wait:
@@ -103,50 +98,55 @@ def transform(
         _finish(account, name, out)
 
 
-def job_request(
-    name: str, inputs: S3Folder, outputs: S3Folder, hosting: Hosting, concurrency: int, payload_mb: int, tags: Tags
-) -> dict[str, Any]:
-    """Return the parameters of CreateTransformJob: one object a request, of any photo format."""
+def _start(
+    account: Account,
+    name: str,
+    upload: PackageUpload,
+    image: str,
+    hosting: Hosting,
+    inputs: S3Folder,
+    outputs: S3Folder,
+    max_payload: int | None,
+) -> None:
+    """Upload the package, create the model and the job; if the job can't be created, the model is deleted again.
+
+    A request is one object, of any photo format and of at most ``max_payload`` MB.
+    """
+    concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
+    payload_mb = max_payload or MOST_MB // concurrency
+    tags = account.make_tags(Command="transform", **{MODEL_TAG: upload.package.model_sha256 if upload.package else ""})
+    environment = container_environment(hosting, account.region, payload_mb * 2**20) | {ANSWER_ALL: "1"}
     key = {"KmsKeyId": hosting.kms_key} if hosting.kms_key else {}
     volume_key = {"VolumeKmsKeyId": hosting.kms_key} if hosting.kms_key else {}
-    return {
-        "TransformJobName": name,
-        "ModelName": name,
-        "MaxConcurrentTransforms": concurrency,
-        "MaxPayloadInMB": payload_mb,
-        "BatchStrategy": "SingleRecord",
-        "ModelClientConfig": {"InvocationsTimeoutInSeconds": 60, "InvocationsMaxRetries": 3},
-        "TransformInput": {
-            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": inputs.uri}},
-            "ContentType": "application/x-image",
-            "CompressionType": "None",
-            "SplitType": "None",
-        },
-        "TransformOutput": {
-            "S3OutputPath": outputs.uri.rstrip("/"),
-            "Accept": "application/json",
-            "AssembleWith": "None",
-            **key,
-        },
-        "TransformResources": {"InstanceType": hosting.machine, "InstanceCount": hosting.instances, **volume_key},
-        "Tags": tags,
-    }
-
-
-def _start(
-    account: Account, name: str, upload: PackageUpload, image: str, hosting: Hosting, request: dict[str, Any]
-) -> None:
-    """Upload the package, create the model and the job; if the job can't be created, the model is deleted again."""
-    sagemaker = account.client("sagemaker")
-    payload_bytes = int(request["MaxPayloadInMB"]) * 2**20
-    environment = container_environment(hosting, account.region, payload_bytes) | {ANSWER_ALL: "1"}
-    model = model_request(name, image, upload.uri, account.find_role_arn(), environment, request["Tags"])
+    sagemaker, role_arn = account.client("sagemaker"), account.find_role_arn()
     with Undo(say) as undo:
         upload_package(account, upload, hosting.kms_key)
         undo.add_deletion(f"model {name}", sagemaker.delete_model, ModelName=name)
-        create_once(sagemaker.create_model, **model)
+        create_once(sagemaker.create_model, **model_request(name, image, upload.uri, role_arn, environment, tags))
         undo.add_deletion(f"transform job {name}", _stop, sagemaker=sagemaker, job=name)
-        create_once(sagemaker.create_transform_job, **request)
+        create_once(
+            sagemaker.create_transform_job,
+            TransformJobName=name,
+            ModelName=name,
+            MaxConcurrentTransforms=concurrency,
+            MaxPayloadInMB=payload_mb,
+            BatchStrategy="SingleRecord",
+            ModelClientConfig={"InvocationsTimeoutInSeconds": 60, "InvocationsMaxRetries": 3},
+            TransformInput={
+                "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": inputs.uri}},
+                "ContentType": "application/x-image",
+                "CompressionType": "None",
+                "SplitType": "None",
+            },
+            TransformOutput={
+                "S3OutputPath": outputs.uri.rstrip("/"),
+                "Accept": "application/json",
+                "AssembleWith": "None",
+                **key,
+            },
+            TransformResources={"InstanceType": hosting.machine, "InstanceCount": hosting.instances, **volume_key},
+            Tags=tags,
+        )
 
 
 def _stop(sagemaker: Any, job: str) -> None:
