@@ -33,7 +33,6 @@ PLACEHOLDER_ACCOUNT: Final = "000000000000"
 STUDIO_METADATA: Final = Path("/opt/ml/metadata/resource-metadata.json")
 """Exists in Studio and in notebook instances, and says which role the code runs under."""
 
-_NEEDS_MORE: Final = "catdog.aws needs more packages: pip install '.[aws]'"
 _ROLE_ARN: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+")
 _NOT_IN_TAGS: Final = re.compile(r"[^\w .:/=+@-]")
 
@@ -144,12 +143,10 @@ def find_account(
 
     Raises SettingsError if no region is known.
     """
-    try:
-        import boto3  # noqa: F401  so that it is missed here, and not in the middle of the work
-        from botocore.exceptions import BotoCoreError
-        from botocore.session import Session
-    except ImportError as error:
-        raise SettingsError(_NEEDS_MORE) from error
+    import boto3  # noqa: F401  so that it is missed here, and not in the middle of the work
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
     try:
         chosen = region or os.environ.get("AWS_REGION") or Session().get_config_variable("region")
     except BotoCoreError as error:

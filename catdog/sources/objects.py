@@ -46,7 +46,7 @@ LONGEST_REQUEST: Final = timedelta(days=1)  # a stream lives as long as its read
 RETRY_TIMEOUT: Final = timedelta(seconds=180)
 BACKOFF: Final = {"init_backoff": timedelta(seconds=0.25), "max_backoff": timedelta(seconds=4), "base": 2}
 PAUSES_S: Final = (0.5, 1.0, 2.0)
-"""Between whole attempts at a page of a listing, whose body obstore does not ask for again when it breaks off."""
+"""Between whole attempts, where a body breaks off in a way that obstore does not try again: of a listing, of a put."""
 CREDENTIALS_LAST: Final = timedelta(minutes=5)  # before they are asked for again
 PAGE_KEYS: Final = 1000  # the most that S3 lists at once
 BUFFER_BYTES: Final = 256 * 2**10
@@ -194,12 +194,17 @@ def put_object(uri: str, data: bytes | Path, *, new: bool = False) -> bool:
     """Write an object whole or not at all; with ``new``, return False where there is one already. Raises DataError."""
     root, key = split_uri(uri)
     obstore = _obstore()
-    with explain_errors(uri):
+    for pause in (*PAUSES_S, None):
         try:
-            obstore.put(_connect(root), key, data, mode="create" if new else "overwrite", chunk_size=PART_BYTES)
-        except obstore.exceptions.AlreadyExistsError:
+            with explain_errors(uri), suppress(obstore.exceptions.AlreadyExistsError):
+                obstore.put(_connect(root), key, data, mode="create" if new else "overwrite", chunk_size=PART_BYTES)
+                return True
             return False
-    return True
+        except BrokenOffError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError  # the last attempt has returned or raised
 
 
 def delete_object(uri: str) -> None:

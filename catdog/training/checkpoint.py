@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from catdog.errors import ModelError, SettingsError, TrainingError
+from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.text import first_line
 from catdog.training.settings import NOT_LEARNT, Settings
@@ -52,7 +52,7 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's, after an OSError of the file's
             cause = error if isinstance(error, OSError) else error.__context__
             why = cause.strerror if isinstance(cause, OSError) else first_line(error)
-            raise TrainingError(f"{self.path}: the checkpoint can't be written ({why}); make room and go on") from error
+            raise DataError(f"{self.path}: the checkpoint can't be written ({why}); make room and go on") from error
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:

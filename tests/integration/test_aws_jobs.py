@@ -206,7 +206,7 @@ def test_upload_warns_of_a_bucket_that_may_be_public(aws: Callable[..., Outcome]
 def test_upload_of_a_dataset_ends_with_its_manifest_and_refuses_one_that_lacks_a_photo(
     aws: Callable[..., Outcome], cloud: Cloud, tmp_path: Path
 ) -> None:
-    from catdog.dataset.building import build
+    from catdog.dataset import build
 
     build([paint(tmp_path / "raw", {"cats": 4, "dogs": 4})], tmp_path / "data")
     assert aws("upload", tmp_path / "data", "--prefix", "catdog/d", *COMMON).code == 0
@@ -242,9 +242,13 @@ def test_upload_dry_run_of_many_files_fits_on_a_screen(aws: Callable[..., Outcom
 def test_upload_of_a_dataset_from_a_hidden_folder_takes_its_photos(
     aws: Callable[..., Outcome], keys: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    from catdog.dataset.building import build
+    from catdog.dataset import Manifest, build
 
-    manifest = build([paint(tmp_path / ".raw", {"cats": 4, "dogs": 4})], tmp_path / "data")
+    build([paint(tmp_path / "raw", {"cats": 4, "dogs": 4})], tmp_path / "data")
+    (tmp_path / "data/photos/raw").rename(tmp_path / "data/photos/.raw")  # as earlier versions made it of such a folder
+    path = tmp_path / "data/manifest.json"
+    path.write_text(path.read_text().replace("photos/raw/", "photos/.raw/"))
+    manifest = Manifest.read(tmp_path / "data")
     assert all(".raw" in photo.path for photo in manifest.photos)
     aws("upload", tmp_path / "data", "--prefix", "catdog/hidden", *COMMON)
     assert {f"catdog/hidden/data/{photo.path}" for photo in manifest.photos} <= set(keys("catdog/hidden/"))

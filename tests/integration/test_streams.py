@@ -53,7 +53,7 @@ def test_training_for_a_reader_that_goes_away_ends_quietly(photos: Path, tmp_pat
 def test_training_on_a_full_disk_is_one_line(photos: Path, small_disk: Path) -> None:
     done = train(photos, small_disk / "run")
     assert done.returncode == 2, done.stderr
-    assert "no space is left" in done.stderr.splitlines()[-1]
+    assert "(No space left on device); make room and go on" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

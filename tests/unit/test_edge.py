@@ -118,15 +118,14 @@ def test_a_missing_package_leads_to_the_extra_that_the_command_needs() -> None:
     ("command", "extra"),
     [
         (["-m", "catdog.score", "red.png", "--out", "out.csv"], "score"),
-        (["-m", "catdog.aws", "--help"], "aws"),
-        (["-m", "catdog.training.tune", "--help"], "tune"),
+        (["-m", "catdog.aws", "ps"], "aws"),
+        (["-m", "catdog.training.tune", "red.png", "--data", ".", "--output", "runs"], "tune"),
         (["-m", "catdog.training.evaluate", "embedded", "."], "train"),
         (["-m", "export", "run", "--out", "m.onnx"], "export"),
-        ([str(ROOT / "train.py"), "--data", "."], "train"),
+        ([str(ROOT / "train.py"), "--data", ".", "--output", "runs"], "train"),
         (["-m", "catdog", "score", "red.png", "--out", "out.csv"], "score"),
         (["-m", "catdog", "aws", "ps"], "aws"),
-        (["-m", "catdog", "train"], "train"),
-        (["-m", "catdog", "tune"], "tune"),
+        (["-m", "catdog", "train", "--data", ".", "--output", "runs"], "train"),
     ],
     ids=" ".join,
 )
@@ -138,6 +137,15 @@ def test_in_a_core_only_install_the_missing_extra_is_named(
     (line,) = lines(done)
     assert line.endswith(f" is not installed; pip install '.[{extra}]'")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["red.png", "site"]
+
+
+@pytest.mark.parametrize(
+    "command", ["predict", "score", "dataset", "train", "tune", "evaluate", "export", "aws", "aws ps"]
+)
+def test_help_needs_no_extra(run: Run, command: str) -> None:
+    done = run("-m", "catdog", *command.split(), "--help", missing=NOT_CORE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.lower().startswith(f"usage: catdog {command}")
 
 
 def test_predict_and_doctor_work_in_a_core_only_install(run: Run) -> None:
