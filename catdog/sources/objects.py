@@ -19,11 +19,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, cast
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar, cast
 
 from catdog.errors import CatdogError, DataError, ImageError, SettingsError
 from catdog.extras import install_command
@@ -53,6 +53,7 @@ BUFFER_BYTES: Final = 256 * 2**10
 PART_BYTES: Final = 8 * 2**20  # of a multipart upload
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
+T = TypeVar("T")
 _lock = threading.Lock()
 _stores: dict[tuple[int, str], Any] = {}  # by process id: connections must not be shared with a forked child
 _md5_is_no_etag: set[str] = set()  # buckets whose ETags are something else (SSE-KMS)
@@ -125,9 +126,12 @@ def list_objects(root: str, prefix: str, after: str = "") -> Iterator[Listed]:
 
 def list_folder(root: str, folder: str) -> list[str]:
     """The plain names of the objects directly in a folder, sorted; ``folder`` is "" for the bucket's own."""
-    with explain_errors(root):
-        found = _obstore().list_with_delimiter(_connect(root), folder or None)["objects"]
-    return sorted(item["path"].rpartition("/")[2] for item in found)
+
+    def list_all() -> Any:
+        with explain_errors(root):
+            return _obstore().list_with_delimiter(_connect(root), folder or None)["objects"]
+
+    return sorted(item["path"].rpartition("/")[2] for item in _persist(list_all))
 
 
 def read_object(uri: str, most_bytes: int = MAX_BYTES) -> bytes:
@@ -194,24 +198,35 @@ def put_object(uri: str, data: bytes | Path, *, new: bool = False) -> bool:
     """Write an object whole or not at all; with ``new``, return False where there is one already. Raises DataError."""
     root, key = split_uri(uri)
     obstore = _obstore()
-    for pause in (*PAUSES_S, None):
-        try:
-            with explain_errors(uri), suppress(obstore.exceptions.AlreadyExistsError):
-                obstore.put(_connect(root), key, data, mode="create" if new else "overwrite", chunk_size=PART_BYTES)
-                return True
-            return False
-        except BrokenOffError:
-            if pause is None:
-                raise
-            time.sleep(pause)
-    raise AssertionError  # the last attempt has returned or raised
+
+    def put() -> bool:
+        with explain_errors(uri), suppress(obstore.exceptions.AlreadyExistsError):
+            obstore.put(_connect(root), key, data, mode="create" if new else "overwrite", chunk_size=PART_BYTES)
+            return True
+        return False
+
+    return _persist(put)
 
 
 def delete_object(uri: str) -> None:
     """Remove an object, if there is one; raises DataError."""
     root, key = split_uri(uri)
-    with suppress(MissingObjectError), explain_errors(uri):
-        _obstore().delete(_connect(root), key)
+
+    def delete() -> None:
+        with suppress(MissingObjectError), explain_errors(uri):
+            _obstore().delete(_connect(root), key)
+
+    _persist(delete)
+
+
+def _persist(action: Callable[[], T]) -> T:
+    """Return what ``action`` does, tried again after a pause where a body breaks off."""
+    for pause in PAUSES_S:
+        try:
+            return action()
+        except BrokenOffError:
+            time.sleep(pause)
+    return action()
 
 
 class _SeekableObject(io.RawIOBase):
@@ -238,27 +253,31 @@ class _SeekableObject(io.RawIOBase):
 
 
 class _ObjectStream(io.RawIOBase):
-    """An object, read in order."""
+    """An object, read in order; where it breaks off for good, it is asked for once more from there."""
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri
-        root, key = split_uri(uri)
-        with explain_errors(uri):
-            found = _obstore().get(_connect(root), key)
-            self._blocks = iter(found.stream(min_chunk_size=BUFFER_BYTES))
-        self._left = found.meta["size"]
+        self._uri, self._at, self._size, self._tag = uri, 0, 0, ""
+        self._pauses = iter(PAUSES_S)
         self._block = memoryview(b"")
+        self._open()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._block:
-            with explain_errors(self._uri):
-                block = next(self._blocks, None)
-            self._left -= 0 if block is None else len(block)
-            if self._left < 0 or (block is None and self._left):  # a server that takes no notice of ranges
-                raise DataError(f"{self._uri}: the connection broke off, and the server can't go on in the middle")
+            try:
+                with explain_errors(self._uri):
+                    block = next(self._blocks, None)
+            except BrokenOffError:
+                if (pause := next(self._pauses, None)) is None:
+                    raise
+                time.sleep(pause)
+                self._open()
+                continue
+            self._at += 0 if block is None else len(block)
+            if self._at > self._size or (block is None and self._at < self._size):
+                raise DataError(f"{self._uri}: {self._at} bytes came, not {self._size}")
             if block is None:
                 return 0
             self._block = memoryview(bytes(block))
@@ -266,6 +285,14 @@ class _ObjectStream(io.RawIOBase):
         buffer[:count] = self._block[:count]
         self._block = self._block[count:]
         return count
+
+    def _open(self) -> None:
+        root, key = split_uri(self._uri)
+        rest = {"range": {"offset": self._at}, "if_match": self._tag} if self._at else {}
+        with explain_errors(self._uri):
+            found = _obstore().get(_connect(root), key, options=rest)
+            self._blocks = iter(found.stream(min_chunk_size=BUFFER_BYTES))
+        self._size, self._tag = found.meta["size"], found.meta["e_tag"] or ""
 
 
 def _list_with_obstore(root: str, folder: str, after: str) -> Iterator[Listed]:

@@ -346,7 +346,7 @@ def test_a_stream_notices_that_the_object_was_replaced(bucket: str, upload: Call
     with open_object(f"s3://{bucket}/shard.tar") as stream:
         stream.read(10)
         upload("shard.tar", data=LARGE[::-1])
-        assert "the transfer failed" in refused(stream.read)
+        assert "replaced by another one" in refused(stream.read)
 
 
 def test_a_stream_is_not_glued_together_by_a_server_without_ranges(
