@@ -146,7 +146,7 @@ class Member(NamedTuple):
     position: int
     """What ``list_members`` takes as ``after`` to go on behind it."""
     version: str | None
-    """Another one when the member may have changed."""
+    """Differs whenever the member may have been replaced."""
     is_plain: bool = True
     """False for a link or a device."""
 

@@ -36,7 +36,7 @@ from catdog.sources.names import (
 
 STDIN: Final = "-"
 Position = Any
-"""Where in one source a listing goes on, as JSON; None: the source is done."""
+"""Where in one source a listing goes on, as JSON. None stands for its start, and in an input's cursor for its end."""
 
 
 class Cursor(NamedTuple):
@@ -54,9 +54,9 @@ class Input(NamedTuple):
     """Its name in the results: the path, ``photos.zip!/cats/1.jpg`` or ``s3://bucket/key``."""
     content: Content
     cursor: Cursor
-    """Goes on behind this one."""
+    """Where a later listing goes on: behind this input."""
     version: str | None = None
-    """Another one when the photo was replaced: time of change and size, an ETag, a checksum; None: unknown."""
+    """Differs when the photo was replaced: time of change and size, an ETag, or a checksum; None where it is unknown."""
 
 
 class SourceChangedError(DataError):

@@ -80,7 +80,7 @@ class Listed(NamedTuple):
     size: int
     """Bytes."""
     version: str | None
-    """Its ETag: another one when the object was replaced."""
+    """Its ETag, which differs when the object was replaced."""
 
 
 def close() -> None:
