@@ -56,7 +56,7 @@ class Input(NamedTuple):
     cursor: Cursor
     """Where a later listing goes on: behind this input."""
     version: str | None = None
-    """Differs when the photo was replaced: time of change and size, an ETag, or a checksum; None where it is unknown."""
+    """Differs when the photo was replaced: time of change and size, an ETag, or a checksum; None if unknown."""
 
 
 class SourceChangedError(DataError):
