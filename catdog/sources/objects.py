@@ -99,7 +99,8 @@ def list_objects(root: str, prefix: str, after: str = "") -> Iterator[Listed]:
         raise DataError(
             f"{root}: a directory bucket lists its keys in no order; copy the photos to a general purpose one"
         )
-    if prefix.startswith("/") or "//" in prefix or (not prefix and not after and _has_keys_below_slash(root)):
+    has_slash = prefix.startswith("/") or after.startswith("/") or "//" in prefix
+    if has_slash or (not prefix and not after and _has_keys_below_slash(root)):
         yield from _list_with_boto3(root, prefix, after, UnnamableKeyError(f"{root}: holds keys that begin with /"))
         return
     folder, _, begun = prefix.rpartition("/")

@@ -397,6 +397,8 @@ def test_keys_that_begin_with_a_slash_are_not_taken_for_others(bucket: str, uplo
         f"s3://{bucket}/{key}" for key in ("/a.jpg", "/b.jpg", "a.jpg", "c.jpg", "x//y/1.jpg")
     ]
     assert [item.content.read(item.source) for item in found] == [PHOTO, PHOTO, b"another one", PHOTO, PHOTO]
+    for k, item in enumerate(found):
+        assert list(list_inputs([f"s3://{bucket}"], after=item.cursor)) == found[k + 1 :]
     assert inputs(f"s3://{bucket}/x//y/") == [("x//y/1.jpg", "")]
 
 
