@@ -149,7 +149,7 @@ def test_a_disk_that_fills_up_is_said_in_one_line(photos: Path, tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"train.py: error: {output}/checkpoints/run.ckpt: the checkpoint can't be written (")
     assert "File too large" in last
