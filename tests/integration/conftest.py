@@ -1,10 +1,13 @@
-"""An S3 server on loopback for every test that wants one."""
+"""An S3 server on loopback, and a disk that is soon full, for every test that wants one."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +64,15 @@ def bucket(proxy: Proxy, admin: Any, request: pytest.FixtureRequest) -> str:
     name = f"photos-{time.monotonic_ns()}"
     admin.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "catdog-test", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

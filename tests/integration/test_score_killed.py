@@ -238,18 +238,6 @@ def test_a_limit_on_the_size_of_files_that_the_result_is_over(
     check(out, expected)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 128 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "catdog-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("may not mount a file system here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk(collection: Collection, uninterrupted: Callable[[str], bytes], small_disk: Path) -> None:
     out = small_disk / "r.csv"
     ended = end(start(collection, out))
