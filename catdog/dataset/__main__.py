@@ -31,13 +31,15 @@ _HELP: Final = """Turn folders and archives of cat and dog photos into a checked
 A SOURCE is a folder, a zip or a tar archive, told apart by what it holds: class folders (cats/ and dogs/, also inside
 train/, val/ and test/, which are then kept), Kaggle's names (cat.0.jpg), or Oxford-IIIT Pet (images and annotations).
 Every photo is decoded; what can't be used is left out and listed in DIR/report.json. Copies of one picture, also
-resized ones, never lie in two splits. A dataset already at DIR is replaced, and its photos keep their splits.
+resized ones, never lie in two splits. A dataset already at DIR grows by new photos, and its photos keep their
+splits unless --split is given; it loses none without --replace.
 
 \b
 Examples:
   python -m catdog.dataset dogs-vs-cats.zip --out data
   python -m catdog.dataset my-photos/ oxford-iiit-pet/ more.tar.gz --out data
   python -m catdog.dataset photos/ --out data --split 0.7,0.15,0.15 --min-side 64
+  python -m catdog.dataset new-photos/ --out data --add
 
 \b
 Exit codes: 0 done (photos left out are no failure), 1 no photo could be used, 2 a bad argument or source."""
@@ -54,16 +56,35 @@ def main(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder: new, empty, or a dataset.")],
     split: Annotated[
-        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Shares of the photos whose source gives no split.")
-    ] = ",".join(map(str, DEFAULT_SPLIT)),
+        str | None,
+        typer.Option(
+            metavar="TRAIN,VAL,TEST",
+            help="Shares of the photos whose source gives no split; divides a dataset that is there already anew.",
+            show_default=",".join(map(str, DEFAULT_SPLIT)),
+        ),
+    ] = None,
     min_side: Annotated[
         int, typer.Option(metavar="PX", help="Leave out photos whose shorter side is under this.")
     ] = MIN_SIDE_PX,
+    add: Annotated[bool, typer.Option("--add", help="Join the photos of the dataset at DIR and the new ones.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let photos of the dataset at DIR go that no SOURCE has.")
+    ] = False,
 ) -> None:
+    if add and replace:
+        raise SettingsError("--add and --replace: give one of them")
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
     with show_progress("checked") as progress:
-        manifest = build(sources, out, split=_shares(split), min_side=min_side, progress=progress)
+        manifest = build(
+            sources,
+            out,
+            split=None if split is None else _shares(split),
+            min_side=min_side,
+            add=add,
+            replace=replace,
+            progress=progress,
+        )
     report = json.loads((out / REPORT_NAME).read_bytes())
     _show(console, report, out)
     summary = {

@@ -2,23 +2,30 @@
 
     open and understand the sources -> check and copy each photo -> cluster -> split -> write -> rename
 
-All is built in a hidden folder beside the target and renamed at the end, so the target is whole at every moment.
+All is built in a hidden folder beside the target, ``.NAME.catdog``, and takes the target's place at the end, so the
+target is whole at every moment. What a killed run left in that folder is put back or deleted by the next one.
 """
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import math
+import os
 import shutil
-import uuid
+import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from catdog.ahead import map_in_order
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
 from catdog.dataset.inputs import GivenSource, LabelledTree, open_trees, safe_part, unique
@@ -35,7 +42,7 @@ from catdog.dataset.report import (
 )
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, NothingUsableError, SettingsError
-from catdog.files import check_local
+from catdog.files import check_local, lock_folder
 from catdog.machine import usable_cores
 from catdog.sources.archives import Bytes
 from catdog.sources.contents import Content
@@ -56,8 +63,11 @@ class _Kept:
     """A photo that was checked, and copied to ``path`` under the dataset's folder."""
 
     path: str
-    source: LabelledTree
-    item: Item
+    source: str
+    name: str
+    """Inside the source."""
+    given: Split | None
+    """The split that the source puts it into."""
     label: str
     checked: Checked
 
@@ -66,47 +76,73 @@ def build(
     sources: Sequence[GivenSource],
     out: str | Path,
     *,
-    split: Shares = DEFAULT_SPLIT,
+    split: Shares | None = None,
     min_side: int = MIN_SIDE_PX,
+    add: bool = False,
+    replace: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
     """Turn folders and archives of photos into the dataset folder ``out``, and return its manifest.
 
     ``sources``: paths, or pairs (path, split) that put all photos of a source into that split. ``split``: shares of
     train, val and test for the photos whose source gives them none. ``min_side``: px, of the shorter side.
-    A dataset that is already at ``out`` is replaced when the new one is complete; its photos keep their splits.
-    Raises SettingsError for a bad setting, and DataError for a source or target that can't be used, and where no
-    photo at all is left.
+    A dataset that is already at ``out`` is replaced when the new one is complete. Its photos keep their splits, unless
+    ``split`` is given, which divides all anew. Where some of its photos would be gone, it takes ``add``, which joins
+    them and the new ones, or ``replace``, which lets them go.
+    Raises SettingsError for a bad setting, and DataError for a source or target that can't be used, where no photo at
+    all is left, and where photos would be gone without a word.
     """
-    _check_settings(split, min_side)
+    shares = DEFAULT_SPLIT if split is None else split
+    _check_settings(shares, min_side)
     check_local("--out", out)
+    target = Path(out).resolve()
     try:
-        target = Path(out).resolve()
-        before = _existing(target)
+        _existing(target)  # whatever else is there is refused before anything is read
         trees = open_trees(sources)
         _check_apart(trees, target)
-        staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            staging.mkdir(parents=True)
-            kept, left_out = _check_all(trees, staging, min_side, progress)
-            pins = {photo.sha256: photo.split for photo in before.photos} if before else {}
-            photos, warnings = _split(kept, left_out, pins, split)
+        with _open_staging(target) as staging:
+            before = _existing(target)
+            photos_before = before.photos if before else ()
+            kept, left_out = _check_all(trees, before if add else None, staging, min_side, progress)
+            photos, warnings = _split(kept, left_out, () if split else photos_before, shares)
             if not photos:
                 raise NothingUsableError(_nothing_usable(left_out))
+            if not replace:
+                _check_none_lost(out, photos_before, photos)
+            warnings += _compare_splits(photos_before, photos)
             for path in {k.path for k in kept}.difference(photo.path for photo in photos):
                 (staging / path).unlink()
             manifest = Manifest(staging, CLASS_NAMES, tuple(photos))
             manifest.write()
             summaries = [SourceSummary(entry.name, entry.tree.place, entry.layout.kind) for entry in trees]
-            settings = {"split": list(split), "min_side": min_side}
+            new = {summary.name for summary in summaries}
+            former = sorted({photo.source for photo in photos} - new)
+            summaries += [SourceSummary(name, str(target), "joined") for name in former]
+            settings = {"split": list(shares), "min_side": min_side}
             warnings += missing_classes(manifest)
             write_report(staging, make_report(manifest, summaries, left_out, settings, warnings))
             _replace(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise DataError(f"{out}: the dataset can't be written there ({error.strerror or error})") from error
     return Manifest(Path(out), manifest.class_names, manifest.photos)
+
+
+def _check_none_lost(out: str | Path, before: Sequence[Photo], after: Sequence[Photo]) -> None:
+    here = {photo.sha256 for photo in after}
+    if lost := sum(photo.sha256 not in here for photo in before):
+        raise DataError(
+            f"{out}: {lost} of the {len(before)} photos in this dataset would be gone; give --add to join them and the "
+            "new ones, --replace to let them go, or --out another folder"
+        )
+
+
+def _compare_splits(before: Sequence[Photo], after: Sequence[Photo]) -> list[str]:
+    """Return a warning where photos that were there before are in another split now."""
+    now = {photo.sha256: photo.split for photo in after}
+    moved = sum(now.get(photo.sha256, photo.split) != photo.split for photo in before)
+    if not moved:
+        return []
+    return [f"{moved} of {len(before)} photos changed their split; train anew before you measure on val or test"]
 
 
 def _check_settings(split: Shares, min_side: int) -> None:
@@ -143,17 +179,32 @@ def _check_apart(trees: Sequence[LabelledTree], target: Path) -> None:
 
 
 def _check_all(
-    trees: Sequence[LabelledTree], staging: Path, min_side: int, progress: Progress | None
+    trees: Sequence[LabelledTree], joined: Manifest | None, staging: Path, min_side: int, progress: Progress | None
 ) -> tuple[list[_Kept], list[LeftOut]]:
-    """Check every file of the sources, and copy the good ones; in the sources' order whatever thread was first."""
+    """Check every file of the dataset that is joined and of the sources, and copy the good ones.
+
+    They come in the order of the dataset and then of the sources, whatever thread was first. A source's photo that the
+    dataset has already, under the same label, is passed over.
+    """
     kept: list[_Kept] = []
     left_out: list[LeftOut] = []
-    total = sum(len(entry.layout.items) for entry in trees)
-    for done, (entry, item, result) in enumerate(_check_each(trees, staging, min_side), 1):
-        if isinstance(result, _Kept):
-            kept.append(result)
-        else:
+    former = joined.photos if joined else ()
+    known = {(photo.sha256, photo.label) for photo in former}
+    taken = {photo.path for photo in former}
+    total = len(former) + sum(len(entry.layout.items) for entry in trees)
+    threads = min(usable_cores(), _MAX_THREADS)
+    for photo in map_in_order(partial(_check_former, joined, staging), former, threads) if joined else ():
+        kept.append(photo)
+        if progress:
+            progress(len(kept), total)
+    checked = _check_each(trees, staging, min_side, taken, threads)
+    for done, (entry, item, result) in enumerate(checked, len(former) + 1):
+        if not isinstance(result, _Kept):
             left_out.append(LeftOut(entry.name, item.name, *result))
+        elif (result.checked.sha256, result.label) in known:
+            (staging / result.path).unlink()
+        else:
+            kept.append(result)
         if progress:
             progress(done, total)
     for entry in trees:
@@ -161,16 +212,30 @@ def _check_all(
     return kept, left_out
 
 
+def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _Kept:
+    """Check and copy a photo of the dataset that is joined; raises DataError where it is no longer what it was."""
+    path = joined.root / photo.path
+    try:
+        data = path.read_bytes()
+        checked = check(data, str(path), 1)
+    except (OSError, ImageError) as error:
+        raise DataError(
+            f"{path}: can't be read ({error}); give --replace to build without the former photos"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != photo.sha256 or isinstance(checked, TooSmall):
+        raise DataError(f"{path}: was changed since the dataset was made; give --replace to build without it")
+    _write(staging / photo.path, data)
+    return _Kept(photo.path, photo.source, photo.path, None, photo.label, checked)
+
+
 def _check_each(
-    trees: Sequence[LabelledTree], staging: Path, min_side: int
+    trees: Sequence[LabelledTree], staging: Path, min_side: int, taken: set[str], threads: int
 ) -> Iterator[tuple[LabelledTree, Item, _Kept | tuple[Reason, str]]]:
     """Each file with its copy, or with the reason and message why there is none.
 
     Threads read and decode (Pillow lets go of the interpreter lock); what a stream brings along is read by this one,
-    front to back, and no more than _WAITING_BYTES of it wait.
+    front to back, and no more than _WAITING_BYTES of it wait. ``taken``: paths that no photo may get any more.
     """
-    taken: set[str] = set()
-    threads = min(usable_cores(), _MAX_THREADS)
     waiting: deque[tuple[LabelledTree, Item, int, Future[_Kept | tuple[Reason, str]]]] = deque()
     with ThreadPoolExecutor(threads, "catdog-dataset") as pool:
         for entry in trees:
@@ -202,23 +267,27 @@ def _check_one(
         return ("unreadable" if error.reason == "missing" else error.reason), str(error)
     if isinstance(checked, TooSmall):
         return "too_small", checked.message
-    target = staging / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+    _write(staging / path, data)
     assert item.label is not None  # the others were never read
-    return _Kept(path, entry, item, item.label, checked)
+    return _Kept(path, entry.name, item.name, entry.split_of(item), item.label, checked)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def _split(
-    kept: Sequence[_Kept], left_out: list[LeftOut], pins: Mapping[str, Split], shares: Shares
+    kept: Sequence[_Kept], left_out: list[LeftOut], former: Sequence[Photo], shares: Shares
 ) -> tuple[list[Photo], list[str]]:
-    """The photos that stay, by path, and warnings; the others are added to ``left_out``."""
+    """The photos that stay, by path, and warnings; the others are added to ``left_out``. ``former`` keep theirs."""
+    pins = {photo.sha256: photo.split for photo in former}
     candidates = [
         Candidate(
-            name=f"{k.source.name}/{k.item.name}",
+            name=f"{k.source}/{k.name}",
             sha256=k.checked.sha256,
             label=k.label,
-            given=k.source.split_of(k.item),
+            given=k.given,
             pinned=pins.get(k.checked.sha256),
         )
         for k in kept
@@ -227,7 +296,7 @@ def _split(
     photos = []
     for k, answer in zip(kept, answers, strict=True):
         if isinstance(answer, Dropped):
-            left_out.append(LeftOut(k.source.name, k.item.name, answer.reason, f"{k.item.name}: {answer.message}"))
+            left_out.append(LeftOut(k.source, k.name, answer.reason, f"{k.name}: {answer.message}"))
         else:
             photos.append(
                 Photo(
@@ -238,7 +307,7 @@ def _split(
                     height=k.checked.height,
                     sha256=k.checked.sha256,
                     cluster=answer.cluster,
-                    source=k.source.name,
+                    source=k.source,
                 )
             )
     return sorted(photos, key=lambda photo: photo.path), warnings
@@ -265,12 +334,42 @@ def _nothing_usable(left_out: Sequence[LeftOut]) -> str:
     return f"no photo can be used: {reasons}; the first one: {first.source}: {first.message}"
 
 
+@contextmanager
+def _open_staging(target: Path) -> Iterator[Path]:
+    """Yield an empty folder to build in, beside the target; put back or delete what a killed run left there.
+
+    Raises SettingsError where another process builds the same dataset at this moment.
+    """
+    workshop = target.with_name(f".{target.name}.catdog")
+    staging, old = workshop / "new", workshop / "old"
+    try:
+        with lock_folder("--out", workshop, "build of this dataset"):
+            if old.exists() and not target.exists():
+                old.rename(target)
+            for left in (staging, old):
+                shutil.rmtree(left, ignore_errors=True)
+            staging.mkdir()
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        with suppress(OSError):
+            workshop.rmdir()  # where another build isn't in it
+
+
 def _replace(staging: Path, target: Path) -> None:
-    """Put the new folder into the old one's place; at no moment is there half of one."""
+    """Put the new folder into the old one's place; at no moment is there half of one.
+
+    Where the system can exchange two folders there is no moment without one either, and the old one is then in
+    ``staging``. Elsewhere a run that is killed between two renamings leaves the old one for the next run to put back.
+    """
     if not target.exists():
         staging.rename(target)
         return
-    old = staging.with_suffix(".old")
+    if _exchange(staging, target):
+        return
+    old = staging.with_name("old")
     target.rename(old)
     try:
         staging.rename(target)
@@ -278,3 +377,13 @@ def _replace(staging: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step by Linux's renameat2; False where that can't be done."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    at_fdcwd, rename_exchange = -100, 2  # <fcntl.h>, <linux/fs.h>
+    failed: int = renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange)
+    return not failed

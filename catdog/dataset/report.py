@@ -72,8 +72,14 @@ def make_report(
 
 
 def missing_classes(manifest: Manifest) -> list[str]:
-    """A warning for each split that lacks a class."""
+    """A warning for each class without photos, and for each split that lacks a class."""
     found = {(p.split, p.label) for p in manifest.photos}
+    labels = {label for _, label in found}
+    if absent := [label for label in manifest.class_names if label not in labels]:
+        return [
+            f"there is no photo of a {label}, so nothing can be trained on it; add some, in a folder {label}s/"
+            for label in absent
+        ]
     return [
         f"{split} holds no {label}; add photos, or give other shares with --split"
         for split in SPLITS

@@ -240,6 +240,64 @@ def test_other_peoples_folders_are_never_replaced(tmp_path: Path) -> None:
     assert (mine / "diary.txt").read_bytes() == b"dear diary"
 
 
+def test_no_photo_of_a_dataset_is_lost_without_a_word(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = build([make(tmp_path / "a", class_folders(count=4))], out)
+    other = make(tmp_path / "b", class_folders(count=2, seed=50))
+    with pytest.raises(DataError, match=r"8 of the 8 photos in this dataset would be gone; give --add .* --replace"):
+        build([other], out)
+    assert Manifest.read(out).fingerprint == first.fingerprint
+    assert len(build([other], out, replace=True).photos) == 4
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_photos_join_a_dataset_and_the_former_ones_keep_paths_and_splits(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = build([make(tmp_path / "a", class_folders(count=4))], out)
+    more = make(tmp_path / "b", class_folders(count=2, seed=50) | {"Cats/again.png": picture(0)})
+    joined = build([more], out, add=True)
+    assert [photo for photo in joined.photos if photo.source == "a"] == list(first.photos)
+    assert sum(photo.source == "b" for photo in joined.photos) == 4  # and not the one that was there already
+    assert all((out / photo.path).is_file() for photo in joined.photos)
+    assert {s["name"]: s["layout"] for s in report(out)["sources"]} == {"a": "joined", "b": "class folders"}
+    assert build([more], out, add=True).fingerprint == joined.fingerprint
+
+
+def test_a_photo_that_was_changed_in_the_dataset_does_not_join(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = build([make(tmp_path / "a", class_folders())], out)
+    (out / first.photos[0].path).write_bytes(picture(99))
+    with pytest.raises(DataError, match="was changed since the dataset was made"):
+        build([make(tmp_path / "b", class_folders(seed=50))], out, add=True)
+
+
+def test_a_given_split_divides_a_dataset_anew_and_says_so(tmp_path: Path) -> None:
+    source, out = make(tmp_path / "a", class_folders(count=10)), tmp_path / "out"
+    build([source], out, split=(1, 0, 0))
+    assert {photo.split for photo in build([source], out).photos} == {"train"}
+    assert {photo.split for photo in build([source], out, split=(0, 0, 1)).photos} == {"test"}
+    assert "20 of 20 photos changed their split" in report(out)["warnings"][0]
+
+
+def test_what_a_killed_build_left_is_put_back_or_deleted(tmp_path: Path) -> None:
+    source, out = make(tmp_path / "a", class_folders()), tmp_path / "out"
+    first = build([source], out)
+    make(tmp_path / ".out.catdog" / "new", {"photos/half.png": b"half"})
+    out.rename(tmp_path / ".out.catdog" / "old")  # where folders can't be exchanged, it may have been killed here
+    with pytest.raises(DataError, match="would be gone"):
+        build([make(tmp_path / "b", class_folders(seed=50))], out)
+    assert Manifest.read(out).fingerprint == first.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
+def test_a_dataset_of_one_class_says_what_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build([make(tmp_path / "a", {f"Cats/{i}.png": picture(i) for i in range(4)})], out)
+    assert report(out)["warnings"] == [
+        "there is no photo of a dog, so nothing can be trained on it; add some, in a folder dogs/"
+    ]
+
+
 def test_a_failure_leaves_the_old_dataset_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = build([make(tmp_path / "photos", class_folders())], out)

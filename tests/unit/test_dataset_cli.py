@@ -86,3 +86,25 @@ def test_the_api_brings_in_no_more_than_the_core() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_killed_anywhere_the_dataset_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.integration.kill_dataset", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) > 20
+    assert {line["killed"] for line in lines} == {"old", "new"}
+    assert all(line["again"] == "new" and line["left"] == ["out", "photos"] for line in lines)
+
+
+def test_join_or_replace(tmp_path: Path) -> None:
+    first, second = (make(tmp_path / f"{seed}", class_folders(seed=seed)) for seed in (0, 50))
+    out = tmp_path / "out"
+    assert run(first, "--out", out).returncode == 0
+    refused = run(second, "--out", out)
+    assert refused.returncode == 2
+    assert "give --add to join them and the new ones, --replace to let them go" in refused.stderr
+    joined = run(second, "--out", out, "--add")
+    assert json.loads(joined.stdout)["photos"] == 16
+    assert run(second, "--out", out, "--add", "--replace").returncode == 2
