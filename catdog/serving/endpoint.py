@@ -37,7 +37,8 @@ from catdog.serving.requests import (
 )
 
 BUDGET_S: Final = 40.0
-"""Time for a request; photos whose turn comes later are not read. TorchServe ends a worker that is silent for 60 s."""
+"""Time for a request's reading; what isn't read by then is answered with an error. TorchServe ends a worker after 60 s
+of silence, so the rest is for what was read last: to be decoded and classified."""
 ANSWER_ALL: Final = "CATDOG_ANSWER_ALL"
 """Set in Batch Transform jobs, which a 4xx would fail as a whole: a photo that can't be read is answered with 200."""
 JSON_LINES_TYPE: Final = "application/jsonlines"
@@ -95,7 +96,8 @@ def answer_request(request: Request | Refusal, classifier: Classifier, budget_s:
     if isinstance(request, Refusal):
         return request
     try:
-        rows = _answer_one(request, classifier) if request.single else _answer_many(request, classifier, budget_s)
+        answer = _answer_one if request.single else _answer_many
+        rows = answer(request, classifier, budget_s)
         return Answers(rows, classifier.contract.class_names, request.single)
     except Exception as error:
         return _make_refusal(error)
@@ -128,35 +130,48 @@ def choose_media_type(accept: object) -> str | None:
     return next((name for weight, _, name in sorted(found) if weight < 0 and name in FORMS), None)
 
 
-def _answer_one(request: Request, classifier: Classifier) -> list[Prediction]:
+class _NotReadInTimeError(ImageError):
+    """A photo that the request's time did not suffice for."""
+
+
+def _answer_one(request: Request, classifier: Classifier, budget_s: float) -> list[Prediction]:
     photo, name = request.photos[0], request.names[0]
     try:
-        pixels = load_pixels(_read_photo(photo), classifier.contract, name)
+        data = _read_in_time(photo, name, time.monotonic() + budget_s, budget_s)
+        pixels = load_pixels(data, classifier.contract, name)
     except ImageError as error:
         if os.environ.get(ANSWER_ALL):
             return [Prediction.failed(name, error)]
-        if error.reason == "out_of_memory":
-            raise RequestError(str(error), HTTPStatus.SERVICE_UNAVAILABLE) from error
-        raise RequestError(str(error), TOO_LARGE if error.reason == "too_large" else BAD_REQUEST) from error
+        raise RequestError(str(error), _choose_status(error)) from error
     return decide([name], classifier.probabilities(pixels[np.newaxis]), classifier.contract)
 
 
 def _answer_many(request: Request, classifier: Classifier, budget_s: float) -> list[Prediction]:
     deadline = time.monotonic() + budget_s
-    photos = (partial(_read_in_time, *pair, deadline) for pair in zip(request.photos, request.names, strict=True))
+    pairs = zip(request.photos, request.names, strict=True)
+    photos = (partial(_read_in_time, *pair, deadline, budget_s) for pair in pairs)
     return list(classifier.stream(photos, names=request.names))
 
 
-def _read_in_time(photo: RequestPhoto, name: str, deadline: float) -> object:
-    if time.monotonic() > deadline:
-        raise ImageError(f"{name}: not read, the request took too long; send fewer photos at once", "unreadable")
-    return _read_photo(photo)
-
-
-def _read_photo(photo: RequestPhoto) -> object:
+def _read_in_time(photo: RequestPhoto, name: str, deadline: float, budget_s: float) -> object:
+    """Return a photo's bytes or pixels; raises ImageError, also when the deadline passes before it is read."""
     if isinstance(photo, ImageError):
         raise photo
-    return photo() if callable(photo) else photo
+    try:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        return photo(deadline) if callable(photo) else photo
+    except TimeoutError as error:
+        message = f"{name}: not read within the request's {budget_s:g} s; send it again, or fewer photos at once"
+        raise _NotReadInTimeError(message, "unreadable") from error
+
+
+def _choose_status(error: ImageError) -> int:
+    if isinstance(error, _NotReadInTimeError):
+        return HTTPStatus.GATEWAY_TIMEOUT
+    if error.reason == "out_of_memory":
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    return TOO_LARGE if error.reason == "too_large" else BAD_REQUEST
 
 
 def _make_refusal(error: Exception) -> Refusal:

@@ -38,8 +38,10 @@ UNSUPPORTED_TYPE: Final = 415
 _NPY_MAGIC: Final = b"\x93NUMPY"
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # no base64 text has a colon
 
-RequestPhoto = bytes | npt.NDArray[np.uint8] | ImageError | Callable[[], bytes]
-"""Encoded bytes, pixels uint8 (H, W, 3), why there is none, or a function that reads the bytes or raises ImageError."""
+ReadPhoto = Callable[[float], bytes]
+"""Reads a photo's bytes until a deadline, a value of ``time.monotonic()``; raises ImageError, or TimeoutError then."""
+RequestPhoto = bytes | npt.NDArray[np.uint8] | ImageError | ReadPhoto
+"""Encoded bytes, pixels uint8 (H, W, 3), why there is none, or a function that reads the bytes."""
 Prefixes = Sequence[tuple[str, str]]
 """Pairs of a bucket and the start of a key, which is empty or ends in ``/``."""
 
@@ -134,7 +136,11 @@ def _find_object(uri: str, allowed: Prefixes) -> RequestPhoto:
     sound = not {".", ".."} & set(key.split("/")) and key.isprintable()
     if not sound or not any(bucket == b and key.startswith(start) and key != start for b, start in allowed):
         return ImageError(f"{uri}: this endpoint may not read it ({ALLOWED_S3} doesn't allow it)", "unreadable")
-    return partial(read_object, f"{SCHEME}{bucket}/{key}")
+    return partial(_read_object, f"{SCHEME}{bucket}/{key}")
+
+
+def _read_object(uri: str, deadline: float) -> bytes:
+    return read_object(uri, deadline=deadline)
 
 
 def _parse_npy(data: bytes) -> npt.NDArray[np.uint8]:

@@ -13,6 +13,8 @@ help nobody.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import hashlib
 import io
 import os
@@ -135,17 +137,20 @@ def list_folder(root: str, folder: str) -> list[str]:
     return sorted(item["path"].rpartition("/")[2] for item in _persist(list_all))
 
 
-def read_object(uri: str, most_bytes: int = MAX_BYTES) -> bytes:
+def read_object(uri: str, most_bytes: int = MAX_BYTES, deadline: float | None = None) -> bytes:
     """The bytes of one photo.
 
     Raises ImageError (missing; too_large, before the body is read; unreadable: forbidden, archived, or broken off time
     and again), and DataError where no other photo could be read either: no bucket, no network, no valid credentials.
+    With a ``deadline``, a value of ``time.monotonic()``, raises TimeoutError when it passes, and gives the transfer up.
     """
     root, _ = split_uri(uri)
     with about_a_photo(uri):
-        data, tag = _download(uri, most_bytes)
+        data, tag = _download(uri, most_bytes, deadline)
         if _MD5.fullmatch(tag) and root not in _md5_is_no_etag and _md5(data) != tag:
-            again, _ = _download(uri, most_bytes)  # damaged on its way, or the ETag is no MD5 in this bucket (SSE-KMS)
+            again, _ = _download(
+                uri, most_bytes, deadline
+            )  # damaged on its way, or the ETag is no MD5 in this bucket (SSE-KMS)
             if again == data:
                 _md5_is_no_etag.add(root)
             data = again
@@ -308,22 +313,62 @@ def _list_with_obstore(root: str, folder: str, after: str) -> Iterator[Listed]:
             yield Listed(item["path"], item["size"], _clean_tag(item["e_tag"]))
 
 
-def _download(uri: str, most_bytes: int) -> tuple[bytes, str]:
+def _download(uri: str, most_bytes: int, deadline: float | None) -> tuple[bytes, str]:
     """The bytes of an object of a photo's size, and its ETag."""
     root, key = split_uri(uri)
     try:
         if key.startswith("/"):
             raise UnnamableKeyError(f"{uri}: obstore drops the slash at the beginning of its key")
         with explain_errors(uri):
-            found = _obstore().get(_connect(root), key)
-            if (size := found.meta["size"]) > most_bytes:
-                raise ImageError(f"{uri}: {size} bytes, over the limit of {most_bytes}", "too_large")
-            data = bytes(found.bytes())
-            if len(data) != size:
+            if deadline is None:
+                found = _obstore().get(_connect(root), key)
+                _check_size(uri, found.meta["size"], most_bytes)
+                data = bytes(found.bytes())
+            else:
+                found, data = _get_in_time(uri, most_bytes, deadline)
+            if len(data) != (size := found.meta["size"]):
                 raise ObjectError(f"{uri}: {len(data)} bytes came, not {size}")
             return data, _clean_tag(found.meta["e_tag"]) or ""
     except UnnamableKeyError as error:
-        return _read_with_boto3(uri, most_bytes, error), ""
+        if deadline is None:
+            return _read_with_boto3(uri, most_bytes, error), ""
+        return _read_with_boto3_in_time(uri, most_bytes, error, deadline), ""
+
+
+def _get_in_time(uri: str, most_bytes: int, deadline: float) -> tuple[Any, bytes]:
+    """obstore's answer and the bytes; raises TimeoutError. Nothing of the transfer is left behind."""
+    root, key = split_uri(uri)
+    store = _connect(root)
+
+    async def get() -> tuple[Any, bytes]:
+        found = await _obstore().get_async(store, key)
+        _check_size(uri, found.meta["size"], most_bytes)
+        return found, bytes(await found.bytes_async())
+
+    async def get_or_cancel() -> tuple[Any, bytes]:
+        return await asyncio.wait_for(get(), deadline - time.monotonic())
+
+    try:
+        return asyncio.run(get_or_cancel())
+    except asyncio.TimeoutError as error:  # before Python 3.11 it isn't the built-in one
+        raise TimeoutError(f"{uri}: not read in time") from error
+
+
+def _read_with_boto3_in_time(uri: str, most_bytes: int, reason: UnnamableKeyError, deadline: float) -> bytes:
+    """As ``_read_with_boto3``; raises TimeoutError, and leaves a thread behind that boto3's own time limits end."""
+    pool = concurrent.futures.ThreadPoolExecutor(1, "catdog-boto3")
+    try:
+        reading = pool.submit(_read_with_boto3, uri, most_bytes, reason)
+        return reading.result(max(0.0, deadline - time.monotonic()))
+    except concurrent.futures.TimeoutError as error:  # before Python 3.11 it isn't the built-in one
+        raise TimeoutError(f"{uri}: not read in time") from error
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _check_size(uri: str, size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise ImageError(f"{uri}: {size} bytes, over the limit of {most_bytes}", "too_large")
 
 
 def _list_with_boto3(root: str, prefix: str, after: str, reason: UnnamableKeyError) -> Iterator[Listed]:

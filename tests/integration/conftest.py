@@ -45,8 +45,10 @@ def running(moto: int) -> Iterator[Proxy]:
 def proxy(running: Proxy) -> Iterator[Proxy]:
     """The proxy, which lets everything pass until a test gives it a plan."""
     running.seen.clear()
+    running.released.clear()
     yield running
     running.plans.clear()
+    running.released.set()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ ANSWERS = {
     "expired": (400, "ExpiredToken", "The provided token has expired."),
     "elsewhere": (400, "IllegalLocationConstraintException", "The constraint is incompatible."),
 }
+STALL_S = 300.0  # or until the test is over
 
 
 class Forward(QuietHandler):
@@ -28,7 +29,10 @@ class Forward(QuietHandler):
     def do_any(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.server.next_fault(f"{self.command} {self.path}", self.headers.get("Range", ""))
-        if fault == "hang up":
+        if fault == "stall":
+            self.server.released.wait(STALL_S)
+            self.close_connection = True
+        elif fault == "hang up":
             self.close_connection = True
         elif fault == "huge":
             self.answer(200, {"Content-Length": str(MAX_BYTES + 1), "ETag": '"x"'}, b"")
@@ -56,7 +60,11 @@ class Forward(QuietHandler):
         elif fault == "lose answer":
             self.close_connection = True
             return
-        self.answer(got.status, kept, body)
+        self.answer(got.status, kept, body[:10] if fault == "stall in body" else body)
+        if fault == "stall in body":
+            self.wfile.flush()
+            self.server.released.wait(STALL_S)
+            self.close_connection = True
         self.close_connection |= fault == "cut"
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -78,6 +86,8 @@ class Proxy(ThreadingHTTPServer):
         self.plans: dict[str, Iterator[str]] = {}
         """By a part of "METHOD /path?query": what happens to the requests that hold it, one after the other."""
         self.seen: list[tuple[str, str]] = []
+        self.released = threading.Event()
+        """Set when what stalls may end."""
         self._lock = threading.Lock()
 
     def next_fault(self, request: str, byte_range: str) -> str:

@@ -303,12 +303,12 @@ def test_a_list_that_takes_too_long_is_answered_as_far_as_it_goes(tiny: Classifi
     answers = endpoint.answer_request(request, tiny, budget_s=-1)
     assert isinstance(answers, endpoint.Answers)
     assert [row.error for row in answers.rows] == [
-        f"{name}: not read, the request took too long; send fewer photos at once" for name in "ab"
+        f"{name}: not read within the request's -1 s; send it again, or fewer photos at once" for name in "ab"
     ]
 
 
 def test_a_lack_of_memory_is_not_the_caller_s_mistake(tiny: Classifier) -> None:
-    def too_large_here() -> bytes:
+    def too_large_here(deadline: float) -> bytes:
         raise ImageError("image: not enough memory to decode it", "out_of_memory")
 
     reply = endpoint.write_reply(endpoint.answer_request(Request([too_large_here], ["image"], True), tiny), None)
@@ -321,7 +321,7 @@ def test_our_own_faults_are_500_and_logged(tiny: Classifier, photo: Photo, caplo
         def probabilities(self, images: Any) -> Any:
             raise RuntimeError("a secret path")
 
-    def forbidden() -> bytes:
+    def forbidden(deadline: float) -> bytes:
         raise CatdogError("s3://own: no AWS credentials were found")
 
     model = Broken(build_tiny_model(TINY_CONTRACT.to_json()), threads=1)
