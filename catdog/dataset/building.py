@@ -94,6 +94,8 @@ def build(
     """
     shares = DEFAULT_SPLIT if split is None else split
     _check_settings(shares, min_side)
+    if add and split:  # it no longer knows what their sources gave as test photos, and would train on them
+        raise SettingsError("--add keeps the splits of the photos that are there; leave --split out")
     check_local("--out", out)
     target = Path(out).resolve()
     try:
@@ -344,7 +346,7 @@ def _open_staging(target: Path) -> Iterator[Path]:
     staging, old = workshop / "new", workshop / "old"
     try:
         with lock_folder("--out", workshop, "build of this dataset"):
-            if old.exists() and not target.exists():
+            if old.exists() and not is_dataset(target):  # it is missing, or an empty folder; see _existing
                 old.rename(target)
             for left in (staging, old):
                 shutil.rmtree(left, ignore_errors=True)

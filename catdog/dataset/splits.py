@@ -72,7 +72,7 @@ def assign(
     if moved := sum(c.pinned is not None and c.given not in (None, c.pinned) for c in candidates):
         warnings.append(
             f"{moved} photos keep the split that they have in the dataset that is replaced, though their source gives "
-            "another; to split anew, build in another folder"
+            "another; to split anew, give --split"
         )
     return [answers[i] for i in range(len(candidates))], warnings
 

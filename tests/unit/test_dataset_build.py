@@ -290,6 +290,24 @@ def test_what_a_killed_build_left_is_put_back_or_deleted(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
 
 
+def test_an_empty_folder_in_its_place_costs_no_dataset(tmp_path: Path) -> None:
+    source, out = make(tmp_path / "a", class_folders()), tmp_path / "out"
+    first = build([source], out)
+    (tmp_path / ".out.catdog").mkdir()
+    out.rename(tmp_path / ".out.catdog" / "old")
+    out.mkdir()
+    with pytest.raises(DataError, match="would be gone"):
+        build([make(tmp_path / "b", class_folders(seed=50))], out)
+    assert Manifest.read(out).fingerprint == first.fingerprint
+
+
+def test_who_joins_photos_cannot_divide_them_anew(tmp_path: Path) -> None:
+    source, out = make(tmp_path / "a", class_folders()), tmp_path / "out"
+    build([source], out)
+    with pytest.raises(SettingsError, match="leave --split out"):
+        build([source], out, split=(0.5, 0.5, 0), add=True)
+
+
 def test_a_dataset_of_one_class_says_what_is_missing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     build([make(tmp_path / "a", {f"Cats/{i}.png": picture(i) for i in range(4)})], out)
