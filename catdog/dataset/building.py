@@ -110,7 +110,7 @@ def build(
             if not photos:
                 raise NothingUsableError(_nothing_usable(left_out))
             if not replace:
-                _check_none_lost(out, photos_before, photos)
+                _check_none_lost(out, photos_before, photos, add)
             warnings += _compare_splits(photos_before, photos)
             for path in {k.path for k in kept}.difference(photo.path for photo in photos):
                 (staging / path).unlink()
@@ -129,13 +129,15 @@ def build(
     return Manifest(Path(out), manifest.class_names, manifest.photos)
 
 
-def _check_none_lost(out: str | Path, before: Sequence[Photo], after: Sequence[Photo]) -> None:
+def _check_none_lost(out: str | Path, before: Sequence[Photo], after: Sequence[Photo], add: bool) -> None:
     here = {photo.sha256 for photo in after}
-    if lost := sum(photo.sha256 not in here for photo in before):
-        raise DataError(
-            f"{out}: {lost} of the {len(before)} photos in this dataset would be gone; give --add to join them and the "
-            "new ones, --replace to let them go, or --out another folder"
-        )
+    lost = [photo for photo in before if photo.sha256 not in here]
+    if not lost:
+        return
+    cause = "give --add to join them and the new ones, --replace to let them go, or --out another folder"
+    if add:
+        cause = f"the new ones have a copy of {lost[0].path!r} under another label; leave the wrong one out"
+    raise DataError(f"{out}: {len(lost)} of the {len(before)} photos in this dataset would be gone; {cause}")
 
 
 def _compare_splits(before: Sequence[Photo], after: Sequence[Photo]) -> list[str]:

@@ -148,9 +148,8 @@ def read_object(uri: str, most_bytes: int = MAX_BYTES, deadline: float | None = 
     with about_a_photo(uri):
         data, tag = _download(uri, most_bytes, deadline)
         if _MD5.fullmatch(tag) and root not in _md5_is_no_etag and _md5(data) != tag:
-            again, _ = _download(
-                uri, most_bytes, deadline
-            )  # damaged on its way, or the ETag is no MD5 in this bucket (SSE-KMS)
+            # It was damaged on its way, or the ETag is no MD5 in this bucket (SSE-KMS).
+            again, _ = _download(uri, most_bytes, deadline)
             if again == data:
                 _md5_is_no_etag.add(root)
             data = again

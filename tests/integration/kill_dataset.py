@@ -8,9 +8,12 @@ A program of its own because it forks.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 
 from catdog.dataset import Manifest, build
@@ -20,28 +23,36 @@ from tests.unit.test_dataset_build import class_folders, make
 
 def main(folder: Path) -> None:
     photos, out = folder / "photos", folder / "out"
-    make(photos, class_folders(count=2))
-    old = build([photos], out).fingerprint
-    at, status = 0, -1
-    while status:
-        at += 1
-        names = {old: "old"}
-        build([photos], out, replace=True)
+    names = {}
+    for name, count in (("old", 2), ("new", 3)):
+        make(photos, class_folders(count=count))
+        names[build([photos], out).fingerprint] = name
+    for at in itertools.count(1):
+        for extra in ("Cats/2.png", "Dogs/2.png"):
+            (photos / extra).unlink()
+        assert names[build([photos], out, replace=True).fingerprint] == "old"
         make(photos, class_folders(count=3))
-        child = os.fork()
-        if child == 0:
-            sys.addaudithook(Stop("kill", at, folder))
+        status = build_and_stop(photos, out, at)
+        killed, again = (names[manifest.fingerprint] for manifest in (Manifest.read(out), build([photos], out)))
+        left = sorted(path.name for path in folder.iterdir())
+        print(json.dumps({"killed": killed, "again": again, "left": left}), flush=True)
+        if status == 0:
+            return
+        assert status == -signal.SIGKILL, status
+
+
+def build_and_stop(photos: Path, out: Path, at: int) -> int:
+    """Build in a process of its own, which is killed before the ``at``-th thing it does; return its exit code."""
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.addaudithook(Stop("kill", at, out.parent))
             build([photos], out)
             os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        killed = names.get(Manifest.read(out).fingerprint, "new")
-        again = names.get(build([photos], out).fingerprint, "new")
-        print(
-            json.dumps({"killed": killed, "again": again, "left": sorted(path.name for path in folder.iterdir())}),
-            flush=True,
-        )
-        for name in ("Cats/2.png", "Dogs/2.png"):
-            (photos / name).unlink()
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":

@@ -263,6 +263,14 @@ def test_photos_join_a_dataset_and_the_former_ones_keep_paths_and_splits(tmp_pat
     assert build([more], out, add=True).fingerprint == joined.fingerprint
 
 
+def test_a_copy_with_another_label_does_not_push_a_photo_out(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = build([make(tmp_path / "a", class_folders())], out)
+    with pytest.raises(DataError, match=r"1 of the 8 photos .* a copy of 'photos/a/Cats/0.png' under another label"):
+        build([make(tmp_path / "b", {"Dogs/0.png": picture(0), "Cats/9.png": picture(90)})], out, add=True)
+    assert Manifest.read(out).fingerprint == first.fingerprint
+
+
 def test_a_photo_that_was_changed_in_the_dataset_does_not_join(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = build([make(tmp_path / "a", class_folders())], out)
