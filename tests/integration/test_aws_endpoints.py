@@ -419,8 +419,8 @@ def test_a_signal_while_it_is_made_leaves_nothing(number: signal.Signals, code: 
         for line in process.stderr:
             if "Creating" in line:
                 break
-        cloud.plane.states.clear()
         process.send_signal(number)
+        cloud.plane.states.clear()  # only now: a command that asks in between would find no endpoint, and end by itself
         rest = process.stderr.read()
     assert (process.returncode, cloud.left()) == (code, []), rest
     assert "nothing of it is left" in rest
