@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from catdog.prediction import Prediction
+from catdog.text import escape_name
 
 
 def as_jsonl(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
@@ -36,7 +37,7 @@ def as_csv(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[s
     for row in rows:
         probabilities = row.probabilities or {}
         values = [probabilities.get(name) for name in class_names]
-        write_row([row.source, row.label, row.confidence, *values, row.error])
+        write_row([escape_name(row.source), row.label, row.confidence, *values, row.error])
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()

@@ -9,6 +9,7 @@ pixels everywhere. Normalisation is inside the model; nothing here scales values
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -66,6 +67,12 @@ _SIDEWAYS: Final = (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # "Corrupt EXIF data": the photo still counts
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its errors come as exceptions; keep them off stderr
+# On a damaged photo libtiff writes up to hundreds of lines that name no file, besides the exception that Pillow raises.
+# The module that is linked to it finds it; Pillow for Windows hides it inside, so there the lines stay.
+with contextlib.suppress(AttributeError, OSError):
+    _libtiff = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
+    for _set_handler in (_libtiff.TIFFSetErrorHandler, _libtiff.TIFFSetWarningHandler):
+        _set_handler(None)
 with contextlib.suppress(ImportError):  # optional: pip install '.[heic]'
     import pillow_heif
 

@@ -109,8 +109,7 @@ def write_answers(answers: Iterable[Prediction], chosen: Format, class_names: Se
             failures += answer.error is not None
             yield answer
 
-    # A file name need not be UTF-8. What can't be encoded becomes \\udcXX, which inside JSON is the very escape that
-    # json.loads and os.fsencode turn back into the file's name.
+    # A table is in the terminal's encoding, which may lack a name's letters; the other formats are always UTF-8.
     encoding = None if chosen is Format.table else "utf-8"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from catdog.contract import UNSURE, Contract
 from catdog.errors import ModelError, SettingsError
+from catdog.text import escape_name, printable
 
 DECIMALS = 6  # of every probability that leaves catdog, so that JSON, CSV and tables agree to the digit
 
@@ -33,11 +34,11 @@ class Prediction:
     @classmethod
     def failed(cls, source: str, error: object) -> Prediction:
         """Return the row of an input that could not be read."""
-        return cls(source, None, None, None, str(error))
+        return cls(source, None, None, None, printable(str(error)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields in order, ready for JSON."""
-        return asdict(self)
+        """Return the fields in order, ready for JSON: a source that isn't Unicode is escaped."""
+        return asdict(self) | {"source": escape_name(self.source)}
 
 
 def decide(

@@ -28,7 +28,7 @@ from catdog.edge import EXIT_FAILED, EXIT_SIGNAL, edge, write_summary
 from catdog.errors import DataError, SettingsError
 from catdog.files import check_local, check_output_file, replace_file
 from catdog.sources.names import INSIDE, MAGIC, expand_braces, is_object_uri, is_url
-from catdog.text import printable
+from catdog.text import printable, restore_name
 
 EXIT_TOO_MANY_ERRORS: Final = 3
 SUMMARY_MARK: Final = b'"photos_per_second"'
@@ -369,7 +369,6 @@ def _draw(out: str, path: Path) -> None:
     from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
     from catdog.errors import ImageError
     from catdog.score import output
-    from catdog.score.rows import decode_source
     from catdog.sources import content_for
     from catdog.sources.stores import open_store
 
@@ -388,7 +387,7 @@ def _draw(out: str, path: Path) -> None:
     for label, chosen in sorted(samples.items()):
         for _, source, confidence in sorted(chosen[:share], key=itemgetter(1)):  # archives are read in their order
             try:
-                name = decode_source(source)
+                name = restore_name(source)
                 photo: bytes | ImageError = content_for(name).read(name)
             except ImageError as error:
                 photo = error

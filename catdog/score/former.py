@@ -17,9 +17,10 @@ from typing import Literal
 import numpy as np
 
 from catdog.score import output
-from catdog.score.rows import Row, encode_source
+from catdog.score.rows import Row
 from catdog.sources.names import INSIDE, is_archive_name
 from catdog.sources.stores import Store
+from catdog.text import escape_name, restore_name
 
 Kind = Literal["kept", "new", "changed", "retried"]
 Table = tuple[Store, str]
@@ -51,7 +52,7 @@ class FormerRows:
 
     def take(self, source: str, version: str | None) -> tuple[Kind, Row | None]:
         """Say how a source compares with its former row, and return that row where it can be taken over."""
-        row = self._pop(encode_source(source))
+        row = self._pop(escape_name(source))
         if row is None:
             return "new", None
         if row.status != "ok" and self._retry_failed:
@@ -66,13 +67,13 @@ class FormerRows:
 
     def sources_of(self, archive: str, version: str) -> list[str] | None:
         """Return the sources of the rows that are left of an archive in this version; None where it has to be read."""
-        archive = encode_source(archive)
+        archive = escape_name(archive)
         count = 0 if self._retry_failed else self._archives.get((archive, version), 0)
         found = [source for source, rows in self._passed.items() for _ in rows if _archive_of(source) == archive]
         while len(found) < count and (source := self._read_on()) is not None:
             if _archive_of(source) == archive:
                 found.append(source)
-        return found or None
+        return [restore_name(source) for source in found] or None
 
     def count_gone(self) -> int:
         """Count the sources that have rows and were not asked for."""
@@ -142,7 +143,7 @@ class FormerRows:
                     for values in zip(*batch.values(), strict=True):
                         row = dict(zip(columns, values, strict=True))
                         yield row["source"], Row.from_columns(row, self._class_names)
-                except (KeyError, TypeError, ValueError) as error:
+                except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                     raise output.damaged(name) from error
 
 

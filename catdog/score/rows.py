@@ -7,12 +7,11 @@ One input gives one row, whatever happens to it. The columns are the same in Par
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 from catdog.errors import ContractError, ImageError, ImageReason
-from catdog.text import printable
+from catdog.text import escape_name, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +54,12 @@ class Row(NamedTuple):
 
     @classmethod
     def from_columns(cls, values: Mapping[str, Any], class_names: Sequence[str]) -> Row:
-        """The row that a table's values by column name were made of; a CSV's are all text."""
+        """The row that a table's values by column name were made of; a CSV's are all text.
+
+        Raises KeyError, TypeError, ValueError, AttributeError or OverflowError for values that no row has.
+        """
+        if values["status"] not in STATUSES:
+            raise ValueError(f"no status: {values['status']!r}")
 
         def convert(name: str, kind: Callable[[Any], Any]) -> Any:
             return None if values.get(name) in (None, "") else kind(values[name])
@@ -63,12 +67,23 @@ class Row(NamedTuple):
         probabilities = tuple(convert(name, float) for name in class_names)
         return cls(
             values["status"],
-            convert("label", str),
+            convert("label", _read_text),
             convert("confidence", float),
             () if None in probabilities else probabilities,
-            *(convert(name, int) for name in ("width", "height")),
-            *(convert(name, str) for name in ("sha256", "error", "version")),
+            *(convert(name, _read_side) for name in ("width", "height")),
+            *(convert(name, _read_text) for name in ("sha256", "error", "version")),
         )
+
+
+def _read_text(value: Any) -> str:
+    value.encode()  # JSON's text may hold half of a surrogate pair, which no table can
+    return str(value)
+
+
+def _read_side(value: Any) -> int:
+    if not 0 <= int(value) < 2**31:
+        raise ValueError(f"no side of a photo: {value}")
+    return int(value)
 
 
 def columns(class_names: Sequence[str]) -> list[str]:
@@ -77,16 +92,6 @@ def columns(class_names: Sequence[str]) -> list[str]:
     if clash := set(class_names) & {*fixed[0], *fixed[1]}:
         raise ContractError(f"a class named {min(clash)!r} would be mistaken for the column; rename the class")
     return [*fixed[0], *class_names, *fixed[1]]
-
-
-def encode_source(source: str) -> str:
-    """The name as it stands in a table: one that isn't UTF-8 has its odd bytes as ``\\udcXX``, as in other commands."""
-    return source.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def decode_source(text: str) -> str:
-    r"""The name that ``encode_source`` gave, as the file system has it; a name that really holds "\\udcff" is rare."""
-    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str], model: str) -> pa.Table:
@@ -98,7 +103,7 @@ def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str
 
     missing = (None,) * len(class_names)
     data: list[tuple[Any, Any]] = [
-        ([encode_source(source) for source in sources], pa.string()),
+        ([escape_name(source) for source in sources], pa.string()),
         ([row.status for row in rows], pa.string()),
         ([row.label for row in rows], pa.string()),
         ([row.confidence for row in rows], pa.float64()),

@@ -112,9 +112,8 @@ def write_reply(answers: Answers | Refusal, accept: object) -> Reply:
         refusal = Refusal(HTTPStatus.NOT_ACCEPTABLE, f"Accept: answers come as {', '.join(FORMS)}")
     else:
         form = as_jsonl if answers.single and kind == JSON_TYPE else FORMS[kind]
-        # As catdog.predict writes them: text that isn't Unicode has its odd parts escaped.
         text = "".join(form(answers.rows, answers.class_names))
-        return Reply(HTTPStatus.OK, text.encode("utf-8", "backslashreplace"), kind)
+        return Reply(HTTPStatus.OK, text.encode(), kind)
     return Reply(refusal.status, json.dumps({"error": refusal.message}).encode("ascii"), JSON_TYPE)
 
 

@@ -216,11 +216,11 @@ def test_arrays_that_are_not_photos_are_400(ask: Ask) -> None:
         assert status == 400
         return message
 
-    assert "this is float32" in bad(np.zeros((1, 8, 8, 3), np.float32))
+    assert "this is <f4 (1, 8, 8, 3)" in bad(np.zeros((1, 8, 8, 3), np.float32))
     assert "(8, 8, 3)" in bad(np.zeros((8, 8, 3), np.uint8))
     assert "(1, 8, 8, 4)" in bad(np.zeros((1, 8, 8, 4), np.uint8))
     assert "(0, 8, 8, 3)" in bad(np.zeros((0, 8, 8, 3), np.uint8))
-    assert "without pickle" in bad(np.array([print], object)) or "object" in bad(np.array([print], object))
+    assert "this is |O (1,)" in bad(np.array([print], object))
     huge = io.BytesIO()  # a terabyte, says its header
     np.lib.format.write_array_header_1_0(
         huge, {"descr": "|u1", "fortran_order": False, "shape": (9, 999_999, 99_999, 3)}
@@ -264,10 +264,28 @@ def test_a_batch_transform_gets_an_answer_for_every_photo(
     assert json.loads(ask(photo("red"), "image/png")[2])["label"] == "cat"
 
 
+def test_headers_that_numpy_warns_of_are_read_in_silence() -> None:
+    """In a process of its own, since pytest has its own rules for warnings."""
+    good = npy(np.zeros((1, 2, 2, 3), np.uint8))
+    written_by_python_2 = good.replace(b"(1, 2, 2, 3), } ", b"(1L, 2, 2, 3), }")
+    hostile = good.replace(b"False", b"0in 1")
+    code = f"""
+from catdog.serving.requests import RequestError, parse_request
+print(parse_request({written_by_python_2!r}, "application/x-npy", []).names)
+try:
+    parse_request({hostile!r}, "application/x-npy", [])
+except RequestError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.splitlines()[0], done.stderr) == ("['images[0]']", "")
+    assert "not an array in numpy's .npy format" in done.stdout
+
+
 def test_a_name_that_is_not_unicode_comes_back(ask: Ask) -> None:
     status, _, body = ask(listed("s3://bucket/\ud800.jpg"), "application/json")
     assert status == 200
-    assert json.loads(body)[0]["source"] == "s3://bucket/\ud800.jpg"
+    assert json.loads(body)[0]["source"] == "s3://bucket/\\ud800.jpg"  # valid Unicode, as all JSON readers want it
 
 
 def test_only_what_is_allowed_is_read_from_s3() -> None:

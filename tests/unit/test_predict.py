@@ -17,12 +17,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from catdog.answers import as_csv, as_json, as_jsonl
 from catdog.predict import as_table
 from catdog.prediction import Prediction
-from catdog.text import printable
+from catdog.text import printable, restore_name
 
 Photo = Callable[..., bytes]
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -84,6 +86,19 @@ def test_bad_inputs_are_answered_in_their_place(run: Run) -> None:
     assert [answer["label"] for answer in answers] == ["cat", None, None, None, None, "dog"]
     assert answers[1]["error"] == "no.jpg: no such file"
     assert all(answer["error"].startswith(f"{answer['source']}: ") for answer in answers if answer["label"] is None)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+def test_a_damaged_tiff_is_one_line(run: Run, folder: Path, compression: str) -> None:
+    """Libtiff wrote lines of its own to standard error, hundreds for some files, and none named the file."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "damaged.tif", compression=compression)
+    with (folder / "damaged.tif").open("r+b") as file:
+        file.seek(30)
+        file.write(bytes(2970))
+    done = run("damaged.tif", "--format", "table")
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout.splitlines()[1:] == [b"error               damaged.tif: damaged image (decoder error -2)"]
 
 
 def test_folder_threshold_and_csv(run: Run) -> None:
@@ -159,7 +174,9 @@ def test_file_names_that_are_not_utf_8(run: Run, folder: Path, form: str) -> Non
     text = done.stdout.decode("utf-8")
     if form.startswith("json"):
         answer = json.loads(text)
-        assert os.fsencode((answer if form == "jsonl" else answer[0])["source"]) == name
+        source = (answer if form == "jsonl" else answer[0])["source"]
+        assert os.fsencode(restore_name(source)) == name
+        assert source.encode()  # and is valid UTF-8, which a lone surrogate is not
     else:
         assert "caf\\udce9" in text
 

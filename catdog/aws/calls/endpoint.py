@@ -223,7 +223,7 @@ def parse_prediction(source: str, body: bytes, endpoint: str) -> Prediction:
         if isinstance(data, list):
             (data,) = data
         if data.get("error") is not None:
-            return Prediction.failed(source, printable(str(data["error"])))
+            return Prediction.failed(source, data["error"])
         probabilities = {str(name): float(p) for name, p in data["probabilities"].items()}
         confidence, label = float(data["confidence"]), data["label"]
         if label != UNSURE and label not in probabilities:
