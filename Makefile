@@ -28,6 +28,7 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev java
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/bandit -q -c pyproject.toml -r catdog export train.py inference.py
 	$(BIN)/mypy
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --deselect tests/integration/test_rehearsal.py
 	$(BIN)/pytest -q tests/integration/test_rehearsal.py # alone: its endpoints must answer in time

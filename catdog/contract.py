@@ -7,7 +7,7 @@ Training writes it as ``contract.json`` beside the weights, export puts it into 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ CONTRACT_VERSION = 1
 METADATA_KEY = "catdog.contract"
 CONTRACT_NAME = "contract.json"  # beside the weights
 WEIGHTS_NAME = "model.safetensors"
+MIN_CROP = 0.01  # of each side; less would resize a photo to more pixels than it may have
 UNSURE = "unsure"  # the label of an answer whose confidence is under the threshold; no class may take this name
 
 Resize = Literal["stretch", "short_side"]
@@ -41,7 +42,7 @@ class Contract:
     interpolation: Interpolation = "bilinear"
     """Filter of the resize; Pillow's antialiased one."""
     crop: float = 1.0
-    """Share of each side of the resized square that the centre crop keeps, (0, 1]."""
+    """Share of each side of the resized square that the centre crop keeps, [MIN_CROP, 1]."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """The model itself subtracts it from pixels in [0, 1], RGB; no consumer does."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -64,12 +65,13 @@ class Contract:
         _check(self.version == CONTRACT_VERSION, f"version {self.version!r}, this catdog reads {CONTRACT_VERSION}")
         names = self.class_names
         _check(isinstance(names, tuple) and len(names) >= 2, "class_names needs two names or more")
-        _check(all(isinstance(name, str) and name for name in names), "class_names must be words")
+        words = all(isinstance(name, str) and name and name.isprintable() for name in names)
+        _check(words, "class_names must be words, without line breaks and the like")
         _check(len(set(names)) == len(names) and UNSURE not in names, f"class_names must differ and not be {UNSURE!r}")
         _check(_is_whole(self.input_size) and 8 <= self.input_size <= 4096, "input_size must be 8..4096 px")
         _check(self.resize in get_args(Resize), f"resize must be one of {get_args(Resize)}")
         _check(self.interpolation in get_args(Interpolation), f"interpolation must be one of {get_args(Interpolation)}")
-        _check(_is_number(self.crop) and 0 < self.crop <= 1, "crop must be in (0, 1]")
+        _check(_is_number(self.crop) and MIN_CROP <= self.crop <= 1, f"crop must be in [{MIN_CROP}, 1]")
         _check(len(self.mean) == 3 and all(map(_is_number, self.mean)), "mean needs three numbers")
         _check(len(self.std) == 3 and all(_is_number(s) and s > 0 for s in self.std), "std needs three numbers above 0")
         _check(_is_number(self.temperature) and self.temperature > 0, "temperature must be positive")
@@ -133,7 +135,8 @@ def _check(ok: bool, message: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    largest = sys.float_info.max  # a whole number may be larger, and no float holds it then; NaN compares as False
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -largest <= value <= largest
 
 
 def _is_whole(value: object) -> bool:

@@ -86,7 +86,12 @@ class Manifest:
             )
         try:
             names = tuple(data["class_names"])
-            if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(n, str) and n for n in names):
+            if (
+                not isinstance(data["class_names"], list)
+                or len(names) < 2
+                or len(set(names)) != len(names)
+                or not all(isinstance(n, str) and n and n.isprintable() for n in names)
+            ):
                 raise ValueError("class_names needs two different names or more")
             photos = tuple(_photo(entry, names) for entry in data["photos"])
         except (KeyError, TypeError, ValueError) as error:
@@ -107,6 +112,11 @@ def is_dataset(path: str | Path) -> bool:
     return (Path(path) / MANIFEST_NAME).is_file()
 
 
+def _is_unicode(value: object) -> bool:
+    """Whether UTF-8 can say this: JSON's text may hold half of a surrogate pair."""
+    return not isinstance(value, str) or value == value.encode("utf-8", "replace").decode()
+
+
 _FIELD_TYPES: Final[Mapping[str, type]] = {f.name: int if f.name in ("width", "height") else str for f in fields(Photo)}
 
 
@@ -116,7 +126,7 @@ def _photo(entry: Any, class_names: tuple[str, ...]) -> Photo:
         raise ValueError(f"a photo needs exactly the fields {', '.join(_FIELD_TYPES)}")
     path = entry["path"]
     for name, kind in _FIELD_TYPES.items():
-        if type(entry[name]) is not kind or entry[name] in ("", 0):
+        if type(entry[name]) is not kind or entry[name] in ("", 0) or not _is_unicode(entry[name]):
             raise ValueError(f"{path!r}: bad {name} {entry[name]!r}")
     if entry["label"] not in class_names:
         raise ValueError(f"{path!r}: unknown label {entry['label']!r}")

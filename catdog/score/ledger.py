@@ -23,6 +23,7 @@ from catdog.score.former import FormerRows, Table
 from catdog.score.rows import STATUSES, Row, table
 from catdog.sources import Cursor
 from catdog.sources.stores import Store
+from catdog.text import first_line
 
 VERSION: Final = 1
 _SHOWN: Final = 100  # characters of a value in a message
@@ -58,8 +59,15 @@ class Totals:
 
     @classmethod
     def from_json(cls, data: dict[str, dict[str, int]]) -> Totals:
-        """What ``to_json`` gave."""
-        return cls(Counter(data["statuses"]), Counter(data["labels"]))
+        """What ``to_json`` gave; raises ValueError, KeyError or TypeError for anything else."""
+        return cls(read_counts(data["statuses"]), read_counts(data["labels"]))
+
+
+def read_counts(data: Any) -> Counter[str]:
+    """Return counts that were written as JSON; raises ValueError for anything else."""
+    if not isinstance(data, dict) or not all(type(count) is int and count >= 0 for count in data.values()):
+        raise ValueError("what should be counts is something else")
+    return Counter(data)
 
 
 class Ledger:
@@ -225,10 +233,12 @@ class Ledger:
             with self._store.open(last) as file:
                 about = json.loads(pq.read_schema(file).metadata[_KEY])
             self.totals = Totals.from_json(about["totals"])
-            self.changes = Counter(about.get("changes", {}))
+            self.changes = read_counts(about.get("changes", {}))
             self.cursor = None if about["cursor"] is None else Cursor(*about["cursor"])
-        except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{last}: is not a part of this run ({error}); give --restart") from error
+            if self.cursor and type(self.cursor.source) is not int:
+                raise ValueError("its cursor has no source")
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{last}: is not a part of this run ({first_line(error)}); give --restart") from error
         self.listed = self.cursor is None
 
     def _part(self, number: int) -> str:
@@ -245,9 +255,10 @@ class Ledger:
             record = json.loads(data)
             if record["version"] == VERSION and isinstance(record["asked"], dict) and "finished" in record:
                 record["asked"].pop(_NO_LONGER_ASKED, None)
-                Totals.from_json(record["totals"])
+                for totals in (record["totals"], *([record["former"]] if "former" in record else [])):
+                    Totals.from_json(totals)
                 return dict(record)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             pass
         raise SettingsError(f"{self.record_name}: is no record of this catdog's; give --restart, or another --out")
 

@@ -64,15 +64,9 @@ def read_columns(store: Store, name: str) -> Iterator[dict[str, list[Any]]]:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
             rows = csv.DictReader(text) if ending(name) == ".csv" else map(json.loads, text)
             while some := list(islice(rows, READ_ROWS)):
-                yield _check_columns({column: [row[column] for row in some] for column in some[0]})
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            csv.Error,
-        ) as error:  # ArrowInvalid: ValueError
+                yield _check_columns({column: [row[column] for row in some] for column in dict(some[0])})
+        # Arrow's own errors are children of ValueError, OSError, KeyError, TypeError and RuntimeError.
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, csv.Error) as error:
             raise damaged(name) from error
 
 
@@ -84,6 +78,9 @@ def damaged(name: str) -> DataError:
 def _check_columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     if missing := {"source", "status", "label", "confidence"} - batch.keys():
         raise KeyError(f"without {', '.join(sorted(missing))}")
+    for name in {"source", "version"} & batch.keys():
+        if not all(isinstance(value, str) or (value is None and name == "version") for value in batch[name]):
+            raise ValueError(f"{name} is no text")
     return batch
 
 

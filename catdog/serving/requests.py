@@ -34,7 +34,7 @@ BAD_REQUEST: Final = 400
 TOO_LARGE: Final = 413
 UNSUPPORTED_TYPE: Final = 415
 
-# numpy.lib.format: the magic and a version, the header's length in 2 or 4 bytes, and a dict of these three in any order.
+# numpy.lib.format: magic and version, the header's length in 2 or 4 bytes, and a dict of these three in any order.
 _NPY_WIDTHS: Final = {b"\x93NUMPY\x01\0": 2, b"\x93NUMPY\x02\0": 4, b"\x93NUMPY\x03\0": 4}
 _NPY_FIELDS: Final = (
     re.compile(rb"""['"]descr['"]:\s*['"]([!-~]{1,20}?)['"]"""),

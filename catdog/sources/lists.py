@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 
 from catdog.errors import SettingsError
 from catdog.sources.names import is_object_uri
+from catdog.text import first_line, printable
 
 _LOOKED_AT: Final = 4096  # bytes
 COLUMNS: Final = ("source", "path", "file", "filename", "image", "uri", "url")
@@ -45,7 +46,8 @@ def read_entries(path: str) -> Iterator[str]:
                 else:
                     yield from (entry for line in text if (entry := line.strip()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SettingsError(f"--list {path}: can't be read ({getattr(error, 'strerror', None) or error})") from error
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise SettingsError(f"--list {path}: can't be read ({why})") from error
 
 
 def check_list(path: str) -> None:
@@ -73,8 +75,8 @@ def _read_parquet(path: str, file: BinaryIO) -> Iterator[str]:
             column = _choose_column(path, table.schema_arrow.names)
             for batch in table.iter_batches(columns=[column]):
                 yield from map(_decode, batch.column(0).to_pylist())
-    except pa.ArrowInvalid as error:
-        raise SettingsError(f"--list {path}: not a Parquet file that can be read ({error})") from error
+    except (pa.ArrowException, OSError) as error:  # an OSError, too, is how Arrow says that bytes are damaged
+        raise SettingsError(f"--list {path}: not a Parquet file that can be read ({first_line(error)})") from error
 
 
 def _decode(value: object) -> str:
@@ -89,5 +91,5 @@ def _choose_column(path: str, names: Sequence[str]) -> str:
         if name in by_lower:
             return by_lower[name]
     raise SettingsError(
-        f"--list {path}: needs a column named {' or '.join(COLUMNS)}; it has {', '.join(names) or 'none'}"
+        f"--list {path}: needs a column named {' or '.join(COLUMNS)}; it has {printable(', '.join(names)) or 'none'}"
     )

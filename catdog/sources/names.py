@@ -20,7 +20,8 @@ _ARCHIVE_ENDING: Final = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$
 # macOS and Synology keep copies and thumbnails in folders of these names, Windows its own files beside photos.
 _JUNK: Final = frozenset(("__macosx", "@eadir", "thumbs.db", "desktop.ini"))
 _BRACES: Final = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
-_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE: Final = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_MOST_BRACES: Final = 50  # of one source, since each is expanded inside the one before
 
 Parts = tuple[str, ...]
 
@@ -71,13 +72,20 @@ def safe_member_name(name: str) -> str | None:
 
 def matches(parts: Parts, patterns: Parts, start: bool = False) -> bool:
     """Whether the parts of a path fit the patterns; with ``start``, whether they could once they go on."""
-    if not patterns:
-        return not parts
-    if not parts:
-        return start or all(pattern == "**" for pattern in patterns)
-    if patterns[0] == "**":
-        return matches(parts, patterns[1:], start) or matches(parts[1:], patterns, start)
-    return fnmatch.fnmatch(parts[0], patterns[0]) and matches(parts[1:], patterns[1:], start)
+    reached = _pass_stars({0}, patterns)
+    for part in parts:
+        stayed = {at for at in reached if patterns[at : at + 1] == ("**",)}
+        moved = {at + 1 for at in reached - stayed if at < len(patterns) and fnmatch.fnmatch(part, patterns[at])}
+        reached = _pass_stars(stayed | moved, patterns)
+    return bool(reached) if start else len(patterns) in reached
+
+
+def _pass_stars(reached: set[int], patterns: Parts) -> set[int]:
+    """The places among the patterns that are reached, and those behind a ``**``, which may stand for nothing."""
+    for at, pattern in enumerate(patterns):
+        if at in reached and pattern == "**":
+            reached.add(at + 1)
+    return reached
 
 
 def expand_braces(source: str) -> Iterator[str]:
@@ -86,6 +94,8 @@ def expand_braces(source: str) -> Iterator[str]:
     if found is None:
         yield source
         return
+    if source.count("{") > _MOST_BRACES:
+        raise SettingsError(f"{source[:100]}...: more than {_MOST_BRACES} brace sets; write a --list")
     numbers = _RANGE.fullmatch(found[1])
     words: Iterable[str] = found[1].split(",")
     if numbers:

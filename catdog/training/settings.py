@@ -17,8 +17,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, Contract, Interpolation, Resize
+from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP, Contract, Interpolation, Resize
 from catdog.errors import SettingsError
+from catdog.text import first_line
 
 ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "cnn")
 CHECKPOINTS: Final = "/opt/ml/checkpoints"
@@ -58,15 +59,20 @@ _RULES: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
     ("size", lambda v: 32 <= v <= 1024, "must be 32..1024 px"),
     ("train_size", lambda v: v == 0 or 32 <= v <= 1024, "must be 32..1024 px, or 0"),
     ("dropout label_smoothing warmup ema", lambda v: 0 <= v < 1, "must be in [0, 1)"),
-    ("crop crop_scale stage_decay", lambda v: 0 < v <= 1, "must be in (0, 1]"),
+    ("crop", lambda v: MIN_CROP <= v <= 1, f"must be in [{MIN_CROP}, 1]"),
+    ("crop_scale stage_decay", lambda v: 0 < v <= 1, "must be in (0, 1]"),
     ("color degrade erase", lambda v: 0 <= v <= 1, "must be in [0, 1]"),
-    ("mixup cutmix clip_norm cache_gb", lambda v: 0 <= v < 1e6, "must not be negative, and must be under 1,000,000"),
+    (
+        "mixup cutmix clip_norm cache_gb weight_decay frozen_epochs epochs patience",
+        lambda v: 0 <= v < 1e6,
+        "must not be negative, and must be under 1,000,000",
+    ),
     ("checkpoint_minutes", lambda v: 0 < v < 1e6, "must be positive and under 1,000,000"),
     ("lr backbone_lr", lambda v: 0 < v < 100, "must be positive and under 100"),
-    ("weight_decay frozen_epochs epochs patience seed", lambda v: v >= 0, "must not be negative"),
+    ("seed", lambda v: 0 <= v < 2**63, "must not be negative, and must be under 2**63"),
     ("rotation", lambda v: 0 <= v <= 180, "must be 0..180 degrees"),
-    ("batch_size", lambda v: v >= 1, "must be at least 1"),
-    ("workers", lambda v: v >= -1, "must be -1 or more"),
+    ("batch_size", lambda v: 1 <= v < 1e6, "must be at least 1, and under 1,000,000"),
+    ("workers", lambda v: -1 <= v < 1e6, "must be -1 or more, and under 1,000,000"),
 )
 """Names of settings, whether a value is in their bounds (NaN never is), and how these bounds are told."""
 
@@ -103,7 +109,7 @@ class Settings:
     )
     resize: Resize = _setting("stretch", "how a photo becomes a square: stretch, or short_side with a centre crop")
     interpolation: Interpolation = _setting("bilinear", "filter of that resize: bilinear, bicubic, lanczos")
-    crop: float = _setting(1.0, "share of each side that the centre crop keeps, (0, 1]")
+    crop: float = _setting(1.0, "share of each side that the centre crop keeps, [0.01, 1]")
     # phases
     frozen_epochs: int = _setting(
         1,
@@ -241,8 +247,9 @@ def read_yaml(path: Path, named: str) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{named}: can't be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{named}: not YAML ({str(error).splitlines()[0]})") from error
+    # Text that isn't UTF-8, and what PyYAML raises on dates, numbers and words that are none, and on deep nesting.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise SettingsError(f"{named}: not YAML ({first_line(error)})") from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -315,7 +322,10 @@ def check_type(name: str, value: Any) -> Any:
     if not (number and (kind is float or isinstance(value, int)) if kind in (int, float) else type(value) is kind):
         hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if kind is float and isinstance(value, str) else ""
         raise SettingsError(f"must be {kind.__name__}, not {value!r}{hint}")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise SettingsError("must be a number that a float can hold") from error
 
 
 def suggest(word: str, known: Sequence[str], otherwise: str = "see --help") -> str:

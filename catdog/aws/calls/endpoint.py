@@ -228,8 +228,11 @@ def parse_prediction(source: str, body: bytes, endpoint: str) -> Prediction:
         confidence, label = float(data["confidence"]), data["label"]
         if label != UNSURE and label not in probabilities:
             raise ValueError(label)
+        if not all(0 <= p <= 1 for p in (confidence, *probabilities.values())):  # also true of NaN
+            raise ValueError("not a probability")
+        ",".join(probabilities).encode()  # JSON's text may hold half of a surrogate pair
         return Prediction(source, label, confidence, probabilities)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         shown = printable(body[:80].decode("utf-8", "replace"))
         raise CloudError(f"{endpoint}: answers something else than catdog's JSON ({shown}); is it catdog's?") from error
 
