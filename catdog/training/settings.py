@@ -63,10 +63,11 @@ _RULES: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
     ("crop_scale stage_decay", lambda v: 0 < v <= 1, "must be in (0, 1]"),
     ("color degrade erase", lambda v: 0 <= v <= 1, "must be in [0, 1]"),
     (
-        "mixup cutmix clip_norm cache_gb weight_decay frozen_epochs epochs patience",
+        "mixup cutmix clip_norm cache_gb frozen_epochs epochs patience",
         lambda v: 0 <= v < 1e6,
         "must not be negative, and must be under 1,000,000",
     ),
+    ("weight_decay", lambda v: 0 <= v < math.inf, "must not be negative, and must be finite"),
     ("checkpoint_minutes", lambda v: 0 < v < 1e6, "must be positive and under 1,000,000"),
     ("lr backbone_lr", lambda v: 0 < v < 100, "must be positive and under 100"),
     ("seed", lambda v: 0 <= v < 2**63, "must not be negative, and must be under 2**63"),

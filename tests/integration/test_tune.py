@@ -137,6 +137,7 @@ def test_a_trial_killed_midway_is_tried_again_first(photos: Path, tmp_path: Path
     process = start(space, photos, output, 3)
     while process.poll() is None and not _running(output):
         time.sleep(0.1)
+    assert process.poll() is None, process.communicate()
     busy = tune(space, photos, output, 3)
     assert busy.exit_code == 2
     assert "another search works there" in last_error(busy)
