@@ -86,10 +86,16 @@ class Classifier:
         The mean over a photo's places, divided by the contract's temperature, is its logits. Raises ModelError where
         the model has no such output.
         """
-        if not self.has_evidence:
-            raise ModelError(f"{self.name}: can't show where it looked; export it again, as a ResNet")
+        self.check_evidence()
         probabilities, evidence = self._run(images, [OUTPUT_NAME, EVIDENCE_NAME])
         return probabilities, evidence
+
+    def check_evidence(self) -> None:
+        """Raise ModelError unless the model says where it looked."""
+        if not self.has_evidence:
+            raise ModelError(
+                f"{self.name}: can't show where it looked; a ResNet's file can that this catdog's export wrote"
+            )
 
     def _run(self, images: npt.NDArray[np.uint8], outputs: list[str]) -> list[npt.NDArray[np.float32]]:
         size = self.contract.input_size
