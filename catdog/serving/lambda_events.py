@@ -21,6 +21,7 @@ from catdog.classifier import Classifier
 from catdog.serving.endpoint import BUDGET_S, Refusal, Reply, answer_request, read_request, write_reply
 from catdog.serving.lambda_objects import EventError, answer_batch, answer_notification
 from catdog.serving.requests import BAD_REQUEST, JSON_TYPE, TOO_LARGE
+from catdog.text import printable
 
 Event = Mapping[str, Any]
 
@@ -48,7 +49,9 @@ def answer_event(event: object, classifier: Classifier, budget_s: float = BUDGET
         return answer_batch(fields, classifier, budget_s)
     if source == "aws:s3":
         return answer_notification(fields, classifier, budget_s)
-    raise EventError(f"events of {source} are not answered; send those of S3, or of SQS with S3's in them")
+    raise EventError(
+        f"events of {printable(str(source))} are not answered; send those of S3, or of SQS with S3's in them"
+    )
 
 
 def answer_http(event: Event, classifier: Classifier, budget_s: float) -> dict[str, Any]:

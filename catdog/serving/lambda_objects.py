@@ -26,7 +26,7 @@ from catdog.serving.endpoint import Answers, Refusal, answer_request, read_reque
 from catdog.serving.requests import JSON_TYPE, ReadPhoto, Request
 from catdog.sources.addresses import S3_SCHEME, split_s3_uri
 from catdog.sources.objects import put_object
-from catdog.text import first_line
+from catdog.text import first_line, printable
 
 ANSWERS: Final = "CATDOG_ANSWERS"
 SUFFIX: Final = ".catdog.json"
@@ -82,7 +82,7 @@ def answer_batch(event: Mapping[str, Any], classifier: Classifier, budget_s: flo
         try:
             wanted[message] = list_created(_open_message(body))
         except EventError as error:
-            _log.error("catdog: message %s: %s", message, error)
+            _log.error("catdog: message %s: %s", printable(message), error)
             failed.append(message)
     failures = answer_objects(dict.fromkeys(uri for uris in wanted.values() for uri in uris), classifier, budget_s)
     failed += [message for message, uris in wanted.items() if not failures.keys().isdisjoint(uris)]
@@ -118,7 +118,7 @@ def answer_objects(uris: Iterable[str], classifier: Classifier, budget_s: float)
     found = map_in_order(lambda uri: _answer_object(uri, folder, classifier, deadline), uris, THREADS)
     failures = {uri: reason for uri, reason in zip(uris, found, strict=True) if reason}
     for reason in failures.values():
-        _log.error("catdog: to be tried again: %s", reason)
+        _log.error("catdog: to be tried again: %s", printable(reason))
     return failures
 
 
