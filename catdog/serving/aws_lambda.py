@@ -35,7 +35,8 @@ def handler(event: object, context: Any) -> Any:
 def _start() -> Classifier:
     try:
         find_answers_folder()  # a typo ends the start, not an event
-        return load_model(Path(os.environ.get(MODEL) or Path(__file__).parents[2] / "model"))
+        # The golden photos warm it up for one photo; a call with sixteen would be half of a cold start.
+        return load_model(Path(os.environ.get(MODEL) or Path(__file__).parents[2] / "model"), batches=())
     except CatdogError as error:
         _log.error("catdog: the model is refused: %s", error)
         raise

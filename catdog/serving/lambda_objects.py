@@ -61,9 +61,8 @@ def answer_notification(event: Mapping[str, Any], classifier: Classifier, budget
     found = list_created(event)
     failures = answer_objects(found, classifier, budget_s)
     if failures:
-        raise EventError(
-            f"{len(failures)} of {len(found)} photos could not be answered: {next(iter(failures.values()))}"
-        )
+        first = printable(next(iter(failures.values())))
+        raise EventError(f"{len(failures)} of {len(found)} photos could not be answered: {first}")
     return {"answered": len(found)}
 
 

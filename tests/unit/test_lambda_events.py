@@ -123,7 +123,8 @@ def test_a_direct_call_gets_the_answers_themselves(tiny: Classifier, photo: Call
     assert (rows[1]["label"], "not an image" in rows[1]["error"]) == (None, True)
     image = {"image": base64.b64encode(photo("blue")).decode()}
     assert answer_event(image, tiny)["label"] == "dog"
-    for mistake in ({}, [], None, "text", {"image": "/etc/passwd"}, {"source": "aws.events"}):
+    mistakes: tuple[Any, ...] = ({}, [], None, "text", {"image": "/etc/passwd"}, {"source": "aws.events"})
+    for mistake in mistakes:
         answer = answer_event(mistake, tiny)
         assert (answer["status"], list(answer)) == (400, ["error", "status"])
 
