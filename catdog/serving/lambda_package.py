@@ -97,8 +97,8 @@ def main(
         typer.echo(f"over {_to_mb(MOST_SENT)} it goes there through S3, as sam deploy sends it", err=True)
     if not package.is_compiled:
         typer.echo(
-            f"without .pyc files, since python{python} is not on this machine: a start takes about 0.4 s longer, but not "
-            "an image's, which gets them when it is built",
+            f"without .pyc files, since python{python} is not on this machine: a start takes about 0.4 s longer; "
+            "an image gets them when it is built",
             err=True,
         )
     write_summary(
