@@ -113,11 +113,10 @@ def main(
     )
 
 
-def build_package(model: str, out: Path, python: str = PYTHON, most_bytes: int = MOST_UNZIPPED) -> Package:
-    """Write DIR/task and DIR/function.zip.
+def build_package(model: str, out: Path, python: str = PYTHON) -> Package:
+    """Write the folder ``task`` and the zip; the same model, versions and code give the same bytes.
 
-    The same model, versions and code give the same files. Raises CatdogError, also where the zip would unpack to more
-    than ``most_bytes``; task is complete then.
+    Raises CatdogError, also where Lambda would not take the zip; ``task`` is complete then.
     """
     if not re.fullmatch(r"3\.\d{1,2}", python):
         raise SettingsError(f"--python {python}: give the version of a runtime of Lambda's, such as {PYTHON}")
@@ -135,13 +134,28 @@ def build_package(model: str, out: Path, python: str = PYTHON, most_bytes: int =
         (out / ZIP).unlink(missing_ok=True)
         shutil.rmtree(task, ignore_errors=True)
         staged.rename(task)
-        unzipped = sum(path.stat().st_size for path in _list_files(task))
-        if unzipped > most_bytes:
-            raise SettingsError(
-                f"{out / ZIP}: would have {_to_mb(unzipped)} unzipped, over the {_to_mb(most_bytes)} that Lambda "
-                f"takes; {task} is complete: deploy it as an image, which may have 10 GB, or take a smaller --model"
-            )
-        return Package(out / ZIP, _write_zip(task, out / ZIP), unzipped, is_compiled)
+        zip_bytes, unzipped_bytes = write_zip(task, out / ZIP)
+        return Package(out / ZIP, zip_bytes, unzipped_bytes, is_compiled)
+
+
+def write_zip(folder: Path, path: Path, most_bytes: int = MOST_UNZIPPED) -> tuple[int, int]:
+    """Zip a folder, readable for everybody and always in the same way; returns the sizes, zipped and not.
+
+    Raises SettingsError where it has more than ``most_bytes``.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.is_file())
+    unzipped = sum(file.stat().st_size for file in found)
+    if unzipped > most_bytes:
+        raise SettingsError(
+            f"{path}: would have {_to_mb(unzipped)} unzipped, over the {_to_mb(most_bytes)} that Lambda takes; "
+            f"{folder} is complete: deploy it as an image, which may have 10 GB, or take a smaller --model"
+        )
+    with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in found:
+            info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _TIME)
+            info.external_attr = 0o100644 << 16
+            archive.writestr(info, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    return path.stat().st_size, unzipped
 
 
 def _pack_model(model: str) -> dict[str, bytes]:
@@ -201,23 +215,6 @@ def _compile(folder: Path, python: str) -> bool:
         return False
     options = ["-q", "-s", str(folder), "-p", "/var/task", "--invalidation-mode", "unchecked-hash"]
     return subprocess.run([interpreter, "-m", "compileall", *options, str(folder)], capture_output=True).returncode == 0
-
-
-def _write_zip(folder: Path, path: Path) -> int:
-    """Zip a folder, readable for everybody and always in the same way; returns the zip's size."""
-    with (
-        replace_file(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
-        for file in _list_files(folder):
-            info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _TIME)
-            info.external_attr = 0o100644 << 16
-            archive.writestr(info, file.read_bytes(), zipfile.ZIP_DEFLATED)
-    return path.stat().st_size
-
-
-def _list_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _to_mb(size: int) -> str:
