@@ -144,8 +144,9 @@ def _answer_object(uri: str, folder: str, classifier: Classifier, deadline: floa
         if SETTLED.isdisjoint(outcome) or answers.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return answers.message
         answers = Answers([Prediction.failed(uri, answers.message)], classifier.contract.class_names, single=True)
+    name = uri[len(S3_SCHEME) :].replace("//", "/%2F")  # obstore has no name for a key with an empty part
     try:
-        put_object(f"{folder}{uri[len(S3_SCHEME) :]}{SUFFIX}", write_reply(answers, JSON_TYPE).body)
+        put_object(f"{folder}{name}{SUFFIX}", write_reply(answers, JSON_TYPE).body)
     except CatdogError as error:
         return str(error)
     return ""
