@@ -59,6 +59,7 @@ def test_the_template_keeps_its_promises() -> None:
         "Handler: catdog.serving.aws_lambda.handler",
     ):
         assert line in text
+    assert text.count("Condition: IsPublic") == text.count('Principal: "*"') == 2
     image = DOCKERFILE.read_text()
     assert f"ARG PYTHON={PYTHON}\n" in image
     assert f"COPY {TASK}/ " in image
