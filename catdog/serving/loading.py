@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 def load_model(folder: Path, device: str | None = None, batches: Sequence[int] = (BATCH_SIZE, 1)) -> Classifier:
     """Return the packed model, checked and warm. ``device``: torch's name of a GPU; None: ONNX Runtime on the CPU.
 
-    ``batches``: the sizes whose first call, which allocates memory and on a GPU chooses kernels, no caller waits for.
+    ``batches``: the sizes to warm up for.
 
     Raises CatdogError: something is missing, damaged or doesn't fit, or the golden photos get other answers.
     """
@@ -56,7 +56,7 @@ def load_model(folder: Path, device: str | None = None, batches: Sequence[int] =
 
         classifier, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
         golden.check_golden(classifier, text, TORCH_TOLERANCE)
-    _warm_up(classifier, batches)
+    warm_up(classifier, batches)
     _log.info("catdog: model %s on %s, %d golden photos answered", contract.model_fingerprint[:12], backend, photos)
     return classifier
 
@@ -88,7 +88,8 @@ def _parse_threads(text: str) -> int:
     return int(text)
 
 
-def _warm_up(classifier: Classifier, batches: Sequence[int]) -> None:
+def warm_up(classifier: Classifier, batches: Sequence[int] = (BATCH_SIZE, 1)) -> None:
+    """Make the first call of each size, which allocates memory and on a GPU chooses kernels, before a caller waits."""
     size = classifier.contract.input_size
     for count in batches:
         classifier.probabilities(np.zeros((count, size, size, 3), np.uint8))
