@@ -161,8 +161,8 @@ def test_large_photos_and_mistakes(function: Function) -> None:
     assert 4.3e6 < len(large) < 4.5e6  # about as much as an event holds
     assert function.invoke(posted(large))["statusCode"] == 200
     assert refused(function.invoke(posted(bytes(2**20 + 1), name="alb")))[0] == 413
-    assert refused(function.invoke(posted(b"junk")))[0] == 400
-    assert function.invoke({"image": "junk"})["status"] == 400
+    assert "not an image" in refused(function.invoke(posted(b"junk")))[1]
+    assert function.invoke({})["status"] == 400
     failure = function.invoke({"Records": [{"eventSource": "aws:sns"}]})
     assert (failure["errorType"], "aws:sns are not answered" in failure["errorMessage"]) == ("EventError", True)
 
