@@ -188,7 +188,7 @@ def _install(folder: Path, python: str) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     command += ["--target", str(folder), "--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
     command += [word for platform in PLATFORMS for word in ("--platform", f"{platform}_x86_64")]
-    if _CONSTRAINTS.is_file():
+    if _CONSTRAINTS.is_file() and python != "3.10":  # for which some of these versions were never made
         command += ["--constraint", str(_CONSTRAINTS)]
     done = subprocess.run([*command, *PACKAGES], capture_output=True, text=True)
     if done.returncode:
