@@ -34,6 +34,7 @@ ROOMS: Final = {
     "evaluate": Room("catdog.training.evaluate", "python -m catdog.training.evaluate", "Measure a model on photos."),
     "export": Room("catdog.export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
     "aws": Room("catdog.aws.__main__", "python -m catdog.aws", "Train, deploy and call on Amazon SageMaker."),
+    "lambda": Room("catdog.serving.lambda_package", "python -m catdog.serving.lambda_package", "Serve on AWS Lambda."),
     "doctor": Room("catdog.doctor", "python -m catdog.doctor", "Say what is installed here, and what is missing."),
 }
 
