@@ -53,7 +53,7 @@ def load_model(folder: Path, device: str | None = None) -> Classifier:
 
         classifier, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
         golden.check_golden(classifier, text, TORCH_TOLERANCE)
-    _warm_up(classifier)
+    warm_up(classifier)
     _log.info("catdog: model %s on %s, %d golden photos answered", contract.model_fingerprint[:12], backend, photos)
     return classifier
 
@@ -85,7 +85,7 @@ def _parse_threads(text: str) -> int:
     return int(text)
 
 
-def _warm_up(classifier: Classifier) -> None:
+def warm_up(classifier: Classifier) -> None:
     """Make the first call of each size, which allocates memory and on a GPU chooses kernels, before a caller waits."""
     size = classifier.contract.input_size
     for count in (BATCH_SIZE, 1):
