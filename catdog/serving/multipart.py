@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.message import Message
-from email.utils import collapse_rfc2231_value
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 _MOST_HEADER: Final = 8192  # bytes of a part's header
 _MOST_BOUNDARY: Final = 70  # characters, RFC 2046
+_FIELD: Final = re.compile(r';\s*([\w*-]+)\s*=\s*(?:"([^"]*)"|([^\s;"]*))')
 # What browsers write for the characters that would end a name (WHATWG HTML, multipart/form-data encoding algorithm).
 _BROWSER_ESCAPES: Final = {"%22": '"', "%0D": "\r", "%0A": "\n"}
 
@@ -42,19 +44,23 @@ def _parse_part(section: bytes) -> Part:
     header, blank_line, data = (b"\r\n" + rest).partition(b"\r\n\r\n")
     if padding.strip(b" \t") or not blank_line or len(header) > _MOST_HEADER:
         raise ValueError("a part has no header")
-    message = Message()
-    for line in header.decode("utf-8", "replace").split("\r\n"):
-        key, _, value = line.partition(":")
-        if key.strip().lower() == "content-disposition":
-            message["Content-Disposition"] = value.strip()
-    name, filename = _get(message, "name"), _get(message, "filename")
-    if message.get_content_disposition() != "form-data" or name is None:
+    disposition = re.search(
+        r"\r\ncontent-disposition:\s*form-data\s*(;.*)", header.decode("utf-8", "replace"), re.IGNORECASE
+    )
+    fields = {
+        key.lower(): quoted or bare for key, quoted, bare in _FIELD.findall(disposition[1] if disposition else "")
+    }
+    if "name" not in fields:
         raise ValueError("a part has no name")
-    return Part(name, filename, data)
+    return Part(_unescape(fields["name"]), _get_filename(fields), data)
 
 
-def _get(message: Message, key: str) -> str | None:
-    value = message.get_param(key, header="content-disposition")
-    if value is None:
-        return None
-    return re.sub("%22|%0D|%0A", lambda escape: _BROWSER_ESCAPES[escape[0]], collapse_rfc2231_value(value))
+def _get_filename(fields: Mapping[str, str]) -> str | None:
+    if "filename" in fields:
+        return _unescape(fields["filename"])
+    _, found, encoded = fields.get("filename*", "").partition("''")  # RFC 5987, which some clients write all the same
+    return unquote(encoded) if found else None
+
+
+def _unescape(name: str) -> str:
+    return re.sub("%22|%0D|%0A", lambda escape: _BROWSER_ESCAPES[escape[0]], name)

@@ -13,7 +13,8 @@ from catdog.serving.limits import MAX_PHOTOS
 from catdog.serving.multipart import parse_multipart
 from catdog.serving.requests import RequestError, parse_request
 
-names = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
+# Without what writers escape differently, so that a reader can't know which one wrote it.
+names = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="%\\"), min_size=1, max_size=20)
 fields = st.lists(st.tuples(names, names, st.binary(max_size=200)), max_size=5)
 
 
