@@ -27,13 +27,14 @@ class RefusedError(Exception):
 class Gate:
     """Lets requests in, up to ``working`` of them to work and ``waiting`` more to wait."""
 
-    def __init__(self, working: int, waiting: int, most_bytes: int) -> None:
-        """``most_bytes``: of all bodies that are held at once."""
+    def __init__(self, working: int, waiting: int, most_bytes: int, body_s: float = BODY_S) -> None:
+        """``most_bytes``: of all bodies that are held at once. ``body_s``: seconds that a body may take to arrive."""
         self.is_open = False
         self.is_closing = False
         self.inside = 0
         self._working, self._most, self._most_bytes = working, working + waiting, most_bytes
         self._held = 0
+        self._body_s = body_s
         self._usual_s = 0.1
         self._turns = anyio.Semaphore(working)
 
@@ -74,7 +75,7 @@ class Gate:
         if length.isdecimal() and int(length) > most:
             refused = _refuse_size(most)
         try:
-            with anyio.fail_after(BODY_S):
+            with anyio.fail_after(self._body_s):
                 while refused is None and (part := await anext(stream, None)) is not None:
                     parts.append(part)
                     self._held += len(part)
@@ -84,7 +85,9 @@ class Gate:
                     elif self._held > self._most_bytes:
                         refused = self._refuse("too many large requests at once; ask again later")
         except TimeoutError as error:
-            raise RefusedError(HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {BODY_S:g} s") from error
+            raise RefusedError(
+                HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {self._body_s:g} s"
+            ) from error
         if refused is None:
             return
         if "expect" not in request.headers:  # whoever sends it waits to be told to

@@ -118,8 +118,8 @@ def write_page(max_body: int) -> bytes:
 
 def _describe_predict(max_body: int) -> Json:
     binary: Json = {"schema": {"type": "string", "format": "binary"}}
-    photos = {"type": "array", "items": _PHOTO, "minItems": 1, "maxItems": MAX_PHOTOS}
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": MAX_PHOTOS}
+    photos = {"type": "array", "items": _PHOTO, "minItems": 1}
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
     content: Json = dict.fromkeys(IMAGE_TYPES, binary) | {
         NPY_TYPE: binary,
         JSON_TYPE: {"schema": _one_of("image", _PHOTO, "images", photos)},

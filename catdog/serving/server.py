@@ -76,7 +76,7 @@ Handle = Callable[[bytes, float], tuple[Response, Counter[str]]]
 
 
 class Server:
-    """What the routes share. It loads its model while it says that it is starting."""
+    """What the routes share. It loads its model while it says that it is starting, unless there are several workers."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -188,6 +188,8 @@ class Server:
         restore = self._take_signals()
         loading = asyncio.create_task(self._open())
         try:
+            if self.settings.workers > 1:
+                await loading  # others answer meanwhile, and until then this one takes no connection from them
             yield
         finally:
             restore()

@@ -105,7 +105,7 @@ def observe(app: App, metrics: Metrics, routes: Collection[str]) -> App:
         metrics.seconds.labels(route).observe(took)
         for label, count in told.items():
             metrics.photos.labels(label).inc(count)
-        if route in _PROBES and status < 400:
+        if route in _PROBES and not failure:
             return
         line = {"id": name, "method": method, "route": route, "status": status, "ms": round(1000 * took, 1)}
         _log.log(
