@@ -164,22 +164,22 @@ def _read_photos(header: Mapping[str, Any], tensors: bytes) -> list[RequestPhoto
     size = parameters.get("binary_data_size")
     if size is not None and size != len(tensors):
         raise _UnfitError(f"{_INPUT}: binary_data_size is {size!r:.50}, behind the JSON are {len(tensors)} bytes")
-    if shape and shape[0] > MAX_PHOTOS:
-        message = f"{_INPUT}: {shape[0]} photos in a request, at most {MAX_PHOTOS} are answered at once"
+    is_encoded = kind == "BYTES" and len(shape) in (1, 2) and shape[1:] in ([], [1])
+    if not is_encoded and (kind != "UINT8" or len(shape) != 4 or shape[3] != 3):
+        takes = f"{_INPUT} must be BYTES (N), encoded photos, or UINT8 (N, H, W, 3)"
+        raise _UnfitError(f"{takes}, this is {kind!r:.50} {shape!r:.50}")
+    if shape[0] > MAX_PHOTOS:
+        message = f"{_INPUT}: a request may be about {MAX_PHOTOS} photos, this one is about more"
         raise _UnfitError(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    if kind == "BYTES" and shape[1:] in ([], [1]) and shape:
+    if is_encoded:
         photos = _unpack(tensors) if size is not None else _read_base64(given.get("data"))
         if len(photos) != shape[0]:
             raise _UnfitError(f"{_INPUT}: shape {shape}, but {len(photos)} elements")
         return [*photos]
-    if kind == "UINT8" and len(shape) == 4 and shape[3] == 3:
-        values = np.frombuffer(tensors, np.uint8) if size is not None else _read_numbers(given.get("data"))
-        if values.size != shape[0] * shape[1] * shape[2] * shape[3]:
-            raise _UnfitError(f"{_INPUT}: shape {shape}, but {values.size} values")
-        return [*values.reshape(shape)]
-    raise _UnfitError(
-        f"{_INPUT} must be BYTES (N), encoded photos, or UINT8 (N, H, W, 3), this is {kind!r:.50} {shape}"
-    )
+    values = np.frombuffer(tensors, np.uint8) if size is not None else _read_numbers(given.get("data"))
+    if values.size != shape[0] * shape[1] * shape[2] * shape[3]:
+        raise _UnfitError(f"{_INPUT}: shape {shape}, but {values.size} values")
+    return [*values.reshape(shape)]
 
 
 def _unpack(tensor: bytes) -> list[bytes]:

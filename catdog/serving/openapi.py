@@ -118,7 +118,8 @@ def write_page(max_body: int) -> bytes:
 
 def _describe_predict(max_body: int) -> Json:
     binary: Json = {"schema": {"type": "string", "format": "binary"}}
-    photos = {"type": "array", "items": _PHOTO, "minItems": 1}
+    # Of any type: an item that isn't text gets an error of its own.
+    photos = {"type": "array", "items": {"description": _PHOTO["description"]}, "minItems": 1}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
     content: Json = dict.fromkeys(IMAGE_TYPES, binary) | {
         NPY_TYPE: binary,

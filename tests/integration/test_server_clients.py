@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from catdog.classifier import Classifier
 from catdog.serving.openapi import describe
+from catdog.serving.requests import IMAGE_TYPES, MULTIPART_TYPE, NPY_TYPE
 from catdog.serving.server import Settings
 from tests.integration.server_process import ServerProcess
 
@@ -127,11 +128,23 @@ def test_tensors_that_do_not_fit_are_422(server: ServerProcess) -> None:
         assert answer[0] == status, answer
 
 
+@schemathesis.serializer(NPY_TYPE, *IMAGE_TYPES)  # type: ignore[untyped-decorator]
+def send_bytes(context: Any, value: Any) -> Any:
+    """Send what was made up for a media type of bytes; schemathesis knows only some of them."""
+    return getattr(value, "data", str(value).encode())
+
+
 document = schemathesis.openapi.from_dict(json.loads(describe(Settings().max_body)))
 
 
 @document.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_document_says_what_the_server_does(case: Any, server: ServerProcess) -> None:
-    """Random bytes are no photos, so a well-formed request may be refused; all else of the answers must be told."""
-    case.call_and_validate(base_url=server.url, excluded_checks=[schemathesis.checks.positive_data_acceptance])
+    """All answers must be those that are told, well-formed bodies taken for such and others refused.
+
+    But random bytes are no photos, and whatever a form's field holds is bytes.
+    """
+    excluded = [schemathesis.checks.positive_data_acceptance]
+    if case.media_type == MULTIPART_TYPE:
+        excluded.append(schemathesis.checks.negative_data_rejection)
+    case.call_and_validate(base_url=server.url, excluded_checks=excluded)
