@@ -262,7 +262,7 @@ _PAGE: Final = """<!doctype html>
 <main>
 <h1>catdog {version}, its interface</h1>
 <p>The same for programs: <a href=openapi.json>openapi.json</a> (OpenAPI 3.1). The <a href=./>page</a> uses it, too.</p>
-<pre><code>curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' ADDRESS/predict
+<pre tabindex=0><code>curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' ADDRESS/predict
 curl -F images=@cat.jpg -F images=@dog.jpg -H 'Accept: text/csv' ADDRESS/predict</code></pre>
 {body}
 </main>

@@ -4,7 +4,7 @@ const AGAIN = 6; // tries while the server is busy, starting or ending
 const LARGEST = 256 * 2 ** 20; // bytes; a larger file is no photo, and the server would refuse less
 
 export const AT_ONCE = 4; // requests
-export const NOTE = "Drop a photo, and a small neural network says which of the two it shows.";
+export const NOTE = "Add a photo, and a small neural network says which one it shows.";
 export const PRIVACY = "Photos go to the server that this page came from, which keeps none of them.";
 
 /** The server can't be reached; the photo is all right and may be sent again. */
@@ -15,7 +15,7 @@ export async function answer(file, signal) {
   if (file.size > LARGEST) return failure("It is too large to be a photo.");
   for (let attempt = 1; ; attempt++) {
     const form = new FormData();
-    form.append("image", file, file.name || "photo");
+    form.append("images", file, file.name || "photo");
     let response;
     try {
       response = await fetch("predict", { method: "POST", body: form, headers: { Accept: "application/json" }, signal });
@@ -23,10 +23,10 @@ export async function answer(file, signal) {
       if (signal.aborted) throw error;
       throw new Unreachable("The server can't be reached.");
     }
-    const row = await response.json().catch(() => ({}));
-    if (response.ok) return row;
+    const given = await response.json().catch(() => ({}));
+    if (response.ok) return given[0].error ? failure(given[0].error, given[0].source) : given[0];
     const isBusy = response.status === 429 || (response.status === 503 && response.headers.has("Retry-After"));
-    if (!isBusy || attempt === AGAIN) return failure(row.error ?? `The server answered ${response.status}.`, file.name);
+    if (!isBusy || attempt === AGAIN) return failure(given.error ?? `The server answered ${response.status}.`, file.name);
     await pause(1000 * (Number(response.headers.get("Retry-After")) || 1) * (0.75 + Math.random() / 2), signal);
   }
 }

@@ -7,7 +7,7 @@ import * as history from "./history.js";
 import { listen, makeThumb } from "./photos.js";
 
 const at = (id) => document.getElementById(id);
-const rows = new Map(); // by id, the newest last: {id, time, name, card, file, label, confidence, probabilities, error}
+const rows = new Map(); // by id, the newest has the largest: {id, time, name, card, file, label, confidence, probabilities, error}
 const queue = []; // ids of photos that wait
 let working = 0;
 let done = 0; // of those since the queue was last empty
@@ -21,8 +21,9 @@ at("privacy").textContent = PRIVACY;
 
 function add(files) {
   if (!files.length) return;
-  const fresh = files.map((file) => {
-    const row = { id: ++lastId, time: Date.now(), name: file.name || "pasted photo", file };
+  lastId += files.length;
+  const fresh = files.map((file, index) => {
+    const row = { id: lastId - index, time: Date.now(), name: file.name || "pasted photo", file };
     row.card = cards.make(row.name, () => remove(row.id));
     row.thumb = makeThumb(file);
     row.thumb.then((blob) => cards.showPicture(row.card, blob));
@@ -85,6 +86,7 @@ function remove(id) {
 }
 
 function clear() {
+  if (rows.size > 1 && !confirm(`Remove all ${rows.size} answers from this browser?`)) return;
   stop();
   for (const row of rows.values()) cards.discard(row.card);
   rows.clear();
@@ -154,7 +156,7 @@ function filter() {
       button.type = "button";
       button.className = "chip";
       button.dataset.label = label ?? "";
-      button.textContent = `${label ?? "all"} ${count}`;
+      button.textContent = `${label ?? "All"} ${count}`;
       button.setAttribute("aria-pressed", String(label === only));
       button.addEventListener("click", () => { only = label; filter(); });
       return button;
@@ -177,7 +179,7 @@ at("again").addEventListener("click", tryAgain);
 at("stop").addEventListener("click", stop);
 at("clear").addEventListener("click", clear);
 at("csv").addEventListener("click", () => {
-  const answered = [...rows.values()].filter((row) => row.label !== undefined);
+  const answered = [...rows.values()].filter((row) => row.label !== undefined).sort((a, b) => b.id - a.id);
   csv.download(csv.write(answered), "catdog.csv");
 });
 window.addEventListener("online", () => cut && tryAgain());

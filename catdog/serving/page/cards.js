@@ -5,8 +5,8 @@ const pictures = new Map(); // cards to the addresses of their pictures
 
 export const percent = (share) => {
   const value = 100 * share;
-  // 100% and 0% are for what is nearly that; between, one digit where it says something.
-  return `${value > 99.95 || value < 0.05 ? Math.round(value) : value.toFixed(value > 99 || value < 1 ? 1 : 0)}%`;
+  if (value > 99.9 || value < 0.1) return value > 50 ? "> 99.9%" : "< 0.1%"; // a model is never certain
+  return `${value.toFixed(value > 99 || value < 1 ? 1 : 0)}%`;
 };
 
 /** Returns a card that waits for its answer. */
