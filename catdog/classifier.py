@@ -28,6 +28,7 @@ from catdog.sources.names import is_object_uri
 
 INPUT_NAME: Final = "image"  # uint8 (N, H, W, 3)
 OUTPUT_NAME: Final = "probabilities"  # float32 (N, C)
+EVIDENCE_NAME: Final = "evidence"  # float32 (N, C, h, w), of a model that can say where it looked
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 EMBEDDED: Final = "embedded"  # names the model that is inside catdog, wherever a model is named
 RUN_MODELS: Final = ("model-int8.onnx", "model.onnx")
@@ -76,15 +77,36 @@ class Classifier:
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Answer uint8 (N, H, W, 3) of the contract's size with float32 (N, C), each row summing to 1."""
+        (result,) = self._run(images, [OUTPUT_NAME])
+        return result
+
+    def evidence(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Answer as ``probabilities`` does, and return what each place says for each class, float32 (N, C, h, w).
+
+        The mean over a photo's places, divided by the contract's temperature, is its logits. Raises ModelError where
+        the model has no such output.
+        """
+        self.check_evidence()
+        probabilities, evidence = self._run(images, [OUTPUT_NAME, EVIDENCE_NAME])
+        return probabilities, evidence
+
+    def check_evidence(self) -> None:
+        """Raise ModelError unless the model says where it looked."""
+        if not self.has_evidence:
+            raise ModelError(
+                f"{self.name}: can't show where it looked; a ResNet's file can that this catdog's export wrote"
+            )
+
+    def _run(self, images: npt.NDArray[np.uint8], outputs: list[str]) -> list[npt.NDArray[np.float32]]:
         size = self.contract.input_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ModelError(
                 f"images must be uint8 (N, {size}, {size}, 3), these are {images.dtype} {tuple(images.shape)}"
             )
         if not len(images):
-            return np.empty((0, len(self.contract.class_names)), np.float32)
-        (result,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})
-        return np.asarray(result, dtype=np.float32)
+            shapes = {o.name: [0, *o.shape[1:]] for o in self._session.get_outputs()}
+            return [np.empty(shapes[name], np.float32) for name in outputs]
+        return [np.asarray(result, np.float32) for result in self._session.run(outputs, {INPUT_NAME: images})]
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str and an array are iterables too
@@ -172,14 +194,21 @@ class Classifier:
             len(inputs) == 1
             and (inputs[0].name, inputs[0].type) == (INPUT_NAME, "tensor(uint8)")
             and inputs[0].shape[1:] == [size, size, 3]
-            and [(o.name, o.type) for o in outputs] == [(OUTPUT_NAME, "tensor(float)")]
+            and [(o.name, o.type) for o in outputs[:1]] == [(OUTPUT_NAME, "tensor(float)")]
             and outputs[0].shape[1:] == [classes]
+            and [(o.name, o.type) for o in outputs[1:]] in ([], [(EVIDENCE_NAME, "tensor(float)")])
+            and all(o.shape[1] == classes and _are_sides(o.shape[2:]) for o in outputs[1:])
         )
+        self.has_evidence = len(outputs) == 2
         if not fits:
             raise ModelError(
                 f"{self.name}: the model's inputs and outputs don't fit its contract "
                 f"({INPUT_NAME} uint8 (N, {size}, {size}, 3) -> {OUTPUT_NAME} float32 (N, {classes}))"
             )
+
+
+def _are_sides(shape: list[object]) -> bool:
+    return len(shape) == 2 and all(isinstance(side, int) and side > 0 for side in shape)
 
 
 def load(

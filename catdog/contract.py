@@ -21,11 +21,14 @@ CONTRACT_NAME = "contract.json"  # beside the weights
 WEIGHTS_NAME = "model.safetensors"
 MIN_CROP = 0.01  # of each side; less would resize a photo to more pixels than it may have
 UNSURE = "unsure"  # the label of an answer whose confidence is under the threshold; no class may take this name
+NEITHER = "neither"  # the class of photos that show none of the other classes; a model may have it or not
 
 Resize = Literal["stretch", "short_side"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels in [0, 1]; torchvision's ImageNet-1k V1 weights
+# RGB, of pixels in [0, 1]; torchvision's ImageNet-1k V1 weights. Its means (0.485, 0.456, 0.406) are taken to whole
+# 8-bit levels, so that an int8 model can take a pixel as it is: a quantized number whose zero point is the mean.
+IMAGENET_MEAN = (124 / 255, 116 / 255, 104 / 255)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -51,6 +54,8 @@ class Contract:
     """The model itself divides its logits by it, > 0 (Guo et al. 2017, section 4.2)."""
     threshold: float = 0.5
     """Confidence under which the answer is "unsure", [0, 1]."""
+    neither_threshold: float = 0.5
+    """Probability of the class "neither", where there is one, from which on it is the answer, [0, 1]."""
     arch: str = ""
     """torchvision's name of the architecture."""
     model_fingerprint: str = ""
@@ -76,6 +81,8 @@ class Contract:
         _check(len(self.std) == 3 and all(_is_number(s) and s > 0 for s in self.std), "std needs three numbers above 0")
         _check(_is_number(self.temperature) and self.temperature > 0, "temperature must be positive")
         _check(_is_number(self.threshold) and 0 <= self.threshold <= 1, "threshold must be in [0, 1]")
+        refused = self.neither_threshold
+        _check(_is_number(refused) and 0 <= refused <= 1, "neither_threshold must be in [0, 1]")
         texts = (self.arch, self.model_fingerprint, self.data_fingerprint)
         _check(all(isinstance(text, str) for text in texts), "arch and fingerprints must be text")
         measured = self.quality.values() if isinstance(self.quality, Mapping) else [None]

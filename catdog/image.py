@@ -179,21 +179,34 @@ def from_pil(image: Image.Image, name: str) -> Image.Image:
 
 def resize(image: Image.Image, contract: Contract) -> Pixels:
     """Return uint8 (input_size, input_size, 3), made by the contract's resize rule, filter and centre crop."""
+    size = (contract.input_size, contract.input_size)
+    # One step: resizing just the kept box is the same as resizing everything and cropping, without the waste.
+    box = find_kept_box(image.size, contract)
+    return np.asarray(image.resize(size, _FILTERS[contract.interpolation], box=box), dtype=np.uint8)
+
+
+def find_kept_box(photo: Size, contract: Contract) -> tuple[float, float, float, float]:
+    """Return the part of a photo that the model sees: left, top, right and bottom, px, of an upright photo's size."""
     size, resized = contract.input_size, contract.resized
-    width, height = image.size
+    width, height = photo
     if contract.resize == "stretch":
         kept_width = kept_height = size / resized
     else:
         short = min(width, height)
         kept_width, kept_height = (size / resized * short / side for side in (width, height))
     left, top = width * (1 - kept_width) / 2, height * (1 - kept_height) / 2
-    box = (left, top, width - left, height - top)
-    # One step: resizing just the kept box is the same as resizing everything and cropping, without the waste.
-    return np.asarray(image.resize((size, size), _FILTERS[contract.interpolation], box=box), dtype=np.uint8)
+    return left, top, width - left, height - top
 
 
 def load_pixels(source: object, contract: Contract, name: str | None = None, room: Room = any_room) -> Pixels:
-    """Return a photo as uint8 (input_size, input_size, 3).
+    """Return a photo as uint8 (input_size, input_size, 3); ``source``, ``room`` and errors as in ``open_photo``."""
+    return resize(open_photo(source, name, JPEG_MARGIN * contract.resized, room), contract)
+
+
+def open_photo(
+    source: object, name: str | None = None, at_least: int | None = None, room: Room = any_room
+) -> Image.Image:
+    """Return a photo as an upright RGB image; ``at_least`` as in ``decode``.
 
     ``source``: a path, encoded bytes, an open binary file, a PIL image, or an array as ``from_array`` takes it.
     ``room`` is asked before encoded bytes are decoded.
@@ -205,20 +218,18 @@ def load_pixels(source: object, contract: Contract, name: str | None = None, roo
     elif hasattr(source, "read"):
         source = _read_stream(source, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        image = decode(bytes(source), name, at_least=JPEG_MARGIN * contract.resized, room=room)
-    elif isinstance(source, Image.Image):
-        image = from_pil(source, name)
-    elif hasattr(source, "__array__"):
+        return decode(bytes(source), name, at_least, room)
+    if isinstance(source, Image.Image):
+        return from_pil(source, name)
+    if hasattr(source, "__array__"):
         try:
             array = np.asarray(source)
         except Exception as error:  # of another library: a tensor on a GPU, say
             raise ImageError(f"{name}: can't be taken for an array ({first_line(error)})", "unsupported") from error
-        image = from_array(array, name)
-    else:
-        raise ImageError(
-            f"{name}: give a path, encoded bytes, an open binary file, a PIL image or an array (H, W, 3)", "unsupported"
-        )
-    return resize(image, contract)
+        return from_array(array, name)
+    raise ImageError(
+        f"{name}: give a path, encoded bytes, an open binary file, a PIL image or an array (H, W, 3)", "unsupported"
+    )
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -44,6 +45,7 @@ Examples:
   python -m catdog.predict photos/ "old/**/*.png"        folders and patterns
   python -m catdog.predict https://example.org/dog.jpg   from the web
   cat dog.jpg | python -m catdog.predict -               from standard input
+  python -m catdog.predict photos/ --explain pictures    where the model looked
   python -m catdog.predict photos/ --format csv > answers.csv
 """
 
@@ -83,16 +85,26 @@ def predict(
         float | None,
         typer.Option(metavar="T", callback=_share, help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".'),
     ] = None,
+    explain: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write a picture a photo that shows where the model looked.")
+    ] = None,
 ) -> None:
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
-    if _answer(paths, chosen, load(model), threshold):
+    if _answer(paths, chosen, load(model), threshold, explain):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
-    photos, named = itertools.tee(list_photos(paths))
-    reads = (partial(photo.content.read, photo.source) for photo in photos)
-    answers = classifier.stream(reads, names=(photo.source for photo in named), threshold=threshold)
+def _answer(
+    paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None, folder: Path | None
+) -> int:
+    if folder is None:
+        photos, named = itertools.tee(list_photos(paths))
+        reads = (partial(photo.content.read, photo.source) for photo in photos)
+        answers = classifier.stream(reads, names=(photo.source for photo in named), threshold=threshold)
+    else:
+        from catdog.explain import write_pictures  # which most runs don't need
+
+        answers = write_pictures(classifier, list_photos(paths), folder, threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
         answers = _with_bar(answers, paths)

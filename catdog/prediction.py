@@ -1,4 +1,4 @@
-"""Turn probabilities into answers. Only this file decides between a class name and "unsure"."""
+"""Turn probabilities into answers. Only this file decides between a class name, "neither" and "unsure"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from catdog.contract import UNSURE, Contract
+from catdog.contract import NEITHER, UNSURE, Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.text import escape_name, printable
 
@@ -23,9 +23,9 @@ class Prediction:
     source: str
     """The path or URL as it was given."""
     label: str | None
-    """A class name, or "unsure" when the confidence is under the threshold."""
+    """A class name, or "unsure" when the confidence is under the threshold. "neither" is the class of all else."""
     confidence: float | None
-    """The largest probability, [0, 1]."""
+    """The label's probability, [0, 1]; of "unsure", the largest one."""
     probabilities: dict[str, float] | None
     """By class name, in the contract's order; they sum to 1."""
     error: str | None = None
@@ -49,8 +49,9 @@ def decide(
 ) -> list[Prediction]:
     """Return one Prediction for each row of ``probabilities``, float (N, C) in [0, 1].
 
-    ``threshold`` replaces the contract's. Raises ModelError for probabilities that are NaN or infinite, and
-    SettingsError for a threshold outside [0, 1].
+    "neither" is the answer where the model knows that class and gives it ``neither_threshold`` or more. Otherwise the
+    likeliest class is, from ``threshold`` on, which replaces the contract's. Raises ModelError for probabilities that
+    are NaN or infinite, and SettingsError for a threshold outside [0, 1].
     """
     names = contract.class_names
     assert probabilities.shape == (len(sources), len(names)), probabilities.shape
@@ -60,10 +61,16 @@ def decide(
             "training diverged; use another model"
         )
     limit = contract.threshold if threshold is None else check_threshold(threshold)
+    neither = names.index(NEITHER) if NEITHER in names else None
     answers = []
     for source, row in zip(sources, probabilities.astype(np.float64), strict=True):
         best = int(row.argmax())
-        label = names[best] if row[best] >= limit else UNSURE
+        if neither is not None and row[neither] >= contract.neither_threshold:
+            best, label = neither, NEITHER
+        elif best == neither or row[best] < limit:
+            label = UNSURE
+        else:
+            label = names[best]
         rounded = {name: round(float(p), DECIMALS) for name, p in zip(names, row, strict=True)}
         answers.append(Prediction(source, label, rounded[names[best]], rounded))
     return answers

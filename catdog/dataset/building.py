@@ -26,11 +26,12 @@ from typing import Final
 import numpy as np
 
 from catdog.ahead import map_in_order
+from catdog.contract import NEITHER
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
 from catdog.dataset.inputs import GivenSource, LabelledTree, open_trees, safe_part, unique
 from catdog.dataset.layouts import Item
-from catdog.dataset.manifest import CLASS_NAMES, MANIFEST_NAME, Manifest, Photo, Split, is_dataset
+from catdog.dataset.manifest import MANIFEST_NAME, PETS, Manifest, Photo, Split, is_dataset
 from catdog.dataset.report import (
     REPORT_NAME,
     LeftOut,
@@ -114,7 +115,8 @@ def build(
             warnings += _compare_splits(photos_before, photos)
             for path in {k.path for k in kept}.difference(photo.path for photo in photos):
                 (staging / path).unlink()
-            manifest = Manifest(staging, CLASS_NAMES, tuple(photos))
+            others = (NEITHER,) if any(photo.label == NEITHER for photo in photos) else ()
+            manifest = Manifest(staging, (*PETS, *others), tuple(photos))
             manifest.write()
             summaries = [SourceSummary(entry.name, entry.tree.place, entry.layout.kind) for entry in trees]
             new = {summary.name for summary in summaries}
@@ -246,7 +248,11 @@ def _check_each(
             items = {item.name: item for item in entry.layout.items if item.label is not None}
             for item in entry.layout.items:
                 if item.label is None:
-                    yield entry, item, ("wrong_class", f"{item.name}: neither its folder nor its name says cat or dog")
+                    yield (
+                        entry,
+                        item,
+                        ("wrong_class", f"{item.name}: its folder and name say none of cat, dog and neither"),
+                    )
             for name, content in entry.tree.contents(items.keys()):
                 path = "/".join([PHOTOS_FOLDER, entry.name, *map(safe_part, name.split("/"))])
                 job = pool.submit(_check_one, entry, items[name], content, staging, unique(path, taken), min_side)

@@ -3,6 +3,7 @@
 Three layouts are told apart by what the names hold, wherever they are nested:
 
     class folders    cats/1.jpg  PetImages/Dog/2.jpg  train/cats/3.jpg + test/cats/4.jpg (a given split)
+                     neither/toaster.jpg: no cat and no dog in it
     Kaggle's names   train/cat.0.jpg  dog.12.jpg
     Oxford-IIIT Pet  images/Abyssinian_1.jpg + annotations/list.txt
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
+from catdog.contract import NEITHER
 from catdog.dataset.manifest import Split
 from catdog.errors import DataError
 from catdog.sources.names import is_photo_name
@@ -23,7 +25,7 @@ from catdog.sources.names import is_photo_name
 LayoutKind = Literal["class folders", "Kaggle names", "Oxford-IIIT Pet"]
 SPECIES_FILE: Final = "annotations/list.txt"
 
-_CLASS_FOLDERS: Final = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog"}
+_CLASS_FOLDERS: Final = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog", NEITHER: NEITHER}
 _SPLIT_FOLDERS: Final[dict[str, Split]] = {
     **dict.fromkeys(("train", "training", "train_set", "training_set"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "val_set", "validation_set"), "val"),
@@ -33,8 +35,8 @@ _KAGGLE_NAME: Final = re.compile(r"(cat|dog)s?[ ._-]*\(?\d", re.IGNORECASE)
 _OXFORD_NAME: Final = re.compile(r"([A-Za-z])[A-Za-z_]*_\d+")  # breed_number; the README of its annotations.tar.gz
 _OXFORD_SPECIES: Final = {"1": "cat", "2": "dog"}
 UNDERSTOOD: Final = (
-    "class folders (cats/, dogs/), the same inside train/, val/ and test/, Kaggle's names (cat.0.jpg, dog.12.jpg), "
-    "and Oxford-IIIT Pet (images/ with annotations/list.txt)"
+    "class folders (cats/, dogs/, neither/), the same inside train/, val/ and test/, Kaggle's names (cat.0.jpg, "
+    "dog.12.jpg), and Oxford-IIIT Pet (images/ with annotations/list.txt)"
 )
 
 

@@ -19,8 +19,8 @@ from catdog.errors import DataError
 
 Split = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
-CLASS_NAMES: Final = ("cat", "dog")
-"""The order of the model's outputs; by name, never by the order of folders."""
+PETS: Final = ("cat", "dog")
+"""The order of the model's outputs; by name, never by the order of folders. A dataset may have NEITHER after them."""
 MANIFEST_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 

@@ -1,6 +1,7 @@
 """Write an ImageModel as one ONNX file, cleaned, checked, and with its contract inside.
 
-    image uint8 (N, H, W, 3) -> [normalise -> network -> softmax(logits / temperature)] -> probabilities float32 (N, C)
+    image uint8 (N, H, W, 3) -> [normalise -> network -> evidence -> softmax(its mean / temperature)]
+                             -> probabilities float32 (N, C), evidence float32 (N, C, h, w)
 
 The older exporter (``dynamo=False``) is used on purpose; docs/decisions.md says why.
 """
@@ -15,9 +16,11 @@ from typing import Any, Final
 
 import onnx
 import torch
+from torch import Tensor
+from torchvision.models import ResNet
 
 import catdog
-from catdog.classifier import INPUT_NAME, OUTPUT_NAME
+from catdog.classifier import EVIDENCE_NAME, INPUT_NAME, OUTPUT_NAME
 from catdog.contract import METADATA_KEY, Contract
 from catdog.errors import ExportError
 from catdog.text import first_line
@@ -27,8 +30,24 @@ OPSET: Final = 17  # of ONNX; per-channel QDQ needs 13
 IR_VERSION: Final = 8  # that of opset 17; ONNX Runtime 1.20 opens up to 10
 
 
+class _Explaining(torch.nn.Module):
+    """What a ResNet's file computes: the places of a photo say what they say, and their mean is the answer."""
+
+    def __init__(self, model: ImageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        evidence = self.model.evidence(images)
+        return torch.softmax(evidence.mean((2, 3)) / self.model.temperature, dim=1), evidence
+
+
 def to_onnx(model: ImageModel) -> onnx.ModelProto:
-    """Return ``model``, in eval mode on the CPU, as a float32 ONNX model. The same weights give the same bytes."""
+    """Return ``model``, in eval mode on the CPU, as a float32 ONNX model. The same weights give the same bytes.
+
+    A ResNet's has the output ``evidence`` as well; the small CNN doesn't end in a linear layer, so it has none.
+    """
+    outputs = [OUTPUT_NAME, EVIDENCE_NAME] if isinstance(model.network, ResNet) else [OUTPUT_NAME]
     size = model.contract.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with TemporaryDirectory(prefix="catdog-") as folder, warnings.catch_warnings():
@@ -37,12 +56,12 @@ def to_onnx(model: ImageModel) -> onnx.ModelProto:
         warnings.simplefilter("ignore", FutureWarning)
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            model,
+            _Explaining(model).eval() if EVIDENCE_NAME in outputs else model,
             (example,),
             str(path),
             input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            dynamic_axes={INPUT_NAME: {0: "N"}, OUTPUT_NAME: {0: "N"}},
+            output_names=outputs,
+            dynamic_axes={name: {0: "N"} for name in (INPUT_NAME, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )

@@ -7,15 +7,20 @@ from typing import Final
 
 from torch import Tensor
 
+from catdog.contract import NEITHER, Contract
 from catdog.errors import TrainingError
 from catdog.training.metrics import count_answered
 
 TEMPERATURES: Final = (0.05, 20.0)
 """No temperature outside these is believed; ImageNet models need 1 to 3 (Guo et al. 2017, table 2)."""
-TARGET_ACCURACY: Final = 0.999
+TARGET_ACCURACY: Final = 0.998
 """Share of right answers among the answered photos."""
-MIN_COVERAGE: Final = 0.9
+MIN_COVERAGE: Final = 0.97
 """Share of photos that have to be answered."""
+MAX_REFUSED: Final = 0.005
+"""Share of the photos of cats and dogs that may be called neither."""
+NEITHER_RANGE: Final = (0.2, 0.9)
+"""No threshold for "neither" outside these is believed: few photos lie near it, and others differ from them."""
 
 _SMALLEST_LOGIT: Final = -104.0  # below its row's largest; exp(-104) is under float32's smallest number
 _HALVINGS: Final = 60  # of the range of 1/T, down to the precision of float64
@@ -46,19 +51,45 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 2 / (low + high)
 
 
+def fit_thresholds(contract: Contract, probabilities: Tensor, labels: Tensor) -> Contract:
+    """Return the contract with the thresholds for "unsure" and "neither" that fit the answers to validation photos.
+
+    probabilities float (N, C), labels int64 (N,), N >= 1. What "neither" costs and when to be unsure are questions
+    about photos of the other classes, so those alone decide.
+    """
+    if NEITHER not in contract.class_names:
+        return contract.with_(threshold=fit_threshold(probabilities, labels))
+    neither = contract.class_names.index(NEITHER)
+    is_pet = labels != neither
+    refused = fit_neither_threshold(probabilities[is_pet, neither])
+    return contract.with_(threshold=fit_threshold(probabilities[is_pet], labels[is_pet]), neither_threshold=refused)
+
+
+def fit_neither_threshold(refusal: Tensor) -> float:
+    """Return the smallest threshold for "neither" that refuses at most 0.5% of the pets.
+
+    ``refusal``: float (N,), the probability of "neither" that N >= 1 photos of other classes got.
+    """
+    allowed = int(MAX_REFUSED * len(refusal))
+    largest = refusal.double().sort(descending=True).values
+    above = math.nextafter(largest[allowed].item(), 1.0)  # this photo and all after it must stay under the threshold
+    low, high = NEITHER_RANGE
+    return min(high, max(low, math.ceil(above * 100) / 100))
+
+
 def fit_threshold(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the smallest threshold at which 99.9% of the answered photos are right, with 90% or more answered.
+    """Return the smallest threshold at which 99.8% of the answered photos are right, with 97% or more answered.
 
     probabilities float (N, C), labels int64 (N,), N >= 1; a photo is answered when its confidence is at least the
     threshold, as ``catdog.prediction`` has it. In full: thresholds are tried from 1/C up, where all is answered. The
-    first one that reaches the accuracy is taken, as long as 90% or more are answered at it; if none does, the largest
-    one that still answers 90% is. So coverage is never under 90%, and accuracy is under 99.9% only if it has to be.
+    first one that reaches the accuracy is taken, as long as 97% or more are answered at it; if none does, the largest
+    one that still answers 97% is. So coverage is never under 97%, and accuracy is under 99.8% only if it has to be.
 
     Of all numbers that answer the same photos, the result is 1/C where all are answered, and otherwise one with as few
     decimals as possible, at least two: rounding never changes which photos are answered.
     """
     confidence, photos, wrong = count_answered(probabilities, labels)
-    # In float64: 0.9 and 0.999 as float32 are other numbers, and 9 of 10 photos have to be 90%.
+    # In float64: 0.97 and 0.998 as float32 are other numbers, and 97 of 100 photos have to be 97%.
     allowed = int((photos.double() / len(labels) >= MIN_COVERAGE).sum())  # coverage falls, so these are the first ones
     reached = ((photos - wrong).double() / photos.double() >= TARGET_ACCURACY)[:allowed].nonzero()
     chosen = int(reached[0]) if len(reached) else allowed - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from catdog.contract import Contract
-from catdog.dataset import Manifest, Split, build, is_dataset
+from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.inputs import GivenSource
 from catdog.dataset.manifest import SPLITS
 from catdog.errors import DataError, SettingsError
@@ -27,9 +27,11 @@ from catdog.machine import usable_cores
 from catdog.progress import show_progress
 from catdog.training.history import say
 from catdog.training.model import ImageModel, new_network
+from catdog.training.onnx_weights import PHOTOS, refit_batch_norms
 from catdog.training.pixels import DecodedPhotos, Inputs, open_pixels
 from catdog.training.processes import Shard, check_agreement, say_first, share_folder
 from catdog.training.settings import Settings
+from catdog.training.teacher import Targets, make_targets
 from catdog.training.weights import load_weights
 
 Batch = tuple[Tensor, Tensor]
@@ -42,18 +44,23 @@ class Examples(Dataset[Batch]):
     inputs: Inputs
     labels: Sequence[int]
     """Index into the class names."""
+    targets: Targets | None = None
+    """What the network should answer, where teachers say more than the labels; a batch then has these instead."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
-        labels = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
-        return torch.from_numpy(self.inputs.read(indices)), labels
+        if self.targets is not None:
+            wanted = torch.from_numpy(self.targets[np.asarray(indices)])
+        else:
+            wanted = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
+        return torch.from_numpy(self.inputs.read(indices)), wanted
 
 
 def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
     """Return the photos of a split as consumers will see them, at ``contract``'s size."""
-    chosen = sorted(manifest.of(split), key=lambda photo: photo.sha256)  # whatever their folders are called
+    chosen = _order_photos(manifest, split)
     folder = find_cache_folder(settings)
     with show_progress(f"{split}: decoded") as progress:
         pixels = open_pixels(manifest, chosen, contract, folder, round(settings.cache_gb * 1e9), progress)
@@ -64,6 +71,10 @@ def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: 
             "2 GiB of the disk left free), or it can't be written; they are decoded anew each epoch"
         )
     return Examples(pixels, [contract.class_names.index(photo.label) for photo in chosen])
+
+
+def _order_photos(manifest: Manifest, split: Split) -> list[Photo]:
+    return sorted(manifest.of(split), key=lambda photo: photo.sha256)  # whatever their folders are called
 
 
 def find_cache_folder(settings: Settings) -> Path | None:
@@ -173,10 +184,18 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
         val = load_photos(manifest, "val", contract, settings)
         # Larger: random crops of it have about the size that the network sees.
         train = load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
+        if settings.teacher:
+            photos, cache = _order_photos(manifest, "train"), find_cache_folder(settings)
+            targets = make_targets(settings.teacher, settings.teacher_weight, manifest, photos, cache)
+            train = replace(train, targets=targets)
     check_agreement(fabric, "--data", (manifest.fingerprint, len(train)))
     say_first(fabric, loaded.describe())
     for split in SPLITS:
         chosen = manifest.of(split)
         counts = ", ".join(f"{sum(p.label == c for p in chosen)} {c}" for c in manifest.class_names)
         say_first(fabric, f"data: {split:<5} {len(chosen)} photos ({counts})")
-    return Prepared(manifest, ImageModel(network, contract), contract, frozenset(loaded.fresh), train, val)
+    model = ImageModel(network, contract)
+    if loaded.folded:
+        images, _ = train[range(min(PHOTOS, len(train)))]
+        refit_batch_norms(model, images)
+    return Prepared(manifest, model, contract, frozenset(loaded.fresh), train, val)

@@ -119,7 +119,7 @@ def _check_paths(model: str, sources: Sequence[str]) -> None:
 def _make_headline(metrics: dict[str, Any]) -> dict[str, Any]:
     about = ("model", "model_fingerprint", "data", "data_fingerprint", "split", "photos", "errors")
     numbers = {f"{k}{end}": v for k in _NAMES for end, v in (("", metrics[k]), ("_95", metrics["intervals"][k]))}
-    return {k: metrics[k] for k in about} | numbers | {"at_threshold": metrics["at_threshold"]}
+    return {k: metrics[k] for k in about} | numbers | {k: metrics[k] for k in ("at_threshold", "neither")}
 
 
 def _print_tables(console: Console, metrics: dict[str, Any]) -> None:
@@ -148,6 +148,10 @@ def _print_tables(console: Console, metrics: dict[str, Any]) -> None:
         for name, row in metrics["by_source"].items()
     ]
     _print_table(console, ("source", "photos", "wrong", "accuracy", "95% interval"), rows)
+    if metrics["neither"]:
+        _print_refusal(console, metrics["neither"], metrics["neither_threshold"])
+    if not metrics["at_threshold"]:
+        return
     thresholds = [(row, "") for row in metrics["coverage"]] + [(metrics["at_threshold"], "the model's")]
     rows = [
         (
@@ -160,6 +164,23 @@ def _print_tables(console: Console, metrics: dict[str, Any]) -> None:
         for row, note in thresholds
     ]
     _print_table(console, ("threshold", "answered", "wrong of those", "", "95% interval", ""), rows)
+
+
+def _print_refusal(console: Console, values: dict[str, Any], threshold: float) -> None:
+    """Say what became of the photos that show none of the other classes, and what that costs the rest."""
+    rows = [
+        (name, str(row["photos"]), str(row["found"]), *_format_both("accuracy", row["share"], row["share_95"]))
+        for name, row in (
+            ("neither, and refused", values["others_refused"]),
+            ("neither, and called a class", values["others_answered"]),
+            ("of a class, and refused", values["refused"]),
+        )
+        if row["photos"]
+    ]
+    heading = f'"neither" from {threshold:g} on'
+    _print_table(console, (heading, "photos", "of them", "share", "95% interval"), rows)
+    if values["auroc"] is not None:
+        console.print(f"its ROC-AUC {values['auroc']:.4f}; {values['fpr_95']:.2%} pass where 95% of the rest do")
 
 
 def _print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from catdog.classifier import EMBEDDED, load
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, Cell, contact_sheet
-from catdog.contract import WEIGHTS_NAME, Contract
+from catdog.contract import NEITHER, WEIGHTS_NAME, Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import DataError, ModelError, SettingsError
@@ -32,6 +32,7 @@ from catdog.training.metrics import (
     measure,
     measure_coverage,
     measure_groups,
+    measure_refusal,
     measure_reliability,
 )
 from catdog.training.model import Model, answer_photos, load_checkpoint
@@ -77,7 +78,7 @@ def choose_photos(
     """Choose the photos of a dataset's split, by default ``test``, or raw photos, by default all of them.
 
     Raw photos become a dataset in ``scratch`` first. Raises DataError: nothing usable, no photo in the split, or other
-    classes than the contract's.
+    classes than the contract's (a model that knows "neither" can do without photos of it).
     """
     left_out: dict[str, int] = {}
     if len(sources) == 1 and is_dataset(sources[0]):
@@ -90,7 +91,9 @@ def choose_photos(
         left_out = json.loads((manifest.root / REPORT_NAME).read_bytes())["reasons"]
         part = part or "all"
     name = ", ".join(map(str, sources))
-    if set(manifest.class_names) != set(contract.class_names):
+    if {*manifest.class_names, NEITHER} != {*contract.class_names, NEITHER} or (
+        NEITHER in manifest.class_names and NEITHER not in contract.class_names
+    ):
         theirs, ours = (", ".join(names) for names in (manifest.class_names, contract.class_names))
         raise DataError(f"{name}: photos of {theirs}, but the model answers {ours}; give photos of its classes")
     photos = manifest.photos if part == "all" else manifest.of(part)
@@ -143,10 +146,30 @@ def evaluate(
         "threshold": contract.threshold,
         **measure(probabilities, labels, names, clusters),
         "intervals": estimate_intervals(probabilities, labels, names, clusters, resamples=resamples, progress=progress),
-        "at_threshold": measure_coverage(probabilities, labels, [contract.threshold], clusters)[0],
-        "coverage": measure_coverage(probabilities, labels, THRESHOLDS, clusters),
+        **_measure_answers(contract, chosen, probabilities),
         "by_source": measure_groups(probabilities, labels, [photo.source for photo in photos], clusters),
         "reliability": measure_reliability(probabilities, labels, clusters),
+    }
+
+
+def is_pet(labels: Tensor, names: Sequence[str]) -> Tensor:
+    """Return which photos show another class than "neither", bool (N,); being unsure is a question of those alone."""
+    return labels != names.index(NEITHER) if NEITHER in names else torch.ones(len(labels), dtype=torch.bool)
+
+
+def _measure_answers(contract: Contract, chosen: ChosenPhotos, probabilities: Tensor) -> dict[str, Any]:
+    """Return what the thresholds do: which photos are answered at which, and what becomes of those of "neither"."""
+    names, clusters = contract.class_names, [photo.cluster for photo in chosen.photos]
+    labels = chosen.index_labels(names)
+    kept, refusal = is_pet(labels, names), None
+    if NEITHER in names:
+        verdicts = [p.label for p in decide([photo.path for photo in chosen.photos], probabilities.numpy(), contract)]
+        refusal = measure_refusal(probabilities[:, names.index(NEITHER)], ~kept, verdicts, clusters)
+    own = [cluster for cluster, is_kept in zip(clusters, kept.tolist(), strict=True) if is_kept]
+    marks = [contract.threshold, *THRESHOLDS]
+    at, *coverage = measure_coverage(probabilities[kept], labels[kept], marks, own) if own else [None]
+    return {"at_threshold": at, "coverage": coverage, "neither_threshold": contract.neither_threshold} | {
+        "neither": refusal
     }
 
 
@@ -156,7 +179,6 @@ def write_evaluation(
     """Write all files into ``out``, over those of an earlier evaluation. Raises SettingsError."""
     names, labels = contract.class_names, chosen.index_labels(contract.class_names)
     title = f"{metrics['photos']} photos ({chosen.part})"
-    marks = [*metrics["coverage"], metrics["at_threshold"]]
     try:
         _write_predictions(contract, chosen, probabilities, out / PREDICTIONS_NAME)
         write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
@@ -166,7 +188,12 @@ def write_evaluation(
         charts.draw_reliability(
             metrics["reliability"], 1 / len(names), f"Confidence and accuracy, {title}", out / "reliability.png"
         )
-        charts.draw_coverage(probabilities, labels, marks, f"Coverage and error, {title}", out / "coverage.png")
+        if metrics["at_threshold"]:
+            kept = is_pet(labels, names)
+            marks = [*metrics["coverage"], metrics["at_threshold"]]
+            charts.draw_coverage(
+                probabilities[kept], labels[kept], marks, f"Coverage and error, {title}", out / "coverage.png"
+            )
         confidence, answers = probabilities.max(1)
         is_right = (answers == labels).tolist()
         cells = [

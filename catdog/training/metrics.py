@@ -25,6 +25,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
+from catdog.contract import NEITHER, UNSURE
+
 Z_95 = 1.959964  # standard normal quantile of a two-sided 95% interval
 RESAMPLES: Final = 1000  # of the bootstrap; enough for the 2.5% quantiles (Efron & Tibshirani 1993, section 14.3)
 BINS: Final = 15  # of confidence, equal widths over [0, 1] (Guo et al. 2017, section 5)
@@ -175,6 +177,37 @@ def measure_coverage(
             }
         )
     return rows
+
+
+def measure_refusal(
+    refusal: Tensor, is_other: Tensor, verdicts: Sequence[str | None], clusters: Clusters = None
+) -> dict[str, Any]:
+    """Return how well a model tells photos of none of its other classes, and what that costs.
+
+    ``refusal`` float (N,): the probability of "neither"; ``is_other`` bool (N,): whether that is the truth;
+    ``verdicts`` (N,): what the photos were answered, "unsure" among them. The result has ``auroc`` and ``fpr_95``, the
+    share of others that are let through where 95% of the rest is (Yang et al. 2022, OpenOOD), both None unless there
+    are both kinds of photos, and for each kind its count and shares with their 95% intervals.
+    """
+    cluster = _number_clusters(clusters, len(refusal))
+
+    def share(hits: Tensor, among: Tensor) -> dict[str, Any]:
+        photos = int(among.sum())
+        found = int(hits[among].sum())
+        interval = _proportion(hits[among], cluster[among])
+        return {"photos": photos, "found": found, "share": found / photos if photos else None, "share_95": interval}
+
+    is_refused = torch.tensor([verdict == NEITHER for verdict in verdicts])
+    is_class = torch.tensor([verdict not in (NEITHER, UNSURE) for verdict in verdicts])
+    is_both = bool(is_other.any()) and not bool(is_other.all())
+    accepted = torch.quantile(refusal[~is_other].double(), 0.95) if is_both else None
+    return {
+        "auroc": binary_auroc(refusal.clamp(0, 1), is_other.long()).item() if is_both else None,
+        "fpr_95": None if accepted is None else (refusal[is_other].double() <= accepted).double().mean().item(),
+        "refused": share(is_refused, ~is_other),
+        "others_refused": share(is_refused, is_other),
+        "others_answered": share(is_class, is_other),
+    }
 
 
 def measure_reliability(probabilities: Tensor, labels: Tensor, clusters: Clusters = None) -> list[dict[str, Any]]:

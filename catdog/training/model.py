@@ -111,6 +111,20 @@ class ImageModel(nn.Module):
         """Turn uint8 (or float in [0, 255]) (N, 3, H, W) into logits float (N, C)."""
         return self.network(self.normalise(images))
 
+    def evidence(self, images: Tensor) -> Tensor:
+        """Turn uint8 (N, H, W, 3) into what each place of a photo says for each class, float32 (N, C, h, w).
+
+        The mean over all places is the logits: class activation maps are exact for a network that ends in pooling and a
+        linear layer, as a ResNet does (Zhou et al. 2016).
+        """
+        network = self.network
+        assert isinstance(network, ResNet)
+        pixels = self.normalise(images.permute(0, 3, 1, 2))
+        features = network.maxpool(network.relu(network.bn1(network.conv1(pixels))))
+        features = network.layer4(network.layer3(network.layer2(network.layer1(features))))
+        places = features.permute(0, 2, 3, 1) @ network.fc.weight.T + network.fc.bias
+        return places.permute(0, 3, 1, 2)
+
     def forward(self, images: Tensor) -> Tensor:
         """Turn uint8 (N, H, W, 3) into probabilities float32 (N, C)."""
         return torch.softmax(self.logits(images.permute(0, 3, 1, 2)).float() / self.temperature, dim=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -129,7 +129,7 @@ def _make_frozen_phase(fabric: Fabric, prepared: Prepared, settings: Settings, s
             features = MappedArray(folder / name, np.float16, shape, writable=True)
         say_first(fabric, f"frozen phase: features of {len(part)} {name} photos")
         compute_features(model, trunk, part, way, features, settings, shard)
-        computed.append(Examples(features, part.labels))
+        computed.append(replace(part, inputs=features))
     fabric.barrier()
     train, val = computed
     return phase(module=tail, train=train, val=val, prepare=Tensor.float, prepare_val=Tensor.float)

@@ -20,7 +20,7 @@ from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
 from catdog.files import check_output_folder, lock_folder, write_csv, write_text
 from catdog.training import charts
-from catdog.training.calibration import fit_temperature, fit_threshold
+from catdog.training.calibration import fit_temperature, fit_thresholds
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
 from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, prepare
 from catdog.training.find_lr import find_lr
@@ -83,8 +83,7 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
     outputs = {"val": compute_logits(model, prepared.val, settings, device)}
     logits, labels = outputs["val"]
     temperature = fit_temperature(logits, labels)
-    probabilities = torch.softmax(logits / temperature, 1)
-    contract = contract.with_(temperature=temperature, threshold=fit_threshold(probabilities, labels))
+    contract = fit_thresholds(contract.with_(temperature=temperature), torch.softmax(logits / temperature, 1), labels)
     if manifest.of("test"):
         outputs["test"] = compute_logits(model, load_photos(manifest, "test", contract, settings), settings, device)
     metrics: dict[str, Any] = {}

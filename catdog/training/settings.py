@@ -61,7 +61,7 @@ _RULES: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
     ("dropout label_smoothing warmup ema", lambda v: 0 <= v < 1, "must be in [0, 1)"),
     ("crop", lambda v: MIN_CROP <= v <= 1, f"must be in [{MIN_CROP}, 1]"),
     ("crop_scale stage_decay", lambda v: 0 < v <= 1, "must be in (0, 1]"),
-    ("color degrade erase", lambda v: 0 <= v <= 1, "must be in [0, 1]"),
+    ("color degrade erase teacher_weight", lambda v: 0 <= v <= 1, "must be in [0, 1]"),
     (
         "mixup cutmix clip_norm cache_gb frozen_epochs epochs patience",
         lambda v: 0 <= v < 1e6,
@@ -98,8 +98,13 @@ class Settings:
     arch: str = _setting("resnet18", f"architecture: {', '.join(ARCHS)}")
     weights: str = _setting(
         "imagenet",
-        "starting weights: imagenet, none, a safetensors file (may be partial), or the mean of several: FILE,FILE",
+        "starting weights: imagenet, none, embedded (the model in catdog), a file (safetensors, also a partial one, or "
+        "ONNX from catdog export), or the mean of several: FILE,FILE",
     )
+    teacher: str = _setting(
+        "", "models to learn from as well as from the labels: ONNX files, run folders or embedded, FILE,FILE"
+    )
+    teacher_weight: float = _setting(0.7, "how much the teachers count beside the labels, [0, 1]")
     dropout: float = _setting(0.2, "dropout before the head, [0, 1)")
     # input
     size: int = _setting(224, "side of the square input when serving and validating, px")

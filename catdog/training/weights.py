@@ -1,9 +1,10 @@
-"""Starting weights: torchvision's, a file (also a partial one), the mean of several files, or none."""
+"""Starting weights: torchvision's, a file (also a partial one, also ONNX), the mean of several files, or none."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from catdog.classifier import EMBEDDED
 from catdog.errors import ModelError
 from catdog.training.model import new_network, read_weights
+from catdog.training.onnx_weights import read_onnx_weights
 from catdog.training.settings import ARCHS
 
 
@@ -23,6 +26,8 @@ class LoadedWeights:
     filled: tuple[str, ...]
     fresh: tuple[str, ...]
     """They start from scratch: the head, and whatever a partial file lacks."""
+    folded: bool = False
+    """Whether they come from an ONNX file, so that ``refit_batch_norms`` must follow."""
 
     def describe(self) -> str:
         """Return two lines for the log."""
@@ -33,7 +38,8 @@ class LoadedWeights:
 
 
 def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
-    """Fill ``network`` from ``weights``: "none", "imagenet" (downloaded by torchvision), or a safetensors file.
+    """Fill ``network`` from ``weights``: "none", "imagenet" (downloaded by torchvision), "embedded" (the model inside
+    catdog), or a file: safetensors, or ONNX that catdog exported.
 
     Several files, separated by commas, are averaged: networks fine-tuned from the same weights lie so near to one
     another that their mean is often better than each (Wortsman et al. 2022, "Model soups").
@@ -44,12 +50,13 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
     """
     if arch == "cnn" and weights == "imagenet":
         raise ModelError("--weights imagenet: the cnn has none; give --weights none, or a file of its own")
-    own = network.state_dict()
+    own, folded = network.state_dict(), False
     if weights in ("none", "imagenet"):
         state = {} if weights == "none" else _download_imagenet(arch)
     else:
-        files = [weights] if Path(weights).exists() else weights.split(",")
-        state = _average([_read_file(file, arch) for file in files], weights)
+        parts = [weights] if Path(weights).exists() else weights.split(",")
+        folded = any(map(_is_onnx, parts))
+        state = _average([_read_file(file, arch) for file in parts], weights)
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(usable, strict=False)
     counted = [k for k in own if not k.endswith("num_batches_tracked")]  # a counter that nothing here reads
@@ -57,12 +64,19 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
     fresh = tuple(k for k in counted if k not in usable)
     if filled:
         _start_as_identity(network, set(fresh))
-    return LoadedWeights(filled, fresh)
+    return LoadedWeights(filled, fresh, folded)
+
+
+def _is_onnx(file: str) -> bool:
+    return file == EMBEDDED or Path(file).suffix == ".onnx"
 
 
 def _read_file(file: str, arch: str) -> dict[str, Tensor]:
     """Read a weight file; raises ModelError unless ``arch`` is the smallest architecture that has all its tensors."""
-    state = read_weights(file)
+    if _is_onnx(file):
+        state = read_onnx_weights(str(files("catdog") / "assets" / "catdog.onnx") if file == EMBEDDED else file)
+    else:
+        state = read_weights(file)
     body = {name: tensor.shape for name, tensor in state.items() if not name.startswith("fc.")}
     with torch.device("meta"):  # shapes only, no memory
         shapes = {a: {k: v.shape for k, v in new_network(a, 1).state_dict().items()} for a in ARCHS}

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from catdog.contract import Contract
 from catdog.errors import TrainingError
-from catdog.training.calibration import fit_temperature, fit_threshold
+from catdog.training.calibration import fit_neither_threshold, fit_temperature, fit_threshold, fit_thresholds
 from catdog.training.charts import draw_reliability, label_marks
 from catdog.training.metrics import (
     count_answered,
@@ -215,27 +216,50 @@ def test_the_threshold_rises_just_over_the_mistakes() -> None:
     assert measure_coverage(*sure_of(confidence, [True, False, True] + [True] * 97), [found])[0]["answered"] == 98
 
 
-def test_the_threshold_stops_at_90_percent_coverage() -> None:
+def test_the_threshold_stops_at_97_percent_coverage() -> None:
     confidence = [0.50 + i / 1000 for i in range(1, 101)]
     never = [i % 2 == 0 for i in range(100)]
     found = fit_threshold(*sure_of(confidence, never))
     row = measure_coverage(*sure_of(confidence, never), [found])[0]
-    assert row["answered"] == 90
-    assert found == 0.51  # just over the tenth confidence, which as a float32 is under 0.51
+    assert row["answered"] == 97
+    assert found == 0.504  # the fourth confidence, of the first photo that stays
 
 
 def test_tied_confidences_are_answered_together_or_not_at_all() -> None:
-    # A wrong answer shares its confidence with 20 right ones: leaving them all out would cost too much coverage.
-    confidence = [0.6] * 21 + [0.9] * 79
+    # A wrong answer shares its confidence with 3 right ones: leaving them all out would cost too much coverage.
+    confidence = [0.6] * 4 + [0.9] * 96
     assert fit_threshold(*sure_of(confidence, [False] + [True] * 99)) == 0.5
-    # With 9 right ones it doesn't: exactly 90 of 100 stay.
-    confidence = [0.6] * 10 + [0.9] * 90
+    # With 2 right ones it doesn't: exactly 97 of 100 stay.
+    confidence = [0.6] * 3 + [0.9] * 97
     assert fit_threshold(*sure_of(confidence, [False] + [True] * 99)) in (0.89, 0.9)
 
 
-def test_one_in_a_thousand_is_good_enough() -> None:
-    assert fit_threshold(*sure_of([0.6] + [0.9] * 999, [False] + [True] * 999)) == 0.5
-    assert fit_threshold(*sure_of([0.6] + [0.9] * 998, [False] + [True] * 998)) > 0.6
+def test_one_in_five_hundred_is_good_enough() -> None:
+    assert fit_threshold(*sure_of([0.6] + [0.9] * 499, [False] + [True] * 499)) == 0.5
+    assert fit_threshold(*sure_of([0.6] + [0.9] * 498, [False] + [True] * 498)) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("refusal", "found"),
+    [
+        ([0.001] * 199 + [0.61], 0.2),  # one of 200 may be refused, and under 0.2 no threshold is believed
+        ([0.001] * 198 + [0.61, 0.7], 0.62),  # a threshold of 0.61 would refuse two
+        ([0.001] * 99 + [0.61], 0.62),  # of 100 none may be
+        ([0.95] * 10, 0.9),
+    ],
+)
+def test_the_threshold_of_neither_refuses_few_pets(refusal: list[float], found: float) -> None:
+    assert fit_neither_threshold(torch.tensor(refusal)) == found
+
+
+def test_photos_of_neither_have_no_say_in_the_thresholds() -> None:
+    contract = Contract(class_names=("cat", "dog", "neither"), input_size=64)
+    pets = torch.tensor([[0.9, 0.08, 0.02]] * 100)
+    others = torch.tensor([[0.6, 0.1, 0.3]] * 50)
+    labels = torch.tensor([0] * 100 + [2] * 50)
+    fitted = fit_thresholds(contract, torch.cat([pets, others]), labels)
+    assert fitted == fit_thresholds(contract, pets, labels[:100])
+    assert fitted.neither_threshold == 0.2
 
 
 def test_no_number_leaves_its_range() -> None:

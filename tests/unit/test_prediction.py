@@ -34,6 +34,27 @@ def test_label(dog: float, threshold: float | None, label: str) -> None:
     assert answer.confidence == max(1 - dog, dog)
 
 
+@pytest.mark.parametrize(
+    ("row", "label", "confidence"),
+    [
+        ([0.95, 0.03, 0.02], "cat", 0.95),
+        ([0.6, 0.1, 0.3], "neither", 0.3),  # exactly on its threshold it is the answer, likeliest or not
+        ([0.6, 0.11, 0.29], "unsure", 0.6),
+        ([0.05, 0.05, 0.9], "neither", 0.9),
+    ],
+)
+def test_neither_has_a_threshold_of_its_own(row: list[float], label: str, confidence: float) -> None:
+    contract = CONTRACT.with_(class_names=("cat", "dog", "neither"), neither_threshold=0.3)
+    (answer,) = decide(["a.jpg"], np.array([row]), contract)
+    assert (answer.label, answer.confidence) == (label, confidence)
+
+
+def test_neither_is_unsure_where_it_is_likeliest_and_under_its_threshold() -> None:
+    contract = CONTRACT.with_(class_names=("cat", "dog", "neither"), neither_threshold=0.9)
+    (answer,) = decide(["a.jpg"], np.array([[0.1, 0.1, 0.8]]), contract)
+    assert (answer.label, answer.confidence) == ("unsure", 0.8)
+
+
 def test_a_tie_goes_to_the_first_class() -> None:
     (answer,) = decide(["a.jpg"], np.array([[0.5, 0.5]]), CONTRACT, 0.5)
     assert answer.label == "cat"

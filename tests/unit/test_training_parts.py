@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from catdog import load
 from catdog.contract import Contract
 from catdog.errors import ContractError, ModelError
+from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.training.history import format_metrics
 from catdog.training.metrics import measure, wilson_interval
 from catdog.training.model import ImageModel, find_stage, load_checkpoint, new_network, save_checkpoint, split_network
+from catdog.training.onnx_weights import refit_batch_norms
 from catdog.training.phases import (
     Schedule,
     choose_learning_tensors,
@@ -67,6 +70,45 @@ def test_foreign_and_unreadable_weight_files_are_refused(tmp_path: Path) -> None
     ]:
         with pytest.raises(ModelError, match=message):
             load_weights(network, "resnet18", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "cnn"])
+def test_an_exported_file_gives_its_weights_back(tmp_path: Path, arch: str) -> None:
+    torch.manual_seed(1)
+    contract = CONTRACT.with_(arch=arch)
+    first = ImageModel(new_network(arch, 2), contract).eval()
+    images = torch.randint(0, 256, (32, 64, 64, 3), dtype=torch.uint8)
+    first.train().logits(images.permute(0, 3, 1, 2))  # batch norms that have seen something
+    first.eval()
+    write_onnx(to_onnx(first), contract, tmp_path / "m.onnx")
+    second = ImageModel(new_network(arch, 2), contract).eval()
+    loaded = load_weights(second.network, arch, str(tmp_path / "m.onnx"))
+    assert (loaded.fresh, loaded.folded) == ((), True)
+    torch.testing.assert_close(second(images), first(images), atol=1e-5, rtol=1e-5)
+
+    refit_batch_norms(second, images)
+    torch.testing.assert_close(second(images), first(images), atol=1e-4, rtol=1e-4)
+    training = second.train()(images) if arch == "resnet18" else None  # the cnn's has dropout
+    if training is not None:
+        torch.testing.assert_close(training, first(images), atol=0.02, rtol=0.02)
+
+
+def test_the_embedded_model_is_a_starting_point(tmp_path: Path) -> None:
+    network = new_network("resnet18", len(load().contract.class_names))
+    assert load_weights(network, "resnet18", "embedded").fresh == ()
+    (tmp_path / "other.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(ModelError, match=r"other\.onnx: not an ONNX file that catdog exported"):
+        load_weights(network, "resnet18", str(tmp_path / "other.onnx"))
+    with pytest.raises(ModelError, match=r"none\.onnx: no such file"):
+        load_weights(network, "resnet18", str(tmp_path / "none.onnx"))
+
+
+def test_evidence_is_where_the_logits_come_from() -> None:
+    model = ImageModel(new_network("resnet18", 3), CONTRACT.with_(class_names=("cat", "dog", "neither"))).eval()
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    evidence = model.evidence(images)
+    assert evidence.shape == (2, 3, 2, 2)
+    torch.testing.assert_close(evidence.mean((2, 3)), model.logits(images.permute(0, 3, 1, 2)))
 
 
 def test_several_weight_files_are_averaged(tmp_path: Path) -> None:

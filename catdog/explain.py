@@ -1,0 +1,133 @@
+"""Where the model looked: its evidence for the answer, laid over the photo.
+
+A class activation map is exact for a network that ends in pooling and a linear layer (Zhou et al. 2016): its mean over
+all places is the logit. So nothing is estimated here, and one run of the model gives the answer and the map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from catdog.classifier import Classifier
+from catdog.colours import ORANGE
+from catdog.contract import UNSURE, Contract
+from catdog.errors import ImageError, SettingsError
+from catdog.files import check_output_file, replace_file
+from catdog.image import describe, find_kept_box, open_photo, resize
+from catdog.prediction import Prediction, decide
+from catdog.sources import Input
+
+MAX_SIDE: Final = 1024  # px, of the longer side of the picture
+_TINT: Final = 0.3  # of the colour where the evidence is strongest
+_DIMMED: Final = 0.4  # of the brightness where there is none
+_MARK: Final = "catdog's explanation"  # in a picture's file, by which a later run knows that it may replace it
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An answer and what spoke for it. Both other fields are None where the photo can't be read."""
+
+    prediction: Prediction
+    heat: npt.NDArray[np.float32] | None
+    """(h, w), [0, 1]: how much each place of the model's input speaks for the answer; 1 at the strongest one."""
+    picture: Image.Image | None
+    """The photo, at most MAX_SIDE px, bright and coloured where the heat is."""
+
+
+def explain(
+    classifier: Classifier, photo: object, name: str | None = None, threshold: float | None = None
+) -> Explanation:
+    """Answer a photo, as ``Classifier.predict`` does, and show where the model looked.
+
+    ``photo``: as ``catdog.image.open_photo`` takes it. Of an answer "unsure" it is the likeliest class that is
+    shown. Raises ModelError where the model has no evidence to show.
+    """
+    source = describe(photo) if name is None else name
+    contract = classifier.contract
+    limit = classifier.threshold if threshold is None else threshold
+    try:
+        image = open_photo(photo, source, at_least=max(MAX_SIDE, 2 * contract.resized))
+    except ImageError as error:
+        return Explanation(Prediction.failed(source, error), None, None)
+    probabilities, evidence = classifier.evidence(resize(image, contract)[None])
+    (prediction,) = decide([source], probabilities, contract, limit)
+    names = contract.class_names
+    shown = (
+        int(probabilities[0].argmax()) if prediction.label in (None, UNSURE) else names.index(prediction.label or "")
+    )
+    heat = find_heat(evidence[0], shown)
+    return Explanation(prediction, heat, draw_heat(image, heat, contract))
+
+
+def find_heat(evidence: npt.NDArray[np.float32], shown: int) -> npt.NDArray[np.float32]:
+    """Return how much each place speaks for class ``shown`` rather than the others, (h, w) in [0, 1].
+
+    ``evidence``: float (C, h, w). A place that speaks against the class counts as 0, the strongest one as 1.
+    """
+    others = np.delete(evidence, shown, axis=0).mean(0)
+    heat = np.maximum(evidence[shown] - others, 0)
+    largest = heat.max()
+    return np.asarray(heat / largest if largest > 0 else heat, np.float32)
+
+
+def draw_heat(image: Image.Image, heat: npt.NDArray[np.float32], contract: Contract) -> Image.Image:
+    """Return the photo with the heat over the part of it that the model saw, the rest as dim as where there is none."""
+    picture = image.copy()
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    left, top, right, bottom = (round(edge) for edge in find_kept_box(picture.size, contract))
+    small = Image.fromarray(np.rint(heat * 255).astype(np.uint8))
+    seen = small.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
+    mask = Image.new("L", picture.size)
+    mask.paste(seen, (left, top))
+    dimmed = picture.point(lambda level: round(level * _DIMMED))
+    tinted = Image.blend(picture, Image.new("RGB", picture.size, ORANGE), _TINT)
+    return Image.composite(tinted, dimmed, mask)
+
+
+def write_pictures(
+    classifier: Classifier, photos: Iterable[Input], folder: Path, threshold: float | None = None
+) -> Iterator[Prediction]:
+    """Yield the answer to each photo, and write what ``explain`` shows of it to ``folder`` as NAME.png.
+
+    Raises ModelError where the model can't explain, and SettingsError where a picture can't be written or a file of
+    its name is there that isn't from here.
+    """
+    classifier.check_evidence()
+    taken: set[str] = set()
+    for photo in photos:
+        try:
+            data: object = photo.content.read(photo.source)
+        except ImageError as error:
+            yield Prediction.failed(photo.source, error)
+            continue
+        explanation = explain(classifier, data, photo.source, threshold)
+        if explanation.picture is not None:
+            path = folder / _choose_name(photo.source, taken)
+            check_output_file("--explain", path, _MARK.encode())
+            about = PngInfo()
+            about.add_text("Software", _MARK)
+            try:
+                with replace_file(path) as temporary:
+                    explanation.picture.save(temporary, format="PNG", pnginfo=about)
+            except OSError as error:
+                raise SettingsError(f"--explain {folder}: can't be written ({error.strerror or error})") from error
+        yield explanation.prediction
+
+
+def _choose_name(source: str, taken: set[str]) -> str:
+    """Return a file name made of a photo's, with a number where another photo has it already."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(source).stem).strip(".")[:80] or "photo"
+    name, number = f"{stem}.png", 2
+    while name.casefold() in taken:
+        name, number = f"{stem}~{number}.png", number + 1
+    taken.add(name.casefold())
+    return name

@@ -1,0 +1,133 @@
+"""Where the model looked: the map lies where the evidence is, and is written under safe names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catdog.classifier import Classifier
+from catdog.contract import METADATA_KEY, Contract
+from catdog.errors import ModelError
+from catdog.explain import explain, find_heat
+from catdog.image import find_kept_box
+
+CONTRACT = Contract(class_names=("cat", "dog"), input_size=16, threshold=0.6)
+
+
+def build_model(contract: Contract) -> bytes:
+    """A model whose evidence is the colour of each 4x4 px: red speaks for cat, blue for dog."""
+    onnx = pytest.importorskip("onnx")
+    helper, types = onnx.helper, onnx.TensorProto
+    weights = np.zeros((2, 3, 1, 1), np.float32)
+    weights[0, 0] = weights[1, 2] = 1 / 16
+    size = contract.input_size
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=types.FLOAT),
+            helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["planes"], ["places"], kernel_shape=[4, 4], strides=[4, 4]),
+            helper.make_node("Conv", ["places", "weights"], ["evidence"]),
+            helper.make_node("ReduceMean", ["evidence"], ["logits"], axes=[2, 3], keepdims=0),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("image", types.UINT8, ["N", size, size, 3])],
+        [
+            helper.make_tensor_value_info("probabilities", types.FLOAT, ["N", 2]),
+            helper.make_tensor_value_info("evidence", types.FLOAT, ["N", 2, size // 4, size // 4]),
+        ],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(build_model(CONTRACT), threads=1)
+
+
+@pytest.fixture
+def corner() -> Image.Image:
+    """Black, with red in the upper right quarter."""
+    photo = Image.new("RGB", (320, 160))
+    photo.paste((255, 0, 0), (160, 0, 320, 80))
+    return photo
+
+
+def test_the_answer_is_that_of_predict_and_the_heat_is_where_the_evidence_is(
+    classifier: Classifier, corner: Image.Image
+) -> None:
+    explanation = explain(classifier, corner)
+    assert explanation.prediction == classifier.predict(corner)
+    assert explanation.prediction.label == "cat"
+    expected = np.zeros((4, 4), np.float32)
+    expected[:2, 2:] = 1
+    assert explanation.heat is not None
+    np.testing.assert_allclose(explanation.heat, expected, atol=0.07)  # the resize is soft
+    assert explanation.picture is not None
+    assert explanation.picture.size == (320, 160)
+    bright = np.asarray(explanation.picture).sum(2)
+    assert bright[20, 300] > 2 * 255 / 3
+    assert bright[140, 20] == 0
+
+
+def test_a_place_that_speaks_against_the_class_counts_as_nothing() -> None:
+    evidence = np.array([[[2.0, -3.0]], [[1.0, 1.0]], [[-1.0, 0.0]]], np.float32)
+    np.testing.assert_allclose(find_heat(evidence, 0), [[1.0, 0.0]])
+    np.testing.assert_allclose(find_heat(evidence, 2), [[0.0, 1.0]])
+    assert not find_heat(-np.ones((2, 3, 3), np.float32), 0).any()
+
+
+def test_what_the_crop_cuts_off_stays_dim() -> None:
+    contract = CONTRACT.with_(resize="short_side", crop=0.5)
+    assert find_kept_box((200, 100), contract) == (75, 25, 125, 75)
+    explanation = explain(Classifier(build_model(contract), threads=1), Image.new("RGB", (200, 100), "red"))
+    assert explanation.picture is not None
+    picture = np.asarray(explanation.picture)
+    assert picture[50, 100, 0] > 200
+    assert picture[5, 5, 0] == 102  # 40% of 255
+
+
+def test_a_photo_that_cannot_be_read_is_an_answer_with_an_error(classifier: Classifier) -> None:
+    explanation = explain(classifier, b"no photo", "x.jpg")
+    assert explanation.picture is None
+    assert explanation.prediction.error == classifier.predict(b"no photo").error.replace("<bytes>", "x.jpg")  # type: ignore[union-attr]
+
+
+def test_a_model_without_evidence_says_so(tiny: Classifier, corner: Image.Image) -> None:
+    with pytest.raises(ModelError, match="can't show where it looked"):
+        explain(tiny, corner)
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "catdog", "predict", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_predict_writes_a_picture_a_photo(tmp_path: Path, corner: Image.Image) -> None:
+    (tmp_path / "model.onnx").write_bytes(build_model(CONTRACT))
+    for name in ("a/one photo.png", "b/one photo.bmp", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        corner.save(tmp_path / name)
+    (tmp_path / "d.jpg").write_bytes(b"nothing")
+    photos = ("a", "b", "c.png", "d.jpg", "--model", "model.onnx", "--explain", "pictures")
+    for _ in range(2):  # it may replace its own
+        done = run(*photos, cwd=tmp_path)
+        assert done.returncode == 1, done.stderr
+        assert [json.loads(line)["label"] for line in done.stdout.splitlines()] == ["cat", "cat", "cat", None]
+        written = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+        assert written == ["c.png", "one_photo.png", "one_photo~2.png"]
+    corner.save(tmp_path / "pictures" / "c.png")
+    done = run(*photos, cwd=tmp_path)
+    assert (done.returncode, "is there already, and not from this command" in done.stderr) == (2, True)
+    done = run("c.png", "--model", "model.onnx", "--explain", "c.png", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
