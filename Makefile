@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check \
 	$$($(BIN)/python -c 'import sys; print("--constraint constraints.txt" * (sys.version_info >= (3, 11)))')
 
-.PHONY: help demo test rehearse wheel constraints java
+.PHONY: help demo test rehearse wheel constraints java chromium
 .DELETE_ON_ERROR:
 
 help:
@@ -25,7 +25,7 @@ demo: $(VENV)/.core
 	if [ -z "$$photos" ]; then photos=$$($(BIN)/python benchmarks/demo_photos.py build/demo) || exit 1; fi; \
 	$(BIN)/python -m catdog.predict $$photos
 
-test: $(VENV)/.dev java
+test: $(VENV)/.dev java chromium
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/bandit -q -c pyproject.toml -r catdog export train.py inference.py
@@ -54,6 +54,12 @@ constraints: | $(BIN)/pip
 java:
 	@if ! command -v java >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	apt-get update -qq && apt-get install -y -qq default-jre-headless >/dev/null; fi
+
+# The browser that the page is tried in; without one those tests are skipped.
+chromium:
+	@if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null \
+	&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	apt-get update -qq && apt-get install -y -qq chromium >/dev/null; fi
 
 # A stamp is as new as the last install, so a second run reinstalls nothing until pyproject.toml changes.
 $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/pip

@@ -133,8 +133,8 @@ def mixed(photos: Sequence[bytes], classifier: Classifier) -> list[Call]:
         junk["error"] = junk["error"].replace("<bytes>", "images[1]")
         several = [answer(data, "images[0]"), junk, answer(other, "images[2]")]
         bad = (
-            Call(b"junk", "image/jpeg", 400),
-            Call(data[: len(data) // 2], "image/jpeg", 400),
+            Call(b"junk", "image/jpeg", 422),
+            Call(data[: len(data) // 2], "image/jpeg", 422),
             Call(data, "text/plain", 415),
             Call(b"{", "application/json", 400),
             Call(b'{"image": "file:///etc/passwd"}', "application/json", 400),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, Final, overload
@@ -136,18 +136,20 @@ class Classifier:
         names: Iterable[str] | None = None,
         threshold: float | None = None,
         batch_size: int = BATCH_SIZE,
+        load_pixels: Callable[[Any, Contract, str], Pixels] = load_pixels,
     ) -> Iterator[Prediction]:
         """Yield Predictions one by one, in order, for any number of photos with bounded memory.
 
         While the model works on one batch, threads decode the next. ``names`` replaces the photos' own as ``source``.
         An item may also be an ImageError, which becomes its answer, or a function without arguments that returns the
         encoded bytes or raises one (a download, say): it is called on one of the decoding threads.
+        ``load_pixels`` replaces ``catdog.image.load_pixels``, and must give the same pixels or raise ImageError.
         """
         named = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
-        for batch in batches_ahead(lambda item: (item[1], self._load(*item)), named, batch_size):
+        for batch in batches_ahead(lambda item: (item[1], self._load(*item, load_pixels)), named, batch_size):
             yield from self._decide(batch, self.threshold if threshold is None else threshold)
 
-    def _load(self, photo: Any, name: str) -> Pixels | ImageError:
+    def _load(self, photo: Any, name: str, load_pixels: Callable[[Any, Contract, str], Pixels]) -> Pixels | ImageError:
         if isinstance(photo, ImageError):
             return photo
         try:

@@ -33,6 +33,7 @@ ROOMS: Final = {
     "tune": Room("catdog.training.tune", "python -m catdog.training.tune", "Search for good training settings."),
     "evaluate": Room("catdog.training.evaluate", "python -m catdog.training.evaluate", "Measure a model on photos."),
     "export": Room("catdog.export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
+    "serve": Room("catdog.serving.__main__", "python -m catdog.serving", "Answer photos over HTTP, with a page."),
     "aws": Room("catdog.aws.__main__", "python -m catdog.aws", "Train, deploy and call on Amazon SageMaker."),
     "lambda": Room("catdog.serving.lambda_package", "python -m catdog.serving.lambda_package", "Serve on AWS Lambda."),
     "doctor": Room("catdog.doctor", "python -m catdog.doctor", "Say what is installed here, and what is missing."),
@@ -47,6 +48,7 @@ Examples:
   catdog dataset photos.zip --out data                    a dataset of your own photos, to train from
   catdog train --data data --output runs/first
   catdog export runs/first --out model.onnx
+  catdog serve                                            a page to drop photos on, and an HTTP interface
   catdog doctor                                           what is installed here, and what is missing
 
 catdog COMMAND --help says more. catdog --install-completion teaches your shell to complete all of it."""

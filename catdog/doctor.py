@@ -30,7 +30,7 @@ from catdog.machine import CGROUP, free_memory, usable_cores
 from catdog.support import AS_OF, SUPPORT
 
 CORE: Final = ("filelock", "numpy", "onnxruntime", "pillow", "rich", "typer")
-_PACKAGES: Final = {"pillow_heif": "pillow-heif", "yaml": "pyyaml"}
+_PACKAGES: Final = {"pillow_heif": "pillow-heif", "prometheus_client": "prometheus-client", "yaml": "pyyaml"}
 """Names on PyPI, where ``import`` has others."""
 _GIB: Final = 2**30
 

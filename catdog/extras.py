@@ -21,6 +21,7 @@ EXTRAS: Final = {
     "cloud": Extra("photos and results on S3, Google Cloud Storage and Azure", ("obstore",)),
     "s3": Extra("the same with AWS profiles, single sign-on and roles", ("boto3", "obstore")),
     "ray": Extra("catdog score --engine ray, on a Ray cluster", ("pyarrow", "ray")),
+    "serve": Extra("catdog serve: answers over HTTP, and a page", ("prometheus_client", "starlette", "uvicorn")),
     "train": Extra("catdog train and catdog evaluate", _TRAIN),
     "export": Extra("catdog export: a trained model as one ONNX file", (*_TRAIN, "onnx")),
     "tune": Extra("catdog tune: search for good settings", (*_TRAIN, "optuna")),

@@ -15,7 +15,7 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ Pixels = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, upright, values in [0, 255]."""
 Size = tuple[int, int]
 """(width, height), px."""
+Room = Callable[[int, str], contextlib.AbstractContextManager[object]]
+"""Asked before a photo is decoded, with the pixels that this will hold in memory and the photo's name. It may refuse by
+an ImageError, or return what waits for its turn when it is entered; the photo is decoded inside."""
 
 MAX_BYTES: Final = 256 * 2**20  # of one encoded photo; a 200-megapixel phone JPEG has about 60 MB
 MAX_PIXELS: Final = 2 * 89_478_485  # Pillow's own hard limit against decompression bombs: 537 MB as RGB
@@ -98,17 +101,24 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         ) from error
 
 
-def decode(data: bytes, name: str, at_least: int | None = None) -> Image.Image:
+def any_room(pixels: int, name: str) -> contextlib.AbstractContextManager[object]:
+    """Let every photo in at once."""
+    return contextlib.nullcontext()
+
+
+def decode(data: bytes, name: str, at_least: int | None = None, room: Room = any_room) -> Image.Image:
     """Return an upright RGB image from an encoded photo, from its first frame if it has several.
 
     ``at_least``, px: a JPEG much larger than this on both sides is decoded at 1/2, 1/4 or 1/8 scale, never below it.
     Grey, palette, CMYK and 16-bit samples become 8-bit RGB; alpha is laid over white; EXIF orientation is applied.
     Raises ImageError naming ``name`` (empty, unsupported, corrupt, too_large, out_of_memory).
     """
-    return decode_sized(data, name, at_least)[0]
+    return decode_sized(data, name, at_least, room)[0]
 
 
-def decode_sized(data: bytes, name: str, at_least: int | None = None) -> tuple[Image.Image, Size]:
+def decode_sized(
+    data: bytes, name: str, at_least: int | None = None, room: Room = any_room
+) -> tuple[Image.Image, Size]:
     """Do what ``decode`` does, and also return the upright photo's size at full scale."""
     if not data:
         raise ImageError(f"{name}: the file is empty", "empty")
@@ -128,12 +138,15 @@ def decode_sized(data: bytes, name: str, at_least: int | None = None) -> tuple[I
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         is_scaled = image.size != (width, height)
-        image.load()
-        size = (width, height) if is_scaled else image.size  # loading turns TIFFs upright
-        turn = _turn_to_upright(image)
-        if turn is not None:
-            image = image.transpose(turn)  # under the same name, so that the memory of the first one is given back
-        return _to_rgb(image, name), size[::-1] if turn in _SIDEWAYS else size
+        # Of a progressive JPEG all coefficients are held, however small the scale at which it is decoded.
+        held = width * height if "progressive" in image.info else image.width * image.height
+        with room(held, name):
+            image.load()
+            size = (width, height) if is_scaled else image.size  # loading turns TIFFs upright
+            turn = _turn_to_upright(image)
+            if turn is not None:
+                image = image.transpose(turn)  # under the same name, so that the memory of the first one is given back
+            return _to_rgb(image, name), size[::-1] if turn in _SIDEWAYS else size
 
 
 def from_array(array: npt.NDArray[np.generic], name: str) -> Image.Image:
@@ -185,15 +198,18 @@ def find_kept_box(photo: Size, contract: Contract) -> tuple[float, float, float,
     return left, top, width - left, height - top
 
 
-def load_pixels(source: object, contract: Contract, name: str | None = None) -> Pixels:
-    """Return a photo as uint8 (input_size, input_size, 3); ``source`` and errors as in ``open_photo``."""
-    return resize(open_photo(source, name, at_least=JPEG_MARGIN * contract.resized), contract)
+def load_pixels(source: object, contract: Contract, name: str | None = None, room: Room = any_room) -> Pixels:
+    """Return a photo as uint8 (input_size, input_size, 3); ``source``, ``room`` and errors as in ``open_photo``."""
+    return resize(open_photo(source, name, JPEG_MARGIN * contract.resized, room), contract)
 
 
-def open_photo(source: object, name: str | None = None, at_least: int | None = None) -> Image.Image:
+def open_photo(
+    source: object, name: str | None = None, at_least: int | None = None, room: Room = any_room
+) -> Image.Image:
     """Return a photo as an upright RGB image; ``at_least`` as in ``decode``.
 
     ``source``: a path, encoded bytes, an open binary file, a PIL image, or an array as ``from_array`` takes it.
+    ``room`` is asked before encoded bytes are decoded.
     Raises ImageError naming ``name`` (default: the path, or what kind of thing it is).
     """
     name = name or describe(source)
@@ -202,7 +218,7 @@ def open_photo(source: object, name: str | None = None, at_least: int | None = N
     elif hasattr(source, "read"):
         source = _read_stream(source, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode(bytes(source), name, at_least)
+        return decode(bytes(source), name, at_least, room)
     if isinstance(source, Image.Image):
         return from_pil(source, name)
     if hasattr(source, "__array__"):

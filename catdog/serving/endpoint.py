@@ -21,13 +21,16 @@ import numpy as np
 
 from catdog.answers import as_csv, as_json, as_jsonl
 from catdog.classifier import Classifier
+from catdog.contract import Contract
 from catdog.errors import CatdogError, ImageError
-from catdog.image import load_pixels
+from catdog.image import Pixels
 from catdog.prediction import Prediction, decide
+from catdog.serving.limits import LateError, LoadPixels, load_within_limits
 from catdog.serving.requests import (
     ALLOWED_S3,
     BAD_REQUEST,
     JSON_TYPE,
+    NO_PHOTO,
     TOO_LARGE,
     Request,
     RequestError,
@@ -91,13 +94,18 @@ def read_request(body: object, content_type: object) -> Request | Refusal:
         return _make_refusal(error)
 
 
-def answer_request(request: Request | Refusal, classifier: Classifier, budget_s: float = BUDGET_S) -> Answers | Refusal:
+def answer_request(
+    request: Request | Refusal,
+    classifier: Classifier,
+    budget_s: float = BUDGET_S,
+    load_pixels: LoadPixels = load_within_limits,
+) -> Answers | Refusal:
     """Answer each photo. One that can't be read fails a request about one photo, and only its own row in a list."""
     if isinstance(request, Refusal):
         return request
     try:
         answer = _answer_one if request.single else _answer_many
-        rows = answer(request, classifier, budget_s)
+        rows = answer(request, classifier, budget_s, load_pixels)
         return Answers(rows, classifier.contract.class_names, request.single)
     except Exception as error:
         return _make_refusal(error)
@@ -129,27 +137,29 @@ def choose_media_type(accept: object) -> str | None:
     return next((name for weight, _, name in sorted(found) if weight < 0 and name in FORMS), None)
 
 
-class _NotReadInTimeError(ImageError):
-    """A photo that the request's time did not suffice for."""
-
-
-def _answer_one(request: Request, classifier: Classifier, budget_s: float) -> list[Prediction]:
-    photo, name = request.photos[0], request.names[0]
+def _answer_one(request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels) -> list[Prediction]:
+    photo, name, deadline = request.photos[0], request.names[0], time.monotonic() + budget_s
     try:
-        data = _read_in_time(photo, name, time.monotonic() + budget_s, budget_s)
-        pixels = load_pixels(data, classifier.contract, name)
+        data = _read_in_time(photo, name, deadline, budget_s)
+        pixels = load_pixels(data, classifier.contract, name, deadline)
     except ImageError as error:
         if os.environ.get(ANSWER_ALL):
             return [Prediction.failed(name, error)]
-        raise RequestError(str(error), _choose_status(error)) from error
+        raise RequestError(str(error), BAD_REQUEST if error is photo else _choose_status(error)) from error
     return decide([name], classifier.probabilities(pixels[np.newaxis]), classifier.contract)
 
 
-def _answer_many(request: Request, classifier: Classifier, budget_s: float) -> list[Prediction]:
+def _answer_many(
+    request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels
+) -> list[Prediction]:
     deadline = time.monotonic() + budget_s
     pairs = zip(request.photos, request.names, strict=True)
     photos = (partial(_read_in_time, *pair, deadline, budget_s) for pair in pairs)
-    return list(classifier.stream(photos, names=request.names))
+
+    def load_in_time(data: object, contract: Contract, name: str) -> Pixels:
+        return load_pixels(data, contract, name, deadline)
+
+    return list(classifier.stream(photos, names=request.names, load_pixels=load_in_time))
 
 
 def _read_in_time(photo: RequestPhoto, name: str, deadline: float, budget_s: float) -> object:
@@ -162,15 +172,17 @@ def _read_in_time(photo: RequestPhoto, name: str, deadline: float, budget_s: flo
         return photo(deadline) if callable(photo) else photo
     except TimeoutError as error:
         message = f"{name}: not read within the request's {budget_s:g} s; send it again, or fewer photos at once"
-        raise _NotReadInTimeError(message, "unreadable") from error
+        raise LateError(message, "unreadable") from error
 
 
 def _choose_status(error: ImageError) -> int:
-    if isinstance(error, _NotReadInTimeError):
+    if isinstance(error, LateError):
         return HTTPStatus.GATEWAY_TIMEOUT
     if error.reason == "out_of_memory":
         return HTTPStatus.SERVICE_UNAVAILABLE
-    return TOO_LARGE if error.reason == "too_large" else BAD_REQUEST
+    if error.reason in ("missing", "unreadable"):
+        return BAD_REQUEST
+    return TOO_LARGE if error.reason == "too_large" else NO_PHOTO
 
 
 def _make_refusal(error: Exception) -> Refusal:

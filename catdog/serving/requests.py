@@ -18,21 +18,28 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.errors import CatdogError, ImageError, SettingsError
+from catdog.serving.limits import MAX_PHOTOS
+from catdog.serving.multipart import parse_multipart
 from catdog.sources.addresses import S3_SCHEME as SCHEME
 from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.sources.objects import read_object
 from catdog.text import first_line
 
-IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")
+IMAGE_TYPES: Final = (
+    *(f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "heic", "heif")),
+    "application/x-image",
+    "application/octet-stream",
+)
 """One photo's bytes, which decide by themselves what they are."""
 JSON_TYPE: Final = "application/json"
 NPY_TYPE: Final = "application/x-npy"
-MAX_PHOTOS: Final = 100  # of one request
+MULTIPART_TYPE: Final = "multipart/form-data"
 ALLOWED_S3: Final = "CATDOG_ALLOWED_S3"
 
 BAD_REQUEST: Final = 400
 TOO_LARGE: Final = 413
 UNSUPPORTED_TYPE: Final = 415
+NO_PHOTO: Final = 422  # a sound request about something that is no photo, or a damaged one
 
 # numpy.lib.format: magic and version, the header's length in 2 or 4 bytes, and a dict of these three in any order.
 _NPY_WIDTHS: Final = {b"\x93NUMPY\x01\0": 2, b"\x93NUMPY\x02\0": 4, b"\x93NUMPY\x03\0": 4}
@@ -75,13 +82,15 @@ def parse_request(body: object, content_type: object, allowed: Prefixes) -> Requ
     if not isinstance(content_type, str) or not content_type.strip():
         raise RequestError(f"no Content-Type; give {_TYPES}", UNSUPPORTED_TYPE)
     kind = content_type.split(";", 1)[0].strip().lower()
-    if kind not in (*IMAGE_TYPES, JSON_TYPE, NPY_TYPE):
+    if kind not in (*IMAGE_TYPES, JSON_TYPE, NPY_TYPE, MULTIPART_TYPE):
         raise RequestError(f"Content-Type {kind[:100]!r} is not read; give {_TYPES}", UNSUPPORTED_TYPE)
     data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
     if not isinstance(data, (bytes, bytearray)) or not data:
         raise RequestError("the request has no body")
     if kind == JSON_TYPE:
         return _parse_json(bytes(data), allowed)
+    if kind == MULTIPART_TYPE:
+        return _parse_form(bytes(data), content_type)
     if kind == NPY_TYPE:
         photos = list(_parse_npy(bytes(data)))
         return Request(photos, _number_names(len(photos)), single=False)
@@ -116,6 +125,21 @@ def _parse_json(data: bytes, allowed: Prefixes) -> Request:
     _check_count(len(items))
     pairs = [_parse_item(item, name, allowed) for item, name in zip(items, _number_names(len(items)), strict=True)]
     return Request([photo for photo, _ in pairs], [name for _, name in pairs], single=False)
+
+
+def _parse_form(data: bytes, content_type: str) -> Request:
+    try:
+        parts = parse_multipart(data, content_type, MAX_PHOTOS)
+    except ValueError as error:
+        raise RequestError(f"the body is not {MULTIPART_TYPE}: {error}") from error
+    _check_count(len(parts))
+    names = {part.name for part in parts}
+    single = names == {"image"} and len(parts) == 1
+    if not single and names != {"images"}:
+        raise RequestError("the form must have one field named image, or one or more named images")
+    numbered = ["image"] if single else _number_names(len(parts))
+    named = [part.filename or name for part, name in zip(parts, numbered, strict=True)]
+    return Request([part.data for part in parts], named, single)
 
 
 def _parse_item(item: Any, name: str, allowed: Prefixes) -> tuple[RequestPhoto, str]:
@@ -172,12 +196,12 @@ def _parse_npy(data: bytes) -> npt.NDArray[np.uint8]:
 
 def _check_count(count: int) -> None:
     if count > MAX_PHOTOS:
-        raise RequestError(f"{count} photos in a request, at most {MAX_PHOTOS} are answered at once", TOO_LARGE)
+        raise RequestError(f"a request may be about {MAX_PHOTOS} photos, this one is about more", TOO_LARGE)
 
 
 def _number_names(count: int) -> list[str]:
     return [f"images[{i}]" for i in range(count)]
 
 
-_TYPES: Final = ", ".join((*IMAGE_TYPES, JSON_TYPE)) + f" or {NPY_TYPE}"
+_TYPES: Final = ", ".join((*IMAGE_TYPES, JSON_TYPE, MULTIPART_TYPE)) + f" or {NPY_TYPE}"
 _JSON_FORMS: Final = '{"image": PHOTO} or {"images": [PHOTO, ...]}, PHOTO being base64 or an s3:// address'

@@ -161,8 +161,8 @@ def test_s3_is_read_where_it_is_allowed_only(server: Serve, photo: Encode) -> No
 def test_the_caller_s_mistakes_are_4xx_and_one_line(server: Serve, photos: dict[str, bytes]) -> None:
     jpeg = photos["image/jpeg"]
     for expected, answer in (
-        (400, server.post(b"junk", "image/jpeg")),
-        (400, server.post(jpeg[:-9000], "image/jpeg")),
+        (422, server.post(b"junk", "image/jpeg")),
+        (422, server.post(jpeg[:-9000], "image/jpeg")),
         (400, server.post(b"", "image/jpeg")),
         (400, server.post(b"", "application/json")),
         (400, server.post(b"{", "application/json")),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "torchvision", "lightning", "boto3", "sagemaker", "matplotlib", "pandas", "sklearn", "ray", "onnx"}
-HEAVY |= {"obstore", "pyarrow", "fastapi"}
+HEAVY |= {"obstore", "pyarrow", "starlette", "uvicorn"}
 ROOT = Path(__file__).parents[2]
 
 

@@ -46,7 +46,7 @@ def test_the_core_has_no_heavy_dependency() -> None:
 
 def test_extras_say_what_pyproject_installs() -> None:
     """catdog.extras names the extra for a missing module, so it must know what each one brings."""
-    packages = {"pillow-heif": "pillow_heif", "pyyaml": "yaml"}
+    packages = {"pillow-heif": "pillow_heif", "prometheus-client": "prometheus_client", "pyyaml": "yaml"}
     given = dict(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
     def modules(extra: str) -> set[str]:

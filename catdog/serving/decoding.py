@@ -1,0 +1,226 @@
+"""Decode photos in processes of their own, so that one that kills, hangs or swells its decoder costs only itself.
+
+A server's threads can't be interrupted, and a crash in a decoding library takes its whole process along. What a decoder
+sends back is plain bytes, which are checked: a stranger's photo may have taken it over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, get_args
+
+import numpy as np
+
+from catdog.contract import Contract
+from catdog.errors import ImageError, ImageReason, ModelError
+from catdog.image import Pixels, load_pixels
+from catdog.serving.limits import LateError, make_room
+from catdog.text import printable
+
+MOST_S: Final = 10.0  # that decoding one photo may take; the largest allowed takes about 2
+MOST_MEMORY: Final = 2 * 2**30  # bytes; the largest photo allowed takes about a third of it
+_START_S: Final = 60.0
+_MOST_MESSAGE: Final = 2**30  # bytes
+_LENGTH: Final = struct.Struct("<Q")
+# How a decoder's messages begin.
+_READY, _LARGE, _PIXELS, _REFUSED, _BROKEN = b"S", b"L", b"P", b"E", b"B"
+
+
+class Decoders:
+    """Processes that wait for photos. Threads may call ``load`` at the same time."""
+
+    def __init__(
+        self, count: int, contract: Contract, most_pixels: int, count_restart: Callable[[], object] = lambda: None
+    ) -> None:
+        """Start ``count`` processes for photos of at most ``most_pixels``; raises ModelError where they don't start.
+
+        ``count_restart`` is called when one had to be replaced.
+        """
+        self._count_restart = count_restart
+        self._large = threading.Lock()
+        self._all = [_Decoder(contract, most_pixels) for _ in range(count)]
+        self._idle: queue.LifoQueue[_Decoder] = queue.LifoQueue()  # the last one used has the warmest caches
+        try:
+            for decoder in self._all:
+                decoder.start()
+            for decoder in self._all:
+                decoder.wait_ready(time.monotonic() + _START_S)
+                self._idle.put(decoder)
+        except OSError as error:
+            self.close()
+            raise ModelError(f"a process that decodes photos doesn't start ({error})") from error
+
+    def load(self, source: object, contract: Contract, name: str, deadline: float) -> Pixels:
+        """Do what ``catdog.image.load_pixels`` does; also raises ImageError where the photo kills or stalls a decoder.
+
+        ``deadline``: a value of ``time.monotonic()``.
+        """
+        if not isinstance(source, bytes):
+            return load_pixels(source, contract, name)  # nothing to decode
+        try:
+            decoder = self._idle.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty as error:
+            raise LateError(f"{name}: not decoded in time; send it again, or fewer at once", "unreadable") from error
+        try:
+            return decoder.load(source, contract, name, deadline, self._large)
+        except ImageError:
+            raise
+        except BaseException as error:
+            self._count_restart()
+            decoder.end()
+            with contextlib.suppress(OSError):  # then it is tried again when the next photo comes
+                decoder.start()
+            if isinstance(error, TimeoutError):
+                raise LateError(f"{name}: takes too long to decode; save it anew, as a JPEG", "corrupt") from error
+            if isinstance(error, OSError):
+                raise ImageError(f"{name}: damaged image (its decoder crashed)", "corrupt") from error
+            raise
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        """End the processes."""
+        for decoder in self._all:
+            decoder.end()
+
+
+class _Decoder:
+    """One process, and this end of the socket to it. Its methods raise OSError where the process is gone."""
+
+    def __init__(self, contract: Contract, most_pixels: int) -> None:
+        self._settings = json.dumps({"contract": contract.to_json(), "most_pixels": most_pixels}).encode()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        # Signals to the whole group are for others: a decoder goes on until the other end of its socket is closed.
+        code = (
+            "import sys; sys.path[:] = filter(None, sys.path); import signal; "
+            "[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]; "
+            f"from catdog.serving.decoding import work; work({theirs.fileno()})"
+        )
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._is_ready = False
+        _send(self._socket, self._settings)
+
+    def wait_ready(self, deadline: float) -> None:
+        """Wait until it has imported what it needs."""
+        if not self._is_ready:
+            self._receive(deadline)
+            self._is_ready = True
+
+    def load(self, data: bytes, contract: Contract, name: str, deadline: float, turn: threading.Lock) -> Pixels:
+        if self._process is None or self._process.poll() is not None:  # ended by something else than a photo
+            self.end()
+            self.start()
+        self.wait_ready(min(deadline, time.monotonic() + _START_S))
+        due = min(deadline, time.monotonic() + MOST_S)
+        self._socket.settimeout(_left(due))
+        _send(self._socket, name.encode("utf-8", "surrogatepass"), data)
+        kind, payload = self._receive(due)
+        if kind == _LARGE:
+            if not turn.acquire(timeout=_left(deadline)):
+                raise TimeoutError
+            try:
+                _send(self._socket, b"")
+                kind, payload = self._receive(min(deadline, time.monotonic() + MOST_S))
+            finally:
+                turn.release()
+        size = contract.input_size
+        if kind == _PIXELS and len(payload) == size * size * 3:
+            return np.frombuffer(payload, np.uint8).reshape(size, size, 3)
+        text = payload[:2000].decode("utf-8", "replace")
+        if kind == _REFUSED:
+            word, _, message = text.partition(" ")
+            reason: ImageReason = next((known for known in get_args(ImageReason) if known == word), "corrupt")
+            raise ImageError(printable(message), reason)
+        raise RuntimeError(f"a decoder failed: {text if kind == _BROKEN else kind!r}")
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._socket.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _receive(self, deadline: float) -> tuple[bytes, bytes]:
+        self._socket.settimeout(_left(deadline))
+        message = _receive(self._socket)
+        return message[:1], message[1:]
+
+
+def work(number: int) -> None:
+    """Decode what comes through the socket with this file number until its other end is closed."""
+    with socket.socket(fileno=number) as server, contextlib.suppress(OSError):
+        settings = json.loads(_receive(server))
+        contract = Contract.from_json(settings["contract"])
+        with contextlib.suppress(OSError, ValueError):  # not every system limits it
+            resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
+
+        @contextlib.contextmanager
+        def turn() -> Iterator[None]:
+            _send(server, _LARGE)
+            _receive(server)
+            yield
+
+        _send(server, _READY)
+        while True:
+            name, data = _receive(server).decode("utf-8", "surrogatepass"), _receive(server)
+            signal.alarm(300)  # should it hang while nobody is there any more to end it
+            try:
+                pixels = load_pixels(data, contract, name, make_room(settings["most_pixels"], turn()))
+            except ImageError as error:
+                _send(server, f"{_REFUSED.decode()}{error.reason} {error}".encode("utf-8", "replace"))
+            except Exception as error:
+                _send(server, _BROKEN + repr(error).encode("utf-8", "replace"))
+            else:
+                _send(server, _PIXELS + pixels.tobytes())
+            signal.alarm(0)
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
+def _send(end: socket.socket, *messages: bytes) -> None:
+    for message in messages:
+        end.sendall(_LENGTH.pack(len(message)))
+        end.sendall(message)
+
+
+def _receive(end: socket.socket) -> bytes:
+    (size,) = _LENGTH.unpack(_receive_bytes(end, _LENGTH.size))
+    if size > _MOST_MESSAGE:
+        raise ConnectionAbortedError(f"a message of {size} bytes")
+    return _receive_bytes(end, size)
+
+
+def _receive_bytes(end: socket.socket, size: int) -> bytes:
+    parts, left = [], size
+    while left:
+        part = end.recv(min(left, 2**20))
+        if not part:
+            raise ConnectionResetError("the process at the other end has ended")
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

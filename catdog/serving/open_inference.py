@@ -1,0 +1,213 @@
+"""The Open Inference Protocol, version 2, which clients of KServe and Triton speak: requests in, tensors out.
+
+One input, ``image``: BYTES (N), encoded photos, or UINT8 (N, H, W, 3), pixels. Two outputs: ``probabilities``
+FP32 (N, C) and ``label`` BYTES (N). Tensors are JSON or, by the binary tensor data extension, bytes behind the JSON.
+A tensor has no place for an error, so one photo that can't be read fails its request.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+import numpy as np
+
+from catdog import __version__
+from catdog.classifier import Classifier
+from catdog.serving.endpoint import Answers, Refusal
+from catdog.serving.limits import MAX_PHOTOS
+from catdog.serving.requests import NO_PHOTO, Request, RequestPhoto
+from catdog.text import first_line
+
+MODEL_NAME: Final = "catdog"
+HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+"""Bytes of JSON in a body that has tensors behind it."""
+_INPUT: Final = "image"
+_OUTPUTS: Final = ("probabilities", "label")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request wants back."""
+
+    id: str | None = None
+    outputs: Mapping[str, bool] = field(default_factory=dict)
+    """Names, each with whether its tensor comes as bytes."""
+
+
+class _UnfitError(Exception):
+    """A request that is well-formed, but not what the model takes."""
+
+    def __init__(self, message: str, status: int = NO_PHOTO) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def describe_server() -> dict[str, Any]:
+    """Return the server's metadata."""
+    return {"name": "catdog", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+
+def describe_model(classifier: Classifier) -> dict[str, Any]:
+    """Return the model's metadata."""
+    return {
+        "name": MODEL_NAME,
+        "versions": [classifier.sha256[:12]],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": _INPUT, "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(classifier.contract.class_names)]},
+            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        ],
+    }
+
+
+def read_request(body: bytes, header_length: str | None) -> tuple[Asked, Request | Refusal]:
+    """Return the photos of a request, none of them decoded yet, and what it wants back."""
+    try:
+        header, tensors = _split(body, header_length)
+        asked = _read_asked(header)
+        photos = _read_photos(header, tensors)
+    except _UnfitError as error:
+        return Asked(), Refusal(error.status, str(error))
+    return asked, Request(photos, [f"{_INPUT}[{i}]" for i in range(len(photos))], single=False)
+
+
+def write_reply(asked: Asked, answers: Answers | Refusal) -> tuple[int, bytes, dict[str, str]]:
+    """Return a reply's status, body and headers."""
+    if isinstance(answers, Answers):
+        error = next((row.error for row in answers.rows if row.error), None)
+        answers = answers if error is None else Refusal(NO_PHOTO, error)
+    if isinstance(answers, Refusal):
+        return answers.status, json.dumps({"error": answers.message}).encode(), {"Content-Type": "application/json"}
+    labels = [str(row.label).encode() for row in answers.rows]
+    probabilities = [[(row.probabilities or {})[name] for name in answers.class_names] for row in answers.rows]
+    outputs, tensors = [], b""
+    for name, is_binary in asked.outputs.items():
+        output: dict[str, Any] = {"name": name}
+        if name == "label":
+            output |= {"datatype": "BYTES", "shape": [len(labels)]}
+            data: list[Any] = [label.decode() for label in labels]
+            packed = b"".join(struct.pack("<I", len(label)) + label for label in labels)
+        else:
+            output |= {"datatype": "FP32", "shape": [len(labels), len(answers.class_names)]}
+            data = [value for row in probabilities for value in row]
+            packed = np.asarray(probabilities, "<f4").tobytes()
+        if is_binary:
+            output["parameters"], tensors = {"binary_data_size": len(packed)}, tensors + packed
+        else:
+            output["data"] = data
+        outputs.append(output)
+    reply = {"model_name": MODEL_NAME, "outputs": outputs} | ({} if asked.id is None else {"id": asked.id})
+    header = json.dumps(reply).encode()
+    if not tensors:
+        return HTTPStatus.OK, header, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    return HTTPStatus.OK, header + tensors, headers
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+    """Return a request's JSON object and the bytes behind it."""
+    if header_length is not None and not (header_length.isdecimal() and int(header_length) <= len(body)):
+        raise _UnfitError(f"{HEADER_LENGTH} must be the number of bytes of JSON in the body", HTTPStatus.BAD_REQUEST)
+    length = len(body) if header_length is None else int(header_length)
+    try:
+        header = json.loads(body[:length])
+    except (ValueError, RecursionError) as error:
+        raise _UnfitError(f"the body is not JSON ({first_line(error)})", HTTPStatus.BAD_REQUEST) from error
+    if not isinstance(header, dict):
+        raise _UnfitError("the JSON must be an object with inputs")
+    return header, body[length:]
+
+
+def _read_asked(header: Mapping[str, Any]) -> Asked:
+    name = header.get("id")
+    if name is not None and not isinstance(name, str):
+        raise _UnfitError("id must be text")
+    is_binary = _get_flag(header, "binary_data_output", False)
+    wanted = header.get("outputs", [])
+    if not isinstance(wanted, list):
+        raise _UnfitError("outputs must be a list")
+    outputs = {}
+    for one in wanted:
+        if not isinstance(one, dict) or one.get("name") not in _OUTPUTS:
+            raise _UnfitError(f"outputs: the model has {' and '.join(_OUTPUTS)}")
+        outputs[one["name"]] = _get_flag(one, "binary_data", is_binary)
+    return Asked(name, outputs or dict.fromkeys(_OUTPUTS, is_binary))
+
+
+def _get_flag(owner: Mapping[str, Any], name: str, default: bool) -> bool:
+    parameters = owner.get("parameters", {})
+    value = parameters.get(name, default) if isinstance(parameters, dict) else None
+    if not isinstance(value, bool):
+        raise _UnfitError(f"parameters must be an object, and {name} in it true or false")
+    return value
+
+
+def _read_photos(header: Mapping[str, Any], tensors: bytes) -> list[RequestPhoto]:
+    inputs = header.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise _UnfitError(f"inputs must be a list of one tensor, {_INPUT}")
+    given = inputs[0]
+    kind, shape, parameters = given.get("datatype"), given.get("shape"), given.get("parameters", {})
+    if given.get("name") != _INPUT:
+        raise _UnfitError(f"inputs: the model has one, {_INPUT}")
+    if not isinstance(shape, list) or not all(type(side) is int and 0 < side < 2**31 for side in shape):
+        raise _UnfitError(f"{_INPUT}: shape must be a list of whole numbers above 0")
+    if not isinstance(parameters, dict):
+        raise _UnfitError(f"{_INPUT}: parameters must be an object")
+    size = parameters.get("binary_data_size")
+    if size is not None and size != len(tensors):
+        raise _UnfitError(f"{_INPUT}: binary_data_size is {size!r:.50}, behind the JSON are {len(tensors)} bytes")
+    is_encoded = kind == "BYTES" and len(shape) in (1, 2) and shape[1:] in ([], [1])
+    if not is_encoded and (kind != "UINT8" or len(shape) != 4 or shape[3] != 3):
+        takes = f"{_INPUT} must be BYTES (N), encoded photos, or UINT8 (N, H, W, 3)"
+        raise _UnfitError(f"{takes}, this is {kind!r:.50} {shape!r:.50}")
+    if shape[0] > MAX_PHOTOS:
+        message = f"{_INPUT}: a request may be about {MAX_PHOTOS} photos, this one is about more"
+        raise _UnfitError(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if is_encoded:
+        photos = _unpack(tensors) if size is not None else _read_base64(given.get("data"))
+        if len(photos) != shape[0]:
+            raise _UnfitError(f"{_INPUT}: shape {shape}, but {len(photos)} elements")
+        return [*photos]
+    values = np.frombuffer(tensors, np.uint8) if size is not None else _read_numbers(given.get("data"))
+    if values.size != shape[0] * shape[1] * shape[2] * shape[3]:
+        raise _UnfitError(f"{_INPUT}: shape {shape}, but {values.size} values")
+    return [*values.reshape(shape)]
+
+
+def _unpack(tensor: bytes) -> list[bytes]:
+    """Return the elements of a BYTES tensor, each of which has its length before it in 4 bytes."""
+    elements: list[bytes] = []
+    at = 0
+    while at < len(tensor) and len(elements) <= MAX_PHOTOS:
+        end = at + 4 + int.from_bytes(tensor[at : at + 4], "little")
+        if at + 4 > len(tensor) or end > len(tensor):
+            raise _UnfitError(f"{_INPUT}: an element is longer than what is left of the tensor")
+        elements.append(tensor[at + 4 : end])
+        at = end
+    return elements
+
+
+def _read_base64(data: Any) -> list[bytes]:
+    try:
+        flat = [one[0] if isinstance(one, list) and len(one) == 1 else one for one in data]
+        return [base64.b64decode(one, validate=True) for one in flat]
+    except (TypeError, ValueError) as error:
+        raise _UnfitError(f"{_INPUT}: data must be a list of base64 texts") from error
+
+
+def _read_numbers(data: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    try:
+        values = np.asarray(data)
+    except ValueError:  # rows of different lengths
+        values = np.empty(0)
+    if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
+        raise _UnfitError(f"{_INPUT}: data must be whole numbers from 0 to 255")
+    return values.astype(np.uint8).ravel()
