@@ -67,7 +67,7 @@ class Classifier:
         self.sha256 = hashlib.sha256(self._data).hexdigest()
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
-            raise ContractError(f"{self.name}: the model carries no catdog contract; make it with python -m export")
+            raise ContractError(f"{self.name}: the model carries no catdog contract; make it with catdog export")
         self.contract = Contract.from_json(text, self.name)
         self._check_signature()
 

@@ -1,4 +1,4 @@
-"""python -m catdog.dataset SOURCE... --out DIR"""
+"""catdog dataset SOURCE... --out DIR"""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ splits unless --split is given; it loses none without --replace.
 
 \b
 Examples:
-  python -m catdog.dataset dogs-vs-cats.zip --out data
-  python -m catdog.dataset my-photos/ oxford-iiit-pet/ more.tar.gz --out data
-  python -m catdog.dataset photos/ --out data --split 0.7,0.15,0.15 --min-side 64
-  python -m catdog.dataset new-photos/ --out data --add
+  catdog dataset dogs-vs-cats.zip --out data
+  catdog dataset my-photos/ oxford-iiit-pet/ more.tar.gz --out data
+  catdog dataset photos/ --out data --split 0.7,0.15,0.15 --min-side 64
+  catdog dataset new-photos/ --out data --add
 
 \b
 Exit codes: 0 done (photos left out are no failure), 1 no photo could be used, 2 a bad argument or source."""
@@ -48,7 +48,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
-@edge("catdog.dataset", failed=NothingUsableError)
+@edge("catdog dataset", failed=NothingUsableError)
 def main(
     sources: Annotated[
         list[str],

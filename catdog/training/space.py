@@ -179,4 +179,4 @@ def _check_value(where: str, name: str, value: Any) -> Any:
 def _check_names(where: str, given: Mapping[Any, Any], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            raise SettingsError(f"{where}: {name}: unknown{suggest(str(name), known, 'see python train.py --help')}")
+            raise SettingsError(f"{where}: {name}: unknown{suggest(str(name), known, 'see catdog train --help')}")

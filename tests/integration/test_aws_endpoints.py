@@ -1,4 +1,4 @@
-"""catdog.aws deploy, invoke, transform, ps and delete against moto, with the real handler behind InvokeEndpoint."""
+"""catdog aws deploy, invoke, transform, ps and delete against moto, with the real handler behind InvokeEndpoint."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:
     """One command, in this process."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, prog_name="catdog.aws")
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, prog_name="catdog aws")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

@@ -1,4 +1,4 @@
-"""train.py from photos to a run folder, with a real network on made photos: reddish "cats", bluish "dogs"."""
+"""catdog train from photos to a run folder, with a real network on made photos: reddish "cats", bluish "dogs"."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_is_said_in_one_line(photos: Path, tmp_path: Path) 
     )
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"train.py: error: {output}/checkpoints/run.ckpt: the checkpoint can't be written (")
+    assert last.startswith(f"catdog train: error: {output}/checkpoints/run.ckpt: the checkpoint can't be written (")
     assert "File too large" in last
     assert "Traceback" not in done.stderr
 
@@ -199,7 +199,7 @@ def test_a_diverging_run_stops_with_one_clear_line(
     arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--lr", "99", "--warmup", "0", "--epochs", "9"]
     assert main([*arguments, "--weight-decay", "9"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("train.py: error: the loss became nan in epoch")
+    assert message.startswith("catdog train: error: the loss became nan in epoch")
     assert "lower --lr" in message
     assert not (output / "model.safetensors").exists()
 
@@ -219,7 +219,7 @@ def test_unusable_input_is_one_line_and_exit_code_2(
     assert main([*arguments, "--output", str(output)]) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1
-    assert error[0].startswith("train.py: error: ")
+    assert error[0].startswith("catdog train: error: ")
     assert message in error[0]
     assert not output.exists()
 

@@ -1,4 +1,4 @@
-"""python -m export as a user meets it: one line for an error, a table for a person, a line of JSON for a program."""
+"""catdog export as a user meets it: one line for an error, a table for a person, a line of JSON for a program."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_user_s_mistake_is_one_line_and_exits_2(run_folder: Path, dataset: Man
 
 
 def test_help_comes_without_torch_and_shows_examples() -> None:
-    assert "python -m export runs/first --out model.onnx" in run("--help").stdout
+    assert "catdog export runs/first --out model.onnx" in run("--help").stdout
     names = "import sys, export.__main__; print('torch' in sys.modules, 'onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", names], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -1,4 +1,4 @@
-"""python -m catdog.dataset, as a user runs it: exit codes, one line of JSON, one line for each error."""
+"""catdog dataset, as a user runs it: exit codes, one line of JSON, one line for each error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_errors_are_one_line(tmp_path: Path, arguments: list[str], code: int, sa
     done = run(*arguments, "--out", tmp_path / "out")
     assert done.returncode == code
     assert done.stdout == ""
-    assert done.stderr.startswith("catdog.dataset: error: ")
+    assert done.stderr.startswith("catdog dataset: error: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
 
@@ -76,7 +76,7 @@ def test_usage_errors_and_help() -> None:
     assert run("x.zip").returncode == 2
     shown = run("--help")
     assert shown.returncode == 0
-    assert "python -m catdog.dataset dogs-vs-cats.zip --out data" in shown.stdout
+    assert "catdog dataset dogs-vs-cats.zip --out data" in shown.stdout
 
 
 def test_the_api_brings_in_no_more_than_the_core() -> None:

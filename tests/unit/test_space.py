@@ -71,7 +71,7 @@ def test_the_example_is_a_space() -> None:
         ("search: lr", ": search: must map names of settings to values"),
         ("settings: [lr]\nsearch: {lr: [0.1, 0.2]}", ": settings: must map names of settings to values"),
         ("search: {Ir: [0.1, 0.2]}", ": search: Ir: unknown; did you mean lr?"),
-        ("search: {qqq: [0.1, 0.2]}", ": search: qqq: unknown; see python train.py --help"),
+        ("search: {qqq: [0.1, 0.2]}", ": search: qqq: unknown; see catdog train --help"),
         ("search: {1: [0.1, 0.2]}", ": search: 1: unknown"),
         ("search: {lr: 0.1}", ": search: lr: must be {min: ..., max: ..., scale: log or linear} or a list, not 0.1"),
         ("search: {lr: {max: 0.1}}", ": search: lr: needs min"),
