@@ -414,7 +414,14 @@ def test_a_signal_while_it_is_made_leaves_nothing(number: signal.Signals, code: 
     )
     cloud.plane.states["catdog-stop"] = itertools.repeat({"EndpointStatus": "Creating"})
     command = [sys.executable, "-c", program, "deploy", str(model), "--name", "catdog-stop", *FAST]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr
         for line in process.stderr:
             if "Creating" in line:
