@@ -79,6 +79,39 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
             assert min(image.size) > 300
 
 
+def test_its_last_words_say_what_was_written_and_what_was_not(
+    finished: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--config", str(finished / "config.yaml"), "--export"]
+
+    whole = tmp_path / "a run"
+    assert main([*settings, "True", "--output", str(whole)]) == 0
+    contract = Contract.read(whole / "contract.json")
+    assert capfd.readouterr().err.splitlines()[-3:] == [
+        f"wrote {whole}: model.safetensors and model.onnx, with their contract and numbers; charts in {whole}/reports",
+        f"temperature {contract.temperature:.4g}; under a confidence of {contract.threshold:.4g} its answer is unsure",
+        f"next: catdog predict photo.jpg --model '{whole}'",
+    ]
+
+    bare = tmp_path / "bare"
+    assert main([*settings, "False", "--output", str(bare)]) == 0
+    said = capfd.readouterr().err.splitlines()[-4:]
+    assert said[0].startswith(f"wrote {bare}: model.safetensors, with its contract")
+    assert said[2] == f"no model.onnx was written; make it: catdog export {bare} --out {bare}/model.onnx"
+    command, says = said[2].split(": ", 1)[1].split(), said[3].removeprefix("next: ").split()
+    assert subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode == 0
+    says[2] = str(photos / "cats/0.jpg")
+    assert subprocess.run([sys.executable, "-m", *says], cwd=ROOT, check=False).returncode == 0
+
+    failed = tmp_path / "failed"
+    (failed / "model.onnx").mkdir(parents=True)  # where the export can't write its file
+    (failed / "history.csv").touch()
+    assert main([*settings, "True", "--output", str(failed)]) == 2
+    said = capfd.readouterr().err.splitlines()[-4:]
+    assert said[1] == f"no model.onnx was written; make it: catdog export {failed} --out {failed}/model.onnx"
+    assert said[3].startswith(f"catdog train: error: --out {failed}/model.onnx: is a folder")
+
+
 def test_the_saved_model_is_the_best_epoch(finished: Path) -> None:
     rows = [line.split(",") for line in (finished / "history.csv").read_text().splitlines()[1:]]
     metrics = json.loads((finished / "metrics.json").read_text())
