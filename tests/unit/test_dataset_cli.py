@@ -71,6 +71,23 @@ def test_nothing_usable_has_a_code_of_its_own(tmp_path: Path) -> None:
     assert "\x1b" not in done.stderr
 
 
+def test_one_class_only_is_written_and_ends_with_1(tmp_path: Path) -> None:
+    """``catdog dataset ... && catdog train ...`` must not go on, and ``--add`` must be able to."""
+    of_both = class_folders()
+    cats, dogs = (
+        make(tmp_path / kind, {name: data for name, data in of_both.items() if kind in name.lower()})
+        for kind in ("cats", "dogs")
+    )
+    out = tmp_path / "out"
+    one = run(cats, "--out", out)
+    assert one.returncode == 1
+    assert "warning: there is no photo of a dog, so nothing can be trained on it; join some by --add" in one.stderr
+    assert json.loads(one.stdout)["photos"] == 4
+    both = run(dogs, "--out", out, "--add")
+    assert both.returncode == 0, both.stderr
+    assert json.loads(both.stdout)["photos"] == 8
+
+
 def test_usage_errors_and_help() -> None:
     assert run().returncode == 2
     assert run("x.zip").returncode == 2
