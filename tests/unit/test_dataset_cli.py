@@ -81,7 +81,7 @@ def test_one_class_only_is_written_and_ends_with_1(tmp_path: Path) -> None:
     out = tmp_path / "out"
     one = run(cats, "--out", out)
     assert one.returncode == 1
-    assert "warning: there is no photo of a dog, so nothing can be trained on it; join some by --add" in one.stderr
+    assert "warning: there is no photo of a dog, so nothing can be trained on it; --add some" in one.stderr
     assert json.loads(one.stdout)["photos"] == 4
     both = run(dogs, "--out", out, "--add")
     assert both.returncode == 0, both.stderr
