@@ -21,7 +21,7 @@ from PIL import Image
 from catdog.ahead import batches_ahead
 from catdog.contract import METADATA_KEY, WEIGHTS_NAME, Contract
 from catdog.errors import ContractError, ImageError, ModelError
-from catdog.image import Pixels, describe, load_pixels
+from catdog.image import Pixels, describe, load_pixels, out_of_memory
 from catdog.machine import usable_cores
 from catdog.prediction import Prediction, check_threshold, decide
 from catdog.sources.names import is_object_uri
@@ -132,6 +132,8 @@ class Classifier:
             return load_pixels(photo() if callable(photo) else photo, self.contract, name)
         except ImageError as error:
             return error
+        except MemoryError:
+            return out_of_memory(name)
 
     def _decide(self, batch: list[tuple[str, Pixels | ImageError]], threshold: float | None) -> list[Prediction]:
         good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, ImageError)]
