@@ -292,5 +292,9 @@ def test_the_learning_rate_test_suggests_one_and_writes_no_model(
 
 def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
     assert suggest_rate([0.001, 0.01, 0.1, 1.0], [0.70, 0.69, 0.40, 0.55]) == 0.1
+    # It blows up at 0.1; behind that it falls faster than ever.
+    assert suggest_rate([0.001, 0.01, 0.1, 1.0, 2.0], [0.70, 0.60, 1.25, 0.65, 0.50]) == 0.01
+    with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
+        suggest_rate([0.001, 0.01, 0.1, 1.0], [0.70, 0.71, 1.50, 0.60])
     with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
         suggest_rate([0.001, 0.01], [0.7, 0.8])

@@ -186,6 +186,7 @@ def test_a_diverging_trial_fails_alone_and_the_search_goes_on(photos: Path, tmp_
     assert states == {"99.0": "failed", "0.0001": "finished"}
     assert all(row["score"] == "" for row in rows(output) if row["state"] == "failed")
     assert "failed: the loss became" in result.stderr
+    assert "try a lower lr (it is 99.0), clip_norm 1 or amp False" in result.stderr, "as the space file calls them"
     assert parse(["--config", str(output / "config.yaml")], {}).lr == 0.0001
 
 
@@ -211,6 +212,15 @@ def test_a_broken_study_bad_photos_and_a_bad_space_are_one_line(photos: Path, tm
         assert last_error(result).startswith("catdog tune: error: ")
         assert message in last_error(result)
         assert result.stdout == ""
+
+
+def test_advice_about_weights_speaks_of_the_space_file(photos: Path, tmp_path: Path) -> None:
+    space = write_space(tmp_path, {"arch": "cnn", "weights": "imagenet"})
+    result = tune(space, photos, tmp_path / "search", 1)
+    assert result.exit_code == 2
+    assert last_error(result) == (
+        f"catdog tune: error: {space}: weights imagenet: the cnn has none; give weights none, or a file of its own"
+    )
 
 
 def test_without_optuna_the_extra_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

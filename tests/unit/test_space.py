@@ -97,7 +97,7 @@ def test_the_example_is_a_space() -> None:
         ("search: {size: [64, [96]]}", ": search: size: must be int, not [96]"),
         ("search: {size: [16, 64]}", ": search: size: 16 must be 32..1024 px"),
         ("search: {arch: [cnn, resnet19]}", ": search: arch: 'resnet19' must be one of resnet18"),
-        ("search: {frozen_epochs: [0, 1], epochs: [0, 1]}", ": --epochs and --frozen-epochs leave nothing to train"),
+        ("search: {frozen_epochs: [0, 1], epochs: [0, 1]}", ": epochs and frozen_epochs leave nothing to train"),
         ("settings: {lr: 0.1}\nsearch: {lr: [0.1, 0.2]}", ": search: lr: is in settings too"),
         ("settings: {lr: -1}\nsearch: {size: [64, 96]}", ": settings: lr: -1.0 must be positive"),
         ("settings: {weights: null}\nsearch: {size: [64, 96]}", ": settings: weights: must be str, not None"),
