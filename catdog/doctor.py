@@ -41,11 +41,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
     help="Say what is installed here, and what is missing.",
     epilog="""\b
 Examples:
-  python -m catdog.doctor
-  python -m catdog.doctor --json > installation.json
+  catdog doctor
+  catdog doctor --json > installation.json
 """,
 )
-@edge("catdog.doctor")
+@edge("catdog doctor")
 def main(as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False) -> None:
     report = examine(date.today())
     typer.echo(json.dumps(report, indent=1) if as_json else describe(report))

@@ -1,7 +1,7 @@
-"""python -m catdog.predict: photos in, one answer each out.
+"""catdog predict: photos in, one answer each out.
 
-    python -m catdog.predict photo.jpg photos/ "more/**/*.png" https://example.org/cat.jpg
-    cat photo.jpg | python -m catdog.predict - --format json
+    catdog predict photo.jpg photos/ "more/**/*.png" https://example.org/cat.jpg
+    cat photo.jpg | catdog predict - --format json
 
 Arguments become photos in ``catdog.sources``, photos become answers in ``catdog.classifier``, answers become text in
 ``catdog.answers``; this file adds the table for a terminal.
@@ -41,12 +41,12 @@ BAR_AFTER_S: Final = 2.0
 
 EXAMPLES: Final = """\b
 Examples:
-  python -m catdog.predict cat.jpg                       one photo
-  python -m catdog.predict photos/ "old/**/*.png"        folders and patterns
-  python -m catdog.predict https://example.org/dog.jpg   from the web
-  cat dog.jpg | python -m catdog.predict -               from standard input
-  python -m catdog.predict photos/ --explain pictures    where the model looked
-  python -m catdog.predict photos/ --format csv > answers.csv
+  catdog predict cat.jpg                       one photo
+  catdog predict photos/ "old/**/*.png"        folders and patterns
+  catdog predict https://example.org/dog.jpg   from the web
+  cat dog.jpg | catdog predict -               from standard input
+  catdog predict photos/ --explain pictures    where the model looked
+  catdog predict photos/ --format csv > answers.csv
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -66,7 +66,7 @@ def _share(value: float | None) -> float | None:
 
 
 @app.command(epilog=EXAMPLES, help="Tell cats from dogs in photos.")
-@edge("catdog.predict", prefix="Error")
+@edge("catdog predict", prefix="Error")
 def predict(
     paths: Annotated[
         list[str],

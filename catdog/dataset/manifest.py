@@ -72,7 +72,7 @@ class Manifest:
             data = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise DataError(
-                f"{folder}: no {MANIFEST_NAME} here; make one with python -m catdog.dataset SOURCE... --out {folder}"
+                f"{folder}: no {MANIFEST_NAME} here; make one with catdog dataset SOURCE... --out {folder}"
             ) from error
         except OSError as error:
             raise DataError(f"{path}: can't be read ({error.strerror})") from error

@@ -77,7 +77,7 @@ def missing_classes(manifest: Manifest) -> list[str]:
     labels = {label for _, label in found}
     if absent := [label for label in manifest.class_names if label not in labels]:
         return [
-            f"there is no photo of a {label}, so nothing can be trained on it; add some, in a folder {label}s/"
+            f"there is no photo of a {label}, so nothing can be trained on it; --add some, in a folder {label}s/"
             for label in absent
         ]
     return [

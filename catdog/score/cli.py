@@ -1,4 +1,4 @@
-"""The command line of catdog.score: arguments to a run, its outcome to a summary and an exit code."""
+"""The command line of catdog score: arguments to a run, its outcome to a summary and an exit code."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ brings the result up to date: only photos that are new or were replaced are scor
 
 \b
 Examples:
-  python -m catdog.score photos/ --out results.parquet
-  python -m catdog.score "shards/photos-{000..099}.tar" more.zip --out results.csv
-  python -m catdog.score --list paths.csv --out results.jsonl --max-errors 1%
-  python -m catdog.score s3://bucket/photos/ --out s3://bucket/results.parquet
-  python -m catdog.score photos/ --out results.parquet --sort-into sorted/ --contact-sheet sample.png
-  python -m catdog.score photos/ --out results.parquet --dry-run
+  catdog score photos/ --out results.parquet
+  catdog score "shards/photos-{000..099}.tar" more.zip --out results.csv
+  catdog score --list paths.csv --out results.jsonl --max-errors 1%
+  catdog score s3://bucket/photos/ --out s3://bucket/results.parquet
+  catdog score photos/ --out results.parquet --sort-into sorted/ --contact-sheet sample.png
+  catdog score photos/ --out results.parquet --dry-run
 
 \b
 Exit codes: 0 every input is answered, 1 some rows have no answer, 2 a bad argument, model, source or disk,
@@ -71,7 +71,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
-@edge("catdog.score", extra="score")
+@edge("catdog score", extra="score")
 def main(
     out: Annotated[str, typer.Option(metavar="FILE", help="The result: .parquet, .csv or .jsonl; a path or s3://.")],
     sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False)] = None,

@@ -72,7 +72,7 @@ def read_columns(store: Store, name: str) -> Iterator[dict[str, list[Any]]]:
 
 def damaged(name: str) -> DataError:
     """The error for a table that can't be read."""
-    return DataError(f"{name}: is no result of catdog.score, or damaged; give --restart")
+    return DataError(f"{name}: is no result of catdog score, or damaged; give --restart")
 
 
 def _check_columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Final, NamedTuple
 
-from catdog.errors import CatdogError, DataError, ImageError
+from catdog.errors import CatdogError, DataError, ImageError, ImageReason
 from catdog.machine import free_memory, usable_cores
 from catdog.score.rows import Row
 from catdog.score.scorer import Answer, Seconds, read_ahead
@@ -216,7 +216,9 @@ class Pool:
         if blamed.alone:
             name = blamed.inputs[0].source
             ending = f" ({_ending(code)})" if code is not None else ""
-            error = ImageError(f"{name}: reading it {how}{ending}", "corrupt")
+            # The kernel kills a process that way where memory runs out, which says nothing about the photo.
+            reason: ImageReason = "out_of_memory" if code == -signal.SIGKILL else "corrupt"
+            error = ImageError(f"{name}: reading it {how}{ending}", reason)
             self._parts[blamed.number][blamed.first] = Answer([Row.failed(error)], Seconds())
         else:
             alone = [_Open(blamed.number, blamed.first + i, [item], alone=True) for i, item in enumerate(blamed.inputs)]

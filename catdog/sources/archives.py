@@ -148,7 +148,7 @@ class Member(NamedTuple):
     version: str | None
     """Differs whenever the member may have been replaced."""
     is_plain: bool = True
-    """False for a link or a device."""
+    """False for a symbolic link or a device. A hard link is a file whose content says why it is not read."""
 
 
 def list_members(archive: str, wanted: Callable[[str], bool], after: int = 0) -> Iterator[Member]:
@@ -251,10 +251,11 @@ def _list_tar(archive: str, after: int) -> Iterator[Member]:
     with _open_archive(archive) as file:
         file.seek(after)
         for member, tar in _walk_tar(file):
-            content = Slice(archive, member.offset_data, member.size, member.size, version=version)
+            content: Content = Slice(archive, member.offset_data, member.size, member.size, version=version)
+            if member.islnk():
+                content = _refuse_hard_link(archive, member)
             if not member.isdir():
-                is_plain = member.isreg() and not member.issparse()
-                yield Member(member.name, content, member.size, tar.offset, version, is_plain)
+                yield Member(member.name, content, member.size, tar.offset, version, _is_plain(member))
 
 
 def _list_stream(archive: str, wanted: Callable[[str], bool], after: int) -> Iterator[Member]:
@@ -263,14 +264,25 @@ def _list_stream(archive: str, wanted: Callable[[str], bool], after: int) -> Ite
         for position, (member, tar) in enumerate(_walk_tar(stream), start=1):
             if position <= after or member.isdir():
                 continue
-            is_plain = member.isreg() and not member.issparse()
             content: Content = Bytes(b"")
-            if member.size > MAX_BYTES:
+            if member.islnk():
+                content = _refuse_hard_link(archive, member)
+            elif member.size > MAX_BYTES:
                 message = f"{archive}: {member.name!r} has {member.size} bytes, over the limit of {MAX_BYTES}"
                 content = Failed(message, "too_large")
-            elif is_plain and wanted(member.name):
+            elif _is_plain(member) and wanted(member.name):
                 content = Bytes(cast(IO[bytes], tar.extractfile(member)).read())
-            yield Member(member.name, content, member.size, position, version, is_plain)
+            yield Member(member.name, content, member.size, position, version, _is_plain(member))
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.islnk() or (member.isreg() and not member.issparse())
+
+
+def _refuse_hard_link(archive: str, member: tarfile.TarInfo) -> Failed:
+    """Return why a hard link is not read: the file it names lies somewhere before it, and may long be passed."""
+    message = f"{archive}: {member.name!r} is a hard link to {member.linkname!r}; unpack the archive, give the folder"
+    return Failed(message, "unreadable")
 
 
 def _walk_tar(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:

@@ -84,7 +84,7 @@ class Settings:
 
     # photos
     data: str | None = _setting(
-        None, "a dataset made by catdog.dataset, or raw photos: folder or archive", "SM_CHANNEL_TRAIN"
+        None, "a dataset made by catdog dataset, or raw photos: folder or archive", "SM_CHANNEL_TRAIN"
     )
     validation: str | None = _setting(None, "photos to validate on, when they are apart", "SM_CHANNEL_VALIDATION")
     test: str | None = _setting(None, "photos to test on, when they are apart", "SM_CHANNEL_TEST")
@@ -189,7 +189,7 @@ class Settings:
     def check_paths(self) -> None:
         """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be."""
         if self.data is None:
-            raise SettingsError("--data is needed: a dataset made by catdog.dataset, a folder of photos or an archive")
+            raise SettingsError("--data is needed: a dataset made by catdog dataset, a folder of photos or an archive")
         if self.output is None:
             raise SettingsError("--output is needed: the run folder to write")
         for path in (self.data, self.validation, self.test):
@@ -211,23 +211,20 @@ class Settings:
         )
 
     def to_yaml(self) -> str:
-        """Return the settings as a file that ``train.py --config`` runs again."""
+        """Return the settings as a file that ``catdog train --config`` runs again."""
         import yaml  # --help need not have it
 
-        return "# python train.py --config config.yaml\n" + yaml.safe_dump(asdict(self), sort_keys=False)
+        return "# catdog train --config config.yaml\n" + yaml.safe_dump(asdict(self), sort_keys=False)
 
 
-def parse(
-    argv: Sequence[str], environment: Mapping[str, str] = os.environ, command: str = "python train.py"
-) -> Settings:
+def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings that a command line asks for.
 
     What isn't on it comes from SageMaker's variables, then from the ``--config`` file, then from the architecture's
-    defaults. The variables win over the file, whose paths come from another machine. ``--help`` prints and exits;
-    ``command`` is how its examples call the command.
+    defaults. The variables win over the file, whose paths come from another machine. ``--help`` prints and exits.
     Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
     """
-    given = vars(_parser(command).parse_args(argv))
+    given = vars(_parser().parse_args(argv))
     from_config = _read_config(given.pop("config", None))
     from_environment = {
         f.name: environment[f.metadata["env"]]
@@ -272,15 +269,15 @@ class _Parser(argparse.ArgumentParser):
         return [flag for flag in self._option_string_actions if flag.startswith("--")]
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=command.removeprefix("python "),
+        prog="catdog train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Fine-tune a ResNet to tell cats from dogs, measure it, and export it to ONNX.",
         epilog="examples:\n"
-        f"  {command} --data photos.zip --output runs/first\n"
-        f"  {command} --data data/ --output runs/second --arch resnet34 --epochs 12 --size 192\n"
-        f"  {command} --config runs/first/config.yaml --output runs/again --seed 1\n\n"
+        "  catdog train --data photos.zip --output runs/first\n"
+        "  catdog train --data data/ --output runs/second --arch resnet34 --epochs 12 --size 192\n"
+        "  catdog train --config runs/first/config.yaml --output runs/again --seed 1\n\n"
         "exit codes: 0 done, 1 training failed (loss became NaN), 2 a setting or the data is unusable,\n"
         "130 Ctrl-C and 143 SIGTERM: stopped, and the same command goes on",
         argument_default=argparse.SUPPRESS,

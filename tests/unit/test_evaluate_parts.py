@@ -15,7 +15,7 @@ from torch import Tensor
 from catdog.contract import Contract
 from catdog.errors import TrainingError
 from catdog.training.calibration import fit_neither_threshold, fit_temperature, fit_threshold, fit_thresholds
-from catdog.training.charts import draw_reliability, label_marks
+from catdog.training.charts import draw_curves, draw_reliability, label_marks
 from catdog.training.metrics import (
     count_answered,
     estimate_intervals,
@@ -303,8 +303,24 @@ def test_labels_of_neighbouring_thresholds_share_a_place() -> None:
         for threshold, answered, error in ((0.5, 1000, 0.01), (0.6, 998, 0.0099), (0.7, 995, 0.0097), (0.9, 900, 0.004))
     ]
     marks += [{"threshold": 0.99, "answered": 0, "coverage": 0.0, "error": None}]
-    assert label_marks(marks) == [("0.5 to 0.7", (1.0, 0.01)), ("0.9", (0.9, 0.004))]
-    assert label_marks(marks[-1:]) == []
+    assert label_marks(marks, 0.01) == [("0.5 to 0.7", (1.0, 0.01)), ("0.9", (0.9, 0.004))]
+    assert label_marks(marks[-1:], 0.01) == []
+    for mark, coverage in zip(marks, (1.0, 0.999, 0.998, 0.995), strict=False):
+        mark |= {"coverage": coverage, "error": 0.0}
+    assert label_marks(marks, 0.01) == [("0.5 to 0.9", (1.0, 0.0))], "of a model that is sure and right"
+
+
+def test_nothing_lies_over_the_points_of_the_only_epoch(tmp_path: Path) -> None:
+    row = {"epoch": 1, "train_loss": 0.5, "val_loss": 0.3, "train_accuracy": 0.7, "val_accuracy": 0.8}
+    draw_curves([row], 1, tmp_path / "curves.png")
+    pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
+    charts = pixels[: len(pixels) * 8 // 10]  # the legend is below
+    middle = charts.shape[1] // 2
+    for colour in ([0xD5, 0x5E, 0x00], [0x00, 0x72, 0xB2]):
+        inside = abs(charts - colour).sum(2) < 60
+        points = [int(half.sum()) for half in (inside[:, :middle], inside[:, middle:])]
+        assert min(points) > 20, "half hidden"
+        assert max(points) < 60, "more than a point"
 
 
 def test_nothing_lies_over_what_the_reliability_chart_measured(tmp_path: Path) -> None:
