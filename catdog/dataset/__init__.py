@@ -8,9 +8,12 @@ checks.py      one file's bytes -> a checked photo
 duplicates.py  which photos are the same picture
 splits.py      who goes into which split
 report.py      what was left out and why
+suspects.py    labels that a model holds for wrong (catdog dataset DATA --suspects MODEL)
+exclusions.py  what a person said of them
 """
 
 from catdog.dataset.building import build
+from catdog.dataset.exclusions import read_exclusions
 from catdog.dataset.manifest import Manifest, Photo, Split, is_dataset
 
-__all__ = ["Manifest", "Photo", "Split", "build", "is_dataset"]
+__all__ = ["Manifest", "Photo", "Split", "build", "is_dataset", "read_exclusions"]

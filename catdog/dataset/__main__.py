@@ -1,4 +1,4 @@
-"""catdog dataset SOURCE... --out DIR"""
+"""catdog dataset SOURCE... --out DIR, and catdog dataset DATA --suspects MODEL --out DIR"""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered dur
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -19,12 +20,16 @@ from rich.table import Table
 
 from catdog.dataset.building import DEFAULT_SPLIT, build
 from catdog.dataset.checks import MIN_SIDE_PX
-from catdog.dataset.manifest import SPLITS
+from catdog.dataset.exclusions import read_exclusions
+from catdog.dataset.manifest import SPLITS, Manifest
 from catdog.dataset.report import REPORT_NAME
 from catdog.edge import EXIT_FAILED, edge, write_summary
 from catdog.errors import NothingUsableError, SettingsError
 from catdog.progress import show_progress
 from catdog.text import printable
+
+if TYPE_CHECKING:
+    from catdog.dataset.suspects import Suspicion
 
 _HELP: Final = """Turn folders and archives of cat and dog photos into a checked dataset with a split.
 
@@ -34,12 +39,19 @@ Every photo is decoded; what can't be used is left out and listed in DIR/report.
 resized ones, never lie in two splits. A dataset already at DIR grows by new photos, and its photos keep their
 splits unless --split is given; it loses none without --replace.
 
+With --suspects, the one SOURCE is a dataset, and DIR, a new folder, gets suspects.csv and contact sheets of the photos
+whose label MODEL doubts (confident learning, Northcutt et al. 2021), the likeliest first. Keep the lines that are
+really wrong, write the right label (cat, dog, neither) into "corrected" where the photo is worth keeping, and give the
+file to the next build as --exclude.
+
 \b
 Examples:
   catdog dataset dogs-vs-cats.zip --out data
   catdog dataset my-photos/ oxford-iiit-pet/ more.tar.gz --out data
   catdog dataset photos/ --out data --split 0.7,0.15,0.15 --min-side 64
   catdog dataset new-photos/ --out data --add
+  catdog dataset data --suspects embedded --out suspects
+  catdog dataset dogs-vs-cats.zip --out data --exclude suspects/suspects.csv
 
 \b
 Exit codes: 0 done (photos left out are no failure), 1 no photo could be used, or none of one class, so nothing can be
@@ -71,11 +83,27 @@ def main(
     replace: Annotated[
         bool, typer.Option("--replace", help="Let photos of the dataset at DIR go that no SOURCE has.")
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Leave out or relabel the photos in a reviewed suspects.csv. Repeatable."),
+    ] = None,
+    suspects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="List likely wrong labels of a dataset: an ONNX file, a run folder, embedded."
+        ),
+    ] = None,
 ) -> None:
+    if suspects is not None:
+        if split or add or replace or exclude or min_side != MIN_SIDE_PX:
+            raise SettingsError("--suspects changes no dataset; give it a dataset and --out alone")
+        _list_suspects(sources, suspects, out)
+        return
     if add and replace:
         raise SettingsError("--add and --replace: give one of them")
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
+    exclusions = read_exclusions(exclude or ())
     with show_progress("checked") as progress:
         manifest = build(
             sources,
@@ -84,6 +112,7 @@ def main(
             min_side=min_side,
             add=add,
             replace=replace,
+            exclusions=exclusions,
             progress=progress,
         )
     report = json.loads((out / REPORT_NAME).read_bytes())
@@ -94,6 +123,7 @@ def main(
         "left_out": len(report["left_out"]),
         "counts": report["counts"],
         "reasons": report["reasons"],
+        "relabelled": len(report["relabelled"]),
         "clusters_of_copies": report["copies"]["clusters"],
         "warnings": report["warnings"],
         "fingerprint": manifest.fingerprint,
@@ -102,6 +132,59 @@ def main(
     write_summary(summary)
     if {photo.label for photo in manifest.photos} != set(manifest.class_names):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _list_suspects(sources: list[str], name: str, out: Path) -> None:
+    # Imported here, since ONNX Runtime takes longer to import than many a dataset to be checked.
+    from catdog.classifier import load
+    from catdog.dataset.suspects import check_suspects_folder, suspect, write_suspects
+
+    started = time.monotonic()
+    if len(sources) != 1:
+        raise SettingsError("--suspects looks at one dataset; give its folder alone")
+    manifest = Manifest.read(sources[0])
+    check_suspects_folder(out, manifest.root)
+    model = load(name)
+    with show_progress("answered") as progress:
+        found = suspect(manifest, model, progress)
+    files = write_suspects(found, manifest, out)
+    summary = {
+        "out": str(out),
+        "photos": found.answered,
+        "passed_over": found.passed_over,
+        "suspects": len(found.suspects),
+        "trained_on": found.trained_on,
+        "thresholds": {name: round(value, 6) for name, value in found.thresholds.items()},
+        "sheets": len(files) - 1,
+        "fingerprint": manifest.fingerprint,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    _show_suspects(found, files[0])
+    write_summary(summary)
+
+
+def _show_suspects(found: Suspicion, path: Path) -> None:
+    """The counts, and how far they can be trusted, for a person."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    kinds = Counter((entry.photo.label, entry.suggested) for entry in found.suspects)
+    which = ", ".join(f"{n} {label} that look like {other}" for (label, other), n in sorted(kinds.items()))
+    console.print(
+        escape(printable(f"{len(found.suspects)} suspects among {found.answered} photos ({which or 'none'})"))
+    )
+    if found.passed_over:
+        console.print(f"passed over: {found.passed_over} photos of classes that the model doesn't know")
+    if found.trained_on is None:
+        console.print(
+            "note: the model's contract names other data than this, so whether it was trained on some of these photos "
+            "isn't known; labels that it has learnt it doubts less"
+        )
+    elif found.trained_on:
+        doubted = sum(bool(entry.was_trained_on) for entry in found.suspects)
+        console.print(
+            f"warning: the model was trained on {found.trained_on} of these photos and has learnt their labels, wrong "
+            f"ones too; it doubts {doubted} of them. docs/training.md says how to ask models that haven't seen them"
+        )
+    console.print(escape(f"review {printable(str(path))}, and give it to the next build as --exclude"))
 
 
 def _shares(text: str) -> tuple[float, float, float]:
@@ -127,5 +210,7 @@ def _show(console: Console, report: dict[str, Any], out: Path) -> None:
     console.print(f"{copies['clusters']} pictures have copies ({copies['exact']} exact, {copies['near']} near)")
     reasons = ", ".join(f"{n} {reason}" for reason, n in report["reasons"].items()) or "none"
     console.print(escape(f"left out: {reasons}; details in {out / REPORT_NAME}"), soft_wrap=True)
+    if report["relabelled"]:
+        console.print(f"relabelled: {len(report['relabelled'])}")
     for warning in report["warnings"]:
         console.print(escape(f"warning: {printable(warning)}"), soft_wrap=True)

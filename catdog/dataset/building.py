@@ -9,6 +9,7 @@ target is whole at every moment. What a killed run left in that folder is put ba
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import hashlib
 import math
 import os
@@ -29,6 +30,7 @@ from catdog.ahead import map_in_order
 from catdog.contract import NEITHER
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
+from catdog.dataset.exclusions import Exclusions
 from catdog.dataset.inputs import GivenSource, LabelledTree, open_trees, safe_part, unique
 from catdog.dataset.layouts import Item
 from catdog.dataset.manifest import MANIFEST_NAME, PETS, Manifest, Photo, Split, is_dataset
@@ -36,6 +38,7 @@ from catdog.dataset.report import (
     REPORT_NAME,
     LeftOut,
     Reason,
+    Relabelled,
     SourceSummary,
     make_report,
     missing_classes,
@@ -73,6 +76,17 @@ class _Kept:
     checked: Checked
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What all files came to, each list in their order."""
+
+    kept: list[_Kept]
+    left_out: list[LeftOut]
+    relabelled: list[Relabelled]
+    reviewed: set[str]
+    """The hashes of the exclusions that were met."""
+
+
 def build(
     sources: Sequence[GivenSource],
     out: str | Path,
@@ -81,6 +95,7 @@ def build(
     min_side: int = MIN_SIDE_PX,
     add: bool = False,
     replace: bool = False,
+    exclusions: Exclusions | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Turn folders and archives of photos into the dataset folder ``out``, and return its manifest.
@@ -89,11 +104,13 @@ def build(
     train, val and test for the photos whose source gives them none. ``min_side``: px, of the shorter side.
     A dataset that is already at ``out`` is replaced when the new one is complete. Its photos keep their splits, unless
     ``split`` is given, which divides all anew. Where some of its photos would be gone, it takes ``add``, which joins
-    them and the new ones, or ``replace``, which lets them go.
+    them and the new ones, or ``replace``, which lets them go. ``exclusions``: photos to leave out or to relabel; see
+    ``read_exclusions``.
     Raises SettingsError for a bad setting, and DataError for a source or target that can't be used, where no photo at
     all is left, and where photos would be gone without a word.
     """
     shares = DEFAULT_SPLIT if split is None else split
+    exclusions = exclusions or {}
     _check_settings(shares, min_side)
     if add and split:  # it no longer knows what their sources gave as test photos, and would train on them
         raise SettingsError("--add keeps the splits of the photos that are there; leave --split out")
@@ -106,13 +123,16 @@ def build(
         with _open_staging(target) as staging:
             before = _existing(target)
             photos_before = before.photos if before else ()
-            kept, left_out = _check_all(trees, before if add else None, staging, min_side, progress)
+            found = _check_all(trees, before if add else None, exclusions, staging, min_side, progress)
+            kept, left_out = found.kept, found.left_out
             photos, warnings = _split(kept, left_out, () if split else photos_before, shares)
             if not photos:
                 raise NothingUsableError(_nothing_usable(left_out))
             if not replace:
-                _check_none_lost(out, photos_before, photos, add)
+                _check_none_lost(out, photos_before, photos, exclusions, add)
             warnings += _compare_splits(photos_before, photos)
+            if absent := len(exclusions) - len(found.reviewed):
+                warnings.append(f"{absent} of the {len(exclusions)} excluded photos are not among the usable ones here")
             for path in {k.path for k in kept}.difference(photo.path for photo in photos):
                 (staging / path).unlink()
             others = (NEITHER,) if any(photo.label == NEITHER for photo in photos) else ()
@@ -124,15 +144,17 @@ def build(
             summaries += [SourceSummary(name, str(target), "joined") for name in former]
             settings = {"split": list(shares), "min_side": min_side}
             warnings += missing_classes(manifest)
-            write_report(staging, make_report(manifest, summaries, left_out, settings, warnings))
+            write_report(staging, make_report(manifest, summaries, left_out, found.relabelled, settings, warnings))
             _replace(staging, target)
     except OSError as error:
         raise DataError(f"{out}: the dataset can't be written there ({error.strerror or error})") from error
     return Manifest(Path(out), manifest.class_names, manifest.photos)
 
 
-def _check_none_lost(out: str | Path, before: Sequence[Photo], after: Sequence[Photo], add: bool) -> None:
-    here = {photo.sha256 for photo in after}
+def _check_none_lost(
+    out: str | Path, before: Sequence[Photo], after: Sequence[Photo], exclusions: Exclusions, add: bool
+) -> None:
+    here = {photo.sha256 for photo in after} | {digest for digest, label in exclusions.items() if label is None}
     lost = [photo for photo in before if photo.sha256 not in here]
     if not lost:
         return
@@ -185,37 +207,61 @@ def _check_apart(trees: Sequence[LabelledTree], target: Path) -> None:
 
 
 def _check_all(
-    trees: Sequence[LabelledTree], joined: Manifest | None, staging: Path, min_side: int, progress: Progress | None
-) -> tuple[list[_Kept], list[LeftOut]]:
+    trees: Sequence[LabelledTree],
+    joined: Manifest | None,
+    exclusions: Exclusions,
+    staging: Path,
+    min_side: int,
+    progress: Progress | None,
+) -> _Found:
     """Check every file of the dataset that is joined and of the sources, and copy the good ones.
 
     They come in the order of the dataset and then of the sources, whatever thread was first. A source's photo that the
     dataset has already, under the same label, is passed over.
     """
-    kept: list[_Kept] = []
-    left_out: list[LeftOut] = []
+    found = _Found([], [], [], set())
     former = joined.photos if joined else ()
-    known = {(photo.sha256, photo.label) for photo in former}
+    known = {(photo.sha256, exclusions.get(photo.sha256) or photo.label) for photo in former}
     taken = {photo.path for photo in former}
     total = len(former) + sum(len(entry.layout.items) for entry in trees)
     threads = min(usable_cores(), _MAX_THREADS)
-    for photo in map_in_order(partial(_check_former, joined, staging), former, threads) if joined else ():
-        kept.append(photo)
+    joining = map_in_order(partial(_check_former, joined, staging), former, threads) if joined else ()
+    for done, photo in enumerate(joining, 1):
+        _review(photo, exclusions, staging, found)
         if progress:
-            progress(len(kept), total)
+            progress(done, total)
     checked = _check_each(trees, staging, min_side, taken, threads)
     for done, (entry, item, result) in enumerate(checked, len(former) + 1):
         if not isinstance(result, _Kept):
-            left_out.append(LeftOut(entry.name, item.name, *result))
-        elif (result.checked.sha256, result.label) in known:
+            found.left_out.append(LeftOut(entry.name, item.name, *result))
+        elif (digest := result.checked.sha256, exclusions.get(digest) or result.label) in known:
             (staging / result.path).unlink()
         else:
-            kept.append(result)
+            _review(result, exclusions, staging, found)
         if progress:
             progress(done, total)
     for entry in trees:
-        left_out += [LeftOut(entry.name, name, "unreadable", f"{name}: {why}") for name, why in entry.tree.refused]
-    return kept, left_out
+        refused = entry.tree.refused
+        found.left_out.extend(LeftOut(entry.name, name, "unreadable", f"{name}: {why}") for name, why in refused)
+    return found
+
+
+def _review(photo: _Kept, exclusions: Exclusions, staging: Path, found: _Found) -> None:
+    """Add a good photo to what is kept, unless a person excluded it; with the label that they gave it."""
+    digest = photo.checked.sha256
+    if digest not in exclusions:
+        found.kept.append(photo)
+        return
+    found.reviewed.add(digest)
+    label = exclusions[digest]
+    if label is None:
+        (staging / photo.path).unlink()
+        message = f"{photo.name}: was found to be no good {photo.label} and excluded by hand"
+        found.left_out.append(LeftOut(photo.source, photo.name, "excluded", message))
+        return
+    if label != photo.label:
+        found.relabelled.append(Relabelled(photo.source, photo.name, photo.label, label))
+    found.kept.append(dataclasses.replace(photo, label=label))
 
 
 def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _Kept:

@@ -16,7 +16,7 @@ from catdog.errors import ImageReason
 REPORT_NAME: Final = "report.json"
 REPORT_VERSION: Final = 1
 
-Reason = Literal[ImageReason, Conflict, "too_small", "wrong_class"]
+Reason = Literal[ImageReason, Conflict, "too_small", "wrong_class", "excluded"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,17 @@ class LeftOut:
     """Inside the source."""
     reason: Reason
     message: str
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """A photo that a person gave another label than its source."""
+
+    source: str
+    path: str
+    """Inside the source."""
+    was: str
+    label: str
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,11 @@ def make_report(
     manifest: Manifest,
     sources: Sequence[SourceSummary],
     left_out: Sequence[LeftOut],
+    relabelled: Sequence[Relabelled],
     settings: dict[str, Any],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Counts, copies, files left out, settings and warnings, ready for JSON."""
+    """Counts, copies, files left out or relabelled, settings and warnings, ready for JSON."""
     photos = manifest.photos
     return {
         "version": REPORT_VERSION,
@@ -67,6 +79,7 @@ def make_report(
         ],
         "reasons": dict(sorted(Counter(entry.reason for entry in left_out).items())),
         "left_out": [asdict(entry) for entry in left_out],
+        "relabelled": [asdict(entry) for entry in relabelled],
         "copies": _copies(photos),
     }
 
