@@ -54,10 +54,10 @@ def test_real_photos_under_swapped_labels_are_found_reviewed_and_gone(
     tmp_path: Path, real_photos: Callable[[int], list[tuple[str, bytes]]]
 ) -> None:
     files = {}
-    for path, data in real_photos(20):
+    for path, photo in real_photos(20):
         name = Path(path).name
         is_cat = name.startswith("cat") != (name in SWAPPED)
-        files[f"{'cats' if is_cat else 'dogs'}/{name}"] = data
+        files[f"{'cats' if is_cat else 'dogs'}/{name}"] = photo
     source, data, out = make(tmp_path / "photos", files), tmp_path / "data", tmp_path / "suspects"
     build([source], data)
     done = run(data, "--suspects", "embedded", "--out", out)
@@ -163,10 +163,8 @@ def test_thresholds_and_margins() -> None:
     contract = Contract(class_names=("cat", "dog", "neither"), input_size=16, neither_threshold=0.6)
     thresholds = find_thresholds(probabilities, labels, none, contract)
     assert thresholds == pytest.approx([0.55, 0.45, 0.6]), "a class without photos has the contract's"
-    assert rank_suspects(probabilities, labels, thresholds) == [
-        (2, 1, pytest.approx(-0.9)),
-        (4, 2, pytest.approx(-0.5)),
-    ]
+    ranked = rank_suspects(probabilities, labels, thresholds)
+    assert [(photo, other, round(margin, 6)) for photo, other, margin in ranked] == [(2, 1, -0.9), (4, 2, -0.5)]
     learnt = np.array([True, False, True, False, False])
     assert find_thresholds(probabilities, labels, learnt, contract)[0] == pytest.approx(0.7), "of the one not learnt"
     assert find_thresholds(probabilities, labels, ~none, contract) == pytest.approx(thresholds)
@@ -255,12 +253,13 @@ def test_any_damage_is_an_error_for_the_user(tmp_path: Path, damage: bytes) -> N
 def test_arguments_that_contradict_each_other(tmp_path: Path) -> None:
     build([make(tmp_path / "photos", class_folders())], tmp_path / "data")
     data, out = tmp_path / "data", tmp_path / "out"
-    for arguments, says in (
+    refused: tuple[tuple[list[str | Path], str], ...] = (
         ([data, "--out", out, "--add"], "changes no dataset"),
         ([data, data, "--out", out], "looks at one dataset"),
         ([tmp_path / "photos", "--out", out], "no manifest.json here"),
         ([data, "--out", data / "suspects"], "lies inside the dataset"),
-    ):
+    )
+    for arguments, says in refused:
         done = run(*arguments, "--suspects", "embedded")
         assert done.returncode == 2
         assert says in done.stderr
