@@ -20,7 +20,7 @@ from catdog.training.teacher import make_targets
 @pytest.fixture
 def manifest(tmp_path: Path, photo: Callable[..., bytes]) -> Manifest:
     """A red cat, a blue dog, a purple dog and a green thing."""
-    photos = []
+    photos: list[Photo] = []
     for label, colour in (("cat", "red"), ("dog", "blue"), ("dog", (130, 0, 126)), ("neither", (0, 200, 0))):
         data = photo(colour)
         digest, name = hashlib.sha256(data).hexdigest(), f"{len(photos)}.png"
