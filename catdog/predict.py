@@ -57,7 +57,7 @@ class Format(str, Enum):
     csv = "csv"
 
 
-def _share(value: float | None) -> float | None:
+def _check_share(value: float | None) -> float | None:
     if value is not None and not 0 <= value <= 1:  # also refuses nan, which typer's own min and max let through
         raise typer.BadParameter("must be in [0, 1]")
     return value
@@ -81,21 +81,23 @@ def predict(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="T", callback=_share, help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".'),
+        typer.Option(
+            metavar="T", callback=_check_share, help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".'
+        ),
     ] = None,
 ) -> None:
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
-    if _answer(paths, chosen, load(model), threshold):
+    if _answer_paths(paths, chosen, load(model), threshold):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _answer(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
+def _answer_paths(paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None) -> int:
     photos, named = itertools.tee(list_photos(paths))
     reads = (partial(photo.content.read, photo.source) for photo in photos)
     answers = classifier.stream(reads, names=(photo.source for photo in named), threshold=threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
-        answers = _with_bar(answers, paths)
+        answers = _show_bar(answers, paths)
     return write_answers(answers, chosen, classifier.contract.class_names)
 
 
@@ -147,7 +149,7 @@ FORMATS: Final[dict[Format, Callable[[Iterable[Prediction], Sequence[str]], Iter
 }
 
 
-def _with_bar(rows: Iterable[Prediction], paths: list[str]) -> Iterator[Prediction]:
+def _show_bar(rows: Iterable[Prediction], paths: list[str]) -> Iterator[Prediction]:
     """The same rows, with a progress bar on stderr once they take longer than BAR_AFTER_S."""
     from catdog.progress import show_progress  # which most runs are too short for
 
