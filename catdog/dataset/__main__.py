@@ -80,14 +80,14 @@ def main(
         manifest = build(
             sources,
             out,
-            split=None if split is None else _shares(split),
+            split=None if split is None else _parse_shares(split),
             min_side=min_side,
             add=add,
             replace=replace,
             progress=progress,
         )
     report = json.loads((out / REPORT_NAME).read_bytes())
-    _show(console, report, out)
+    _print_report(console, report, out)
     summary = {
         "out": str(out),
         "photos": len(manifest.photos),
@@ -104,7 +104,7 @@ def main(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _shares(text: str) -> tuple[float, float, float]:
+def _parse_shares(text: str) -> tuple[float, float, float]:
     try:
         train, val, test = map(float, text.split(","))
     except ValueError as error:
@@ -112,7 +112,7 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def _show(console: Console, report: dict[str, Any], out: Path) -> None:
+def _print_report(console: Console, report: dict[str, Any], out: Path) -> None:
     """The counts and warnings, for a person."""
     table = Table(box=None, pad_edge=False)
     table.add_column("split")
