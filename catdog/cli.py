@@ -54,7 +54,7 @@ catdog COMMAND --help says more. catdog --install-completion teaches your shell 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
-class _Later(TyperCommand):
+class _LazyCommand(TyperCommand):
     """A subcommand that is imported when it is called or completed, not when the list of all is shown."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -89,7 +89,7 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback(help=_HELP)
-def _catdog(
+def _take_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -97,9 +97,9 @@ def _catdog(
     pass
 
 
-def _stub() -> None:
-    """Stand for a subcommand until ``_Later`` puts the real one in its place."""
+def _stand_in() -> None:
+    """Stand for a subcommand until ``_LazyCommand`` puts the real one in its place."""
 
 
 for _name, _room in ROOMS.items():
-    app.command(_name, cls=_Later, help=_room.help)(_stub)
+    app.command(_name, cls=_LazyCommand, help=_room.help)(_stand_in)

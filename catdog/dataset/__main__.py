@@ -108,7 +108,7 @@ def main(
         manifest = build(
             sources,
             out,
-            split=None if split is None else _shares(split),
+            split=None if split is None else _parse_shares(split),
             min_side=min_side,
             add=add,
             replace=replace,
@@ -116,7 +116,7 @@ def main(
             progress=progress,
         )
     report = json.loads((out / REPORT_NAME).read_bytes())
-    _show(console, report, out)
+    _print_report(console, report, out)
     summary = {
         "out": str(out),
         "photos": len(manifest.photos),
@@ -137,7 +137,7 @@ def main(
 def _list_suspects(sources: list[str], name: str, out: Path) -> None:
     # Imported here, since ONNX Runtime takes longer to import than many a dataset to be checked.
     from catdog.classifier import load
-    from catdog.dataset.suspects import check_suspects_folder, suspect, write_suspects
+    from catdog.dataset.suspects import check_suspects_folder, find_suspects, write_suspects
 
     started = time.monotonic()
     if len(sources) != 1:
@@ -146,7 +146,7 @@ def _list_suspects(sources: list[str], name: str, out: Path) -> None:
     check_suspects_folder(out, manifest.root)
     model = load(name)
     with show_progress("answered") as progress:
-        found = suspect(manifest, model, progress)
+        found = find_suspects(manifest, model, progress)
     files = write_suspects(found, manifest, out)
     summary = {
         "out": str(out),
@@ -159,12 +159,12 @@ def _list_suspects(sources: list[str], name: str, out: Path) -> None:
         "fingerprint": manifest.fingerprint,
         "seconds": round(time.monotonic() - started, 1),
     }
-    _show_suspects(found, files[0])
+    _print_suspects(found, files[0])
     write_summary(summary)
 
 
-def _show_suspects(found: Suspicion, path: Path) -> None:
-    """The counts, and how far they can be trusted, for a person."""
+def _print_suspects(found: Suspicion, path: Path) -> None:
+    """Say how many labels are doubted, and how far that can be trusted."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     kinds = Counter((entry.photo.label, entry.suggested) for entry in found.suspects)
     which = ", ".join(f"{n} {label} that look like {other}" for (label, other), n in sorted(kinds.items()))
@@ -184,10 +184,11 @@ def _show_suspects(found: Suspicion, path: Path) -> None:
             f"warning: the model was trained on {found.trained_on} of these photos and has learnt their labels, wrong "
             f"ones too; it doubts {doubted} of them. docs/training.md says how to ask models that haven't seen them"
         )
-    console.print(escape(f"review {printable(str(path))}, and give it to the next build as --exclude"))
+    if found.suspects:
+        console.print(escape(f"review {printable(str(path))}, and give it to the next build as --exclude"))
 
 
-def _shares(text: str) -> tuple[float, float, float]:
+def _parse_shares(text: str) -> tuple[float, float, float]:
     try:
         train, val, test = map(float, text.split(","))
     except ValueError as error:
@@ -195,7 +196,7 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def _show(console: Console, report: dict[str, Any], out: Path) -> None:
+def _print_report(console: Console, report: dict[str, Any], out: Path) -> None:
     """The counts and warnings, for a person."""
     table = Table(box=None, pad_edge=False)
     table.add_column("split")

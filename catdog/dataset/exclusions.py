@@ -34,7 +34,7 @@ def read_exclusions(paths: Iterable[str | Path]) -> Exclusions:
     """
     exclusions: dict[str, str | None] = {}
     for path in paths:
-        for line, digest, label in _read(path):
+        for line, digest, label in _read_lines(path):
             if exclusions.setdefault(digest, label) != label:
                 before = exclusions[digest] or "nothing"
                 raise DataError(
@@ -43,7 +43,7 @@ def read_exclusions(paths: Iterable[str | Path]) -> Exclusions:
     return exclusions
 
 
-def _read(path: str | Path) -> Iterator[tuple[int, str, str | None]]:
+def _read_lines(path: str | Path) -> Iterator[tuple[int, str, str | None]]:
     """Yield the number of each line, its hash and its label."""
     line = 1
     try:
@@ -61,7 +61,7 @@ def _read(path: str | Path) -> Iterator[tuple[int, str, str | None]]:
             for row in rows:
                 if row:
                     cells = dict(zip(columns, map(str.strip, row), strict=False))
-                    yield line, *_check(cells, f"{path}, line {line}")
+                    yield line, *_check_cells(cells, f"{path}, line {line}")
                 line = rows.line_num + 2  # the next one's, should it be damaged
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: is no CSV ({first_line(error)}); mend it or take it out") from error
@@ -69,7 +69,7 @@ def _read(path: str | Path) -> Iterator[tuple[int, str, str | None]]:
         raise DataError(f"{path}: the exclusions can't be read ({error.strerror})") from error
 
 
-def _check(cells: Mapping[str, str], place: str) -> tuple[str, str | None]:
+def _check_cells(cells: Mapping[str, str], place: str) -> tuple[str, str | None]:
     digest, label = cells.get(HASH_COLUMN, "").lower(), cells.get(LABEL_COLUMN, "").lower()
     if not _SHA256.fullmatch(digest):
         raise DataError(f"{place}: {digest[:80]!r} is no SHA-256 of a photo; mend the line or take it out")

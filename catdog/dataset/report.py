@@ -80,7 +80,7 @@ def make_report(
         "reasons": dict(sorted(Counter(entry.reason for entry in left_out).items())),
         "left_out": [asdict(entry) for entry in left_out],
         "relabelled": [asdict(entry) for entry in relabelled],
-        "copies": _copies(photos),
+        "copies": _summarise_copies(photos),
     }
 
 
@@ -108,7 +108,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     (folder / REPORT_NAME).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _copies(photos: Sequence[Photo]) -> dict[str, Any]:
+def _summarise_copies(photos: Sequence[Photo]) -> dict[str, Any]:
     """The clusters of two photos and more; ``exact``: all files the same to the byte, ``near``: not all."""
     members: dict[str, list[Photo]] = defaultdict(list)
     for photo in photos:

@@ -65,7 +65,7 @@ class Suspicion:
     """How many of the answered ones the model was trained on; None where that is not known."""
 
 
-def suspect(manifest: Manifest, model: Classifier, progress: Progress | None = None) -> Suspicion:
+def find_suspects(manifest: Manifest, model: Classifier, progress: Progress | None = None) -> Suspicion:
     """Ask a model about every photo of a class that it knows, and return whose labels it doubts.
 
     A class's threshold is the mean probability that its own photos get for it: of those that the model has not been
@@ -80,7 +80,7 @@ def suspect(manifest: Manifest, model: Classifier, progress: Progress | None = N
         raise DataError(
             f"{manifest.root}: no photo of a class that the model knows (photos of {theirs}; it knows {ours})"
         )
-    probabilities = _answer(manifest, photos, model, progress)
+    probabilities = _answer_photos(manifest, photos, model, progress)
     labels = np.array([names.index(photo.label) for photo in photos])
     is_known = contract.data_fingerprint == manifest.fingerprint
     learnt = np.array([is_known and photo.split == "train" for photo in photos])
@@ -173,7 +173,7 @@ def write_suspects(found: Suspicion, manifest: Manifest, out: Path) -> list[Path
     return [out / SUSPECTS_NAME, *sheets]
 
 
-def _answer(
+def _answer_photos(
     manifest: Manifest, photos: Sequence[Photo], model: Classifier, progress: Progress | None
 ) -> npt.NDArray[np.float64]:
     """Return the model's probabilities, float64 (N, C), rounded as all answers are."""

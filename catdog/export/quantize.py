@@ -52,7 +52,7 @@ class Quantizer:
     def __init__(self, float_path: Path, calibration: Sequence[Images]) -> None:
         """Calibrate the model in ``float_path``; its batch norms are folded and its constants are initializers then."""
         self._rounded: dict[str, npt.NDArray[np.int8]] = {}
-        with TemporaryDirectory(prefix="catdog-") as folder, _quiet():
+        with TemporaryDirectory(prefix="catdog-") as folder, _silence_onnxruntime():
             prepared = Path(folder) / "prepared.onnx"
             quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
             self._model = onnx.load(prepared)
@@ -72,7 +72,7 @@ class Quantizer:
     def quantize(self, in_float: Collection[str] = ()) -> onnx.ModelProto:
         """Return the int8 model, with the layers of these names left in float."""
         # The two steps of onnxruntime.quantization.quantize_static, which would calibrate again at each call.
-        with _quiet():
+        with _silence_onnxruntime():
             quantizer = QDQQuantizer(
                 copy.deepcopy(self._model),
                 True,  # per channel
@@ -176,7 +176,7 @@ def _fold_normalisation(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[Any]:
+def _silence_onnxruntime() -> Iterator[Any]:
     """Hide the advice that onnxruntime.quantization gives through the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -18,7 +18,7 @@ from PIL import Image
 from catdog.classifier import Classifier, load
 from catdog.contract import Contract
 from catdog.dataset import Manifest, build, read_exclusions
-from catdog.dataset.suspects import COLUMNS, find_thresholds, rank_suspects, suspect
+from catdog.dataset.suspects import COLUMNS, find_suspects, find_thresholds, rank_suspects
 from catdog.errors import CatdogError, DataError
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 from tests.properties import bounded
@@ -102,18 +102,18 @@ def test_a_model_of_this_dataset_says_which_labels_it_has_learnt(
     files |= {f"train/dogs/{i}.png": data for i, data in enumerate(blues[1:4])}
     files |= {f"test/cats/{i}.png": data for i, data in enumerate(reds[4:])}
     files |= {f"test/dogs/{i}.png": data for i, data in enumerate([*blues[4:], photo((220, 0, 0), size=(40, 40))])}
-    manifest = _dataset(tmp_path / "data", files)
+    manifest = write_dataset(tmp_path / "data", files)
     contract = TINY_CONTRACT.with_(data_fingerprint=manifest.fingerprint)
     model = Classifier(build_tiny_model(contract.to_json()), threads=1)
-    found = suspect(manifest, model)
+    found = find_suspects(manifest, model)
     by_split = {entry.photo.split: entry for entry in found.suspects}
     assert {split: entry.was_trained_on for split, entry in by_split.items()} == {"train": True, "test": False}
     assert found.trained_on == 8
     assert found.thresholds["cat"] == pytest.approx(1, abs=1e-3), "of the four that were not learnt"
-    assert suspect(manifest, tiny).trained_on is None
+    assert find_suspects(manifest, tiny).trained_on is None
 
 
-def _dataset(root: Path, files: dict[str, bytes]) -> Manifest:
+def write_dataset(root: Path, files: dict[str, bytes]) -> Manifest:
     """A dataset as build writes it, without its search for copies."""
     from catdog.dataset import Photo
 
@@ -142,17 +142,17 @@ def test_photos_of_a_class_that_the_model_lacks_are_passed_over(
     tmp_path: Path, photo: Callable[..., bytes], tiny: Classifier
 ) -> None:
     files = {"test/cats/1.png": photo("red"), "test/dogs/1.png": photo("blue"), "test/neither/1.png": photo("green")}
-    found = suspect(_dataset(tmp_path / "data", files), tiny)
+    found = find_suspects(write_dataset(tmp_path / "data", files), tiny)
     assert (found.answered, found.passed_over, list(found.suspects)) == (2, 1, [])
     with pytest.raises(DataError, match="no photo of a class that the model knows"):
-        suspect(_dataset(tmp_path / "others", {"test/neither/1.png": photo("green")}), tiny)
+        find_suspects(write_dataset(tmp_path / "others", {"test/neither/1.png": photo("green")}), tiny)
 
 
 def test_a_photo_that_is_gone_is_a_changed_dataset(tmp_path: Path, photo: Callable[..., bytes]) -> None:
-    manifest = _dataset(tmp_path / "data", {"test/cats/1.png": photo("red"), "test/dogs/1.png": photo("blue")})
+    manifest = write_dataset(tmp_path / "data", {"test/cats/1.png": photo("red"), "test/dogs/1.png": photo("blue")})
     (tmp_path / "data/photos/test/cats/1.png").unlink()
     with pytest.raises(DataError, match=r"1\.png.*the dataset was changed since it was made"):
-        suspect(manifest, load())
+        find_suspects(manifest, load())
 
 
 def test_thresholds_and_margins() -> None:

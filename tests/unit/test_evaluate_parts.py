@@ -22,6 +22,7 @@ from catdog.training.metrics import (
     measure,
     measure_coverage,
     measure_groups,
+    measure_refusal,
     measure_reliability,
     wilson_interval,
 )
@@ -332,3 +333,23 @@ def test_nothing_lies_over_what_the_reliability_chart_measured(tmp_path: Path) -
     bar = np.flatnonzero(abs(pixels[: len(pixels) * 2 // 3, blue.argmax()] - [0x00, 0x72, 0xB2]).sum(1) < 60)
     assert len(bar) > 100
     assert (np.diff(bar) == 1).all(), "the bar is whole"
+
+
+def test_refusal_is_measured_on_both_kinds_of_photos() -> None:
+    refusal = torch.tensor([0.01, 0.02, 0.03, 0.6, 0.9, 0.7, 0.02, 0.95])
+    is_other = torch.tensor([False] * 4 + [True] * 4)
+    verdicts = ["cat", "dog", "unsure", "neither", "neither", "neither", "cat", "unsure"]
+    measured = measure_refusal(refusal, is_other, verdicts)
+    assert measured["auroc"] == pytest.approx((16 - 2.5) / 16)  # 0.02 is under 0.03 and 0.6, and level with 0.02
+    assert measured["fpr_95"] == 0.25  # 95% of the first kind are at 0.51 or less, as is 0.02
+    kinds = ("refused", "others_refused", "others_answered")
+    shares = {name: tuple(measured[name][key] for key in ("photos", "found", "share")) for name in kinds}
+    assert shares == {"refused": (4, 1, 0.25), "others_refused": (4, 2, 0.5), "others_answered": (4, 1, 0.25)}
+    low, high = measured["refused"]["share_95"]
+    assert (low, high) == wilson_interval(1, 4)
+
+
+def test_refusal_of_one_kind_of_photos_has_no_curve() -> None:
+    measured = measure_refusal(torch.tensor([0.1, 0.2]), torch.tensor([False, False]), ["cat", "neither"])
+    assert (measured["auroc"], measured["fpr_95"]) == (None, None)
+    assert measured["others_refused"] == {"photos": 0, "found": 0, "share": None, "share_95": None}
