@@ -25,7 +25,7 @@ from tests.properties import bounded
 from tests.unit.test_dataset_build import class_folders, make, picture, reasons, report
 from tests.unit.test_dataset_cli import run
 
-SWAPPED = ("cat.3.jpg", "cat.11.jpg", "dog.7.jpg")
+SWAPPED = ("cat.3.jpg", "cat.11.jpg", "dog.9.jpg")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -80,7 +80,7 @@ def test_real_photos_under_swapped_labels_are_found_reviewed_and_gone(
 
     reviewed = [row for row in rows if Path(row["path"]).name in SWAPPED]
     for row in reviewed:
-        row["corrected"] = "dog" if row["path"].endswith("dog.7.jpg") else ""
+        row["corrected"] = "dog" if row["path"].endswith("dog.9.jpg") else ""
     kept = run(source, "--out", data, "--exclude", write_rows(tmp_path / "reviewed.csv", reviewed, ";"))
     assert kept.returncode == 0, kept.stderr
     assert "left out: 2 excluded" in kept.stderr
