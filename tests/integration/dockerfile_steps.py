@@ -145,7 +145,8 @@ def _start_stage(base: str, root: Path) -> Image:
     if base.startswith("python:"):
         (packages,) = (root / python[1:]).glob("lib/python*/site-packages")
         found = find_spec("pip")
-        assert found is not None and found.origin is not None, "needs pip"
+        assert found is not None, "needs pip"
+        assert found.origin is not None
         (packages / "pip").symlink_to(Path(found.origin).parent)
     return Image(root, python, dict(variables))
 
