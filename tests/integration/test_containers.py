@@ -114,7 +114,7 @@ def test_its_layers_are_under_250_mb(image: Image) -> None:
 
 def test_nothing_but_what_is_needed_is_sent_or_copied(image: Image) -> None:
     sent = image.root.parent / "context"
-    assert {path.name for path in sent.iterdir()} - {"deploy"} == {
+    assert {path.name for path in sent.iterdir()} - {"deploy", ".dockerignore"} == {
         "LICENSE", "README.md", "catdog", "constraints.txt", "pyproject.toml",
     }  # fmt: skip
     assert [path for path in sent.rglob("*") if path.is_file() and "deploy" in path.relative_to(sent).parts] == [
