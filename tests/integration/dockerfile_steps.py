@@ -76,10 +76,7 @@ def carry_out(dockerfile: Path, context: Path, folder: Path) -> Image:
     for line in re.sub(r"^\s*#.*\n|\\\n", "", dockerfile.read_text(), flags=re.MULTILINE).splitlines():
         word, _, rest = line.partition(" ")
         rest = rest.strip()
-        known = arguments | (image.variables if image else {})
-        value = (
-            _WORD.sub(lambda found, known=known: known[found[1]], rest) if word not in ("RUN", "HEALTHCHECK") else ""
-        )
+        value = _fill(rest, arguments | (image.variables if image else {}))
         if word == "ARG":
             name, _, default = value.partition("=")
             arguments[name] = default
@@ -90,9 +87,14 @@ def carry_out(dockerfile: Path, context: Path, folder: Path) -> Image:
             continue
         else:
             assert image is not None, line
-            _take_step(image, word, value or rest, sent, stages)
+            _take_step(image, word, rest if word in ("RUN", "HEALTHCHECK") else value, sent, stages)
     assert image is not None
     return image
+
+
+def _fill(text: str, values: dict[str, str]) -> str:
+    """Put in variables; those that aren't known stay, for the shell of a RUN step."""
+    return _WORD.sub(lambda found: values.get(found[1], found[0]), text)
 
 
 def _take_step(image: Image, word: str, rest: str, sent: Path, stages: dict[str, Image]) -> None:
