@@ -93,7 +93,7 @@ def carry_out(dockerfile: Path, context: Path, folder: Path) -> Image:
 
 
 def _fill(text: str, values: dict[str, str]) -> str:
-    """Put in variables; those that aren't known stay, for the shell of a RUN step."""
+    """Put in the variables that are known."""
     return _WORD.sub(lambda found: values.get(found[1], found[0]), text)
 
 

@@ -43,7 +43,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 def server(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Its CMD, started as SageMaker does, though on loopback and on a free port."""
     folder = tmp_path_factory.mktemp("server")
-    environment = image.environment | {"CATDOG_HOST": "127.0.0.1", "CATDOG_PORT": "0", "TMPDIR": "/nowhere"}
+    environment = image.environment | {"CATDOG_HOST": "127.0.0.1", "CATDOG_PORT": "0"}
     command = [*UNPRIVILEGED, *image.command("serve")]
     with ServerProcess(folder / "log", command=command, env=environment, cwd=image.root) as running:
         yield running.wait_ready()
