@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,14 +21,24 @@ START_S = 60.0
 class ServerProcess:
     """Starts with the ``with`` block, ends with it by SIGTERM."""
 
-    def __init__(self, log: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "catdog", "serve", "--port", "0"),
+        cwd: Path | None = None,
+    ) -> None:
         self._log = log
-        self._command = [sys.executable, "-m", "catdog", "serve", "--port", "0", *arguments]
+        self._command = [*command, *arguments]
         self._env = os.environ | dict(env or {})
+        self._cwd = cwd
 
     def __enter__(self) -> ServerProcess:
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._env)
+            self.process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._env, cwd=self._cwd
+            )
         assert self.process.stdout is not None
         self.says = self.process.stdout.readline()
         assert self.says, self._log.read_text()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -28,6 +26,7 @@ from catdog.image import encode
 from catdog.serving.lambda_events import answer_event
 from catdog.serving.lambda_package import write_zip
 from tests.conftest import build_tiny_model
+from tests.integration.dockerfile_steps import carry_out
 from tests.integration.lambda_on_loopback import HANDLER, ROOT, Emulated, Function, Served
 from tests.unit.test_lambda_events import GOLDEN, HTTP, posted, read_event, refused
 
@@ -58,24 +57,9 @@ def unzipped(package: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def image(package: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the Dockerfile's COPY and RUN steps make, with this Python instead of the base image's."""
-    folder = tmp_path_factory.mktemp("image")
-    task = folder / "task"
-    steps = re.sub(r"^#.*\n|\\\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).splitlines()
-    (folder / "python").symlink_to(getattr(sys, "_base_executable", sys.executable))
-    environment = os.environ | {"LAMBDA_TASK_ROOT": str(task), "PATH": f"{folder}:{os.environ['PATH']}"}
-    done = []
-    for step in filter(None, steps):
-        word, _, rest = step.partition(" ")
-        done.append(word)
-        if word == "COPY":
-            source, target = rest.replace("${LAMBDA_TASK_ROOT}", str(task)).split()
-            shutil.copytree(package[0] / source, target)
-        elif word == "RUN":
-            subprocess.run(["sh", "-c", rest], env=environment, check=True)
-        elif word == "CMD":
-            assert json.loads(rest) == [HANDLER]
-    assert done == ["ARG", "FROM", "COPY", "RUN", "CMD"]
-    return task
+    made = carry_out(DOCKERFILE, package[0], tmp_path_factory.mktemp("image"))
+    assert made.command() == [HANDLER]
+    return made.find("/var/task")
 
 
 @pytest.fixture(scope="module")

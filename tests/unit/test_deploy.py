@@ -12,6 +12,8 @@ from catdog.serving.lambda_package import PYTHON, TASK, ZIP
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile.lambda"
+SERVER = DEPLOY / "docker" / "Dockerfile"
+COMPOSE = DEPLOY / "docker" / "compose.yaml"
 TEMPLATE = DEPLOY / "lambda" / "template.yaml"
 
 
@@ -64,3 +66,35 @@ def test_the_template_keeps_its_promises() -> None:
     assert f"ARG PYTHON={PYTHON}\n" in image
     assert f"COPY {TASK}/ " in image
     assert 'CMD ["catdog.serving.aws_lambda.handler"]' in image
+
+
+def test_the_server_s_image_keeps_its_promises() -> None:
+    """tests/integration/test_containers.py carries its steps out."""
+    text = SERVER.read_text()
+    assert f"ARG PYTHON={PYTHON}\n" in text
+    assert "ARG DEBIAN=13\n" in text  # whose Python is 3.13
+    assert text.index("\nUSER ") < text.index("\nENTRYPOINT ")
+    assert ":latest" not in text
+
+
+def test_compose_takes_away_every_right_that_the_server_does_not_need() -> None:
+    yaml = pytest.importorskip("yaml")
+    (service,) = yaml.safe_load(COMPOSE.read_text())["services"].values()
+    context = COMPOSE.parent / service["build"]["context"]
+    assert (context / service["build"]["dockerfile"]).resolve() == SERVER
+    assert service["read_only"] is True
+    assert [mount.split(":")[0] for mount in service["tmpfs"]] == ["/tmp"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert {"pids_limit", "cpus", "mem_limit", "healthcheck"} <= service.keys()
+    assert service["healthcheck"]["test"][0] == "CMD"  # there is no shell
+
+
+def test_a_tag_pushes_what_was_tried() -> None:
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load((DEPLOY.parent / ".github" / "workflows" / "release.yml").read_text())
+    said = "\n".join(step.get("run", "") for step in workflow["jobs"]["images"]["steps"])
+    for dockerfile in ("compose.yaml", DOCKERFILE.name):
+        assert dockerfile in said + (DEPLOY.parent / ".ci" / "try_images").read_text()
+    assert said.index(".ci/try_images") < said.index("docker push")
