@@ -34,6 +34,9 @@ ROOMS: Final = {
     "evaluate": Room("catdog.training.evaluate", "python -m catdog.training.evaluate", "Measure a model on photos."),
     "export": Room("catdog.export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
     "serve": Room("catdog.serving.__main__", "python -m catdog.serving", "Answer photos over HTTP, with a page."),
+    "page": Room(
+        "catdog.serving.site", "python -m catdog.serving.site", "Write the page as a static site, without a server."
+    ),
     "aws": Room("catdog.aws.__main__", "python -m catdog.aws", "Train, deploy and call on Amazon SageMaker."),
     "doctor": Room("catdog.doctor", "python -m catdog.doctor", "Say what is installed here, and what is missing."),
 }

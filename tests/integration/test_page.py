@@ -165,7 +165,7 @@ def test_with_the_network_cut_the_page_stays_and_says_so(open_page: Callable[...
     page.wait_for_load_state("networkidle")
     page.context.set_offline(True)
     give(page, files["red.png"], files["blue.jpg"])
-    banner = page.get_by_text("The server can't be reached. 2 photos wait here and can be sent again.").first
+    banner = page.get_by_text("The server can't be reached. 2 photos wait here and can be tried again.").first
     banner.wait_for()
     assert page.locator(".card").count() == 2
     page.context.set_offline(False)  # the browser tells the page, which goes on by itself
@@ -173,7 +173,7 @@ def test_with_the_network_cut_the_page_stays_and_says_so(open_page: Callable[...
     assert page.locator("#banner").is_hidden()
     page.route("**/predict", lambda route: route.abort())  # the network is there, the server isn't
     give(page, files["grey.png"])
-    page.get_by_text("The server can't be reached. 1 photo waits here and can be sent again.").first.wait_for()
+    page.get_by_text("The server can't be reached. 1 photo waits here and can be tried again.").first.wait_for()
     page.unroute("**/predict")
     page.get_by_role("button", name="Try again").click()
     assert cards(page)[0] == ("grey.png", "unsure")

@@ -11,7 +11,7 @@ const rows = new Map(); // by id, the newest has the largest: {id, time, name, c
 const queue = []; // ids of photos that wait
 let working = 0;
 let done = 0; // of those since the queue was last empty
-let cut = false; // whether the server can't be reached
+let cut = ""; // why nothing can be answered now
 let stopping = new AbortController();
 let only = null; // the label that is shown alone
 let lastId = Date.now();
@@ -59,7 +59,7 @@ async function settle(row, signal) {
   } catch (error) {
     if (signal.aborted) return;
     if (error instanceof Unreachable) {
-      cut = true;
+      cut = error.message;
       queue.unshift(row.id);
       return;
     }
@@ -101,7 +101,7 @@ function stop() {
   stopping.abort();
   stopping = new AbortController();
   queue.length = 0;
-  cut = false;
+  cut = "";
   for (const [id, row] of rows) {
     if (row.file && row.label === undefined) {
       rows.delete(id);
@@ -112,7 +112,7 @@ function stop() {
 }
 
 function tryAgain() {
-  cut = false;
+  cut = "";
   update();
   work();
 }
@@ -128,7 +128,7 @@ function update() {
   at("banner").hidden = !cut;
   if (cut) {
     const photos = queue.length === 1 ? "1 photo waits" : `${queue.length} photos wait`;
-    const text = `The server can't be reached. ${photos} here and can be sent again.`;
+    const text = `${cut} ${photos} here and can be tried again.`;
     if (at("banner-text").textContent !== text) say(text);
     at("banner-text").textContent = text;
   } else {
