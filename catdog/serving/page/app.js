@@ -26,7 +26,7 @@ function add(files) {
     const row = { id: lastId - index, time: Date.now(), name: file.name || "pasted photo", file };
     row.card = cards.make(row.name, () => remove(row.id));
     row.thumb = makeThumb(file);
-    row.thumb.then((blob) => cards.showPicture(row.card, blob));
+    row.thumb.then((blob) => rows.has(row.id) && cards.showPicture(row.card, blob));
     rows.set(row.id, row);
     queue.push(row.id);
     return row;
@@ -67,12 +67,19 @@ async function settle(row, signal) {
   }
   if (!rows.has(row.id)) return;
   const { label, confidence, probabilities, error } = result;
-  Object.assign(row, { label, confidence, probabilities, error, time: Date.now() });
+  Object.assign(row, { label, confidence, probabilities, error, time: Date.now(), file: null });
   done++;
   cards.showAnswer(row.card, row);
-  say(`${row.name}: ${error ?? (label in probabilities ? `${label}, ${cards.percent(confidence)}` : label)}`);
+  tell(row);
   const { id, time, name } = row;
   history.keep({ id, time, name, label, confidence, probabilities, error, thumb: await row.thumb });
+}
+
+/** Lets a screen reader say the answer, of many photos only that all are answered. */
+function tell({ name, label, confidence, probabilities, error }) {
+  const left = queue.length + working - 1;
+  if (done + left <= 3) say(`${name}: ${error ?? (label in probabilities ? `${label}, ${cards.percent(confidence)}` : label)}`);
+  else if (!left) say(`All ${done} photos are answered.`);
 }
 
 function remove(id) {
