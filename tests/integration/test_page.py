@@ -246,8 +246,9 @@ def test_by_keyboard_alone_and_with_a_screen_reader(open_page: Callable[..., Any
     assert focused() == "Choose photos"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("device", [DESKTOP, PHONE, SMALL], ids=["desktop", "phone", "small"])
+@pytest.mark.parametrize(
+    ("device", "scheme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "dark"), (SMALL, "light")]
+)
 def test_it_fits_and_axe_finds_nothing_serious(
     open_page: Callable[..., Any], files: dict[str, Any], device: dict[str, Any], scheme: str
 ) -> None:
