@@ -88,9 +88,9 @@ def test_photos_become_cards(open_page: Callable[..., Any], files: dict[str, Any
         ("<b>x.png", "cat"),
     ]
     red = page.locator("#now .card").first
-    assert red.locator(".confidence").inner_text() == "> 99.9%"
+    assert red.locator(".confidence").inner_text() == ">\u00a099.9%"
     assert red.locator("dt").all_inner_texts() == ["cat", "dog"]
-    assert red.locator("dd").all_inner_texts() == ["> 99.9%", "< 0.1%"]
+    assert red.locator("dd").all_inner_texts() == [">\u00a099.9%", "<\u00a00.1%"]
     assert red.locator("img").is_visible()
     grey = page.locator("#now .card").nth(2)
     assert (grey.locator(".confidence").inner_text(), grey.locator("dd").all_inner_texts()) == ("", ["50%", "50%"])
@@ -238,7 +238,7 @@ def test_by_keyboard_alone_and_with_a_screen_reader(open_page: Callable[..., Any
     assert reached == ["Skip to the answers", "catdog", "API", "Choose photos"]
     page.keyboard.press("Enter")
     cards(page)
-    assert page.get_by_role("status").inner_text() in ("red.png: cat, > 99.9%", "blue.jpg: dog, > 99.9%")
+    assert page.get_by_role("status").inner_text() in ("red.png: cat, >\u00a099.9%", "blue.jpg: dog, >\u00a099.9%")
     page.get_by_role("button", name="Remove red.png").focus()
     page.keyboard.press("Enter")
     assert focused() == "Remove blue.jpg"
