@@ -23,7 +23,7 @@ help:
 demo: $(VENV)/.core
 	@photos='$(PHOTOS)'; \
 	if [ -z "$$photos" ]; then photos=$$($(BIN)/python benchmarks/demo_photos.py build/demo) || exit 1; fi; \
-	$(BIN)/python -m catdog.predict $$photos
+	$(BIN)/catdog predict $$photos
 
 test: $(VENV)/.dev java chromium
 	$(BIN)/ruff format --check .

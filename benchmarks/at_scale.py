@@ -1,6 +1,6 @@
 """Time, machines and cost of scoring a huge collection on AWS, from a rate that was measured.
 
-    python -m catdog.score photos/ --out r.parquet --summary summary.json
+    catdog score photos/ --out r.parquet --summary summary.json
     python benchmarks/at_scale.py summary.json [--photos 100e6] [--hours 12]
 
 Prices are us-east-1's, on demand, as AWS published them; they change, so give your own with the flags. A core here is

@@ -21,7 +21,7 @@ from PIL import Image
 from catdog.ahead import batches_ahead
 from catdog.contract import METADATA_KEY, WEIGHTS_NAME, Contract
 from catdog.errors import ContractError, ImageError, ModelError
-from catdog.image import Pixels, describe, load_pixels
+from catdog.image import Pixels, describe, load_pixels, out_of_memory
 from catdog.machine import usable_cores
 from catdog.prediction import Prediction, check_threshold, decide
 from catdog.sources.names import is_object_uri
@@ -68,7 +68,7 @@ class Classifier:
         self.sha256 = hashlib.sha256(self._data).hexdigest()
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
-            raise ContractError(f"{self.name}: the model carries no catdog contract; make it with python -m export")
+            raise ContractError(f"{self.name}: the model carries no catdog contract; make it with catdog export")
         self.contract = Contract.from_json(text, self.name)
         self._check_signature()
 
@@ -161,6 +161,8 @@ class Classifier:
             return load_pixels(photo() if callable(photo) else photo, self.contract, name)
         except ImageError as error:
             return error
+        except MemoryError:
+            return out_of_memory(name)
 
     def _decide(self, batch: list[tuple[str, Pixels | ImageError]], threshold: float | None) -> list[Prediction]:
         good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, ImageError)]

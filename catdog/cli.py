@@ -20,25 +20,22 @@ class Room(NamedTuple):
 
     module: str
     """Holds its typer application, ``app``."""
-    old_name: str
-    """How it is called without ``catdog``, which its help and its usage lines say then."""
     help: str
 
 
 ROOMS: Final = {
-    "predict": Room("catdog.predict", "python -m catdog.predict", "Tell cats from dogs in photos."),
-    "score": Room("catdog.score.cli", "python -m catdog.score", "Score every photo of a large collection, once."),
-    "dataset": Room("catdog.dataset.__main__", "python -m catdog.dataset", "Turn photos into a checked dataset."),
-    "train": Room("catdog.training.cli", "python train.py", "Train a model on a dataset."),
-    "tune": Room("catdog.training.tune", "python -m catdog.training.tune", "Search for good training settings."),
-    "evaluate": Room("catdog.training.evaluate", "python -m catdog.training.evaluate", "Measure a model on photos."),
-    "export": Room("catdog.export.__main__", "python -m export", "Write a trained model as one proven ONNX file."),
-    "serve": Room("catdog.serving.__main__", "python -m catdog.serving", "Answer photos over HTTP, with a page."),
-    "page": Room(
-        "catdog.serving.site", "python -m catdog.serving.site", "Write the page as a static site, without a server."
-    ),
-    "aws": Room("catdog.aws.__main__", "python -m catdog.aws", "Train, deploy and call on Amazon SageMaker."),
-    "doctor": Room("catdog.doctor", "python -m catdog.doctor", "Say what is installed here, and what is missing."),
+    "predict": Room("catdog.predict", "Tell cats from dogs in photos."),
+    "score": Room("catdog.score.cli", "Score every photo of a large collection, once."),
+    "dataset": Room("catdog.dataset.__main__", "Turn photos into a checked dataset."),
+    "train": Room("catdog.training.cli", "Train a model on a dataset."),
+    "tune": Room("catdog.training.tune", "Search for good training settings."),
+    "evaluate": Room("catdog.training.evaluate", "Measure a model on photos."),
+    "export": Room("catdog.export.__main__", "Write a trained model as one proven ONNX file."),
+    "serve": Room("catdog.serving.__main__", "Answer photos over HTTP, with a page."),
+    "page": Room("catdog.serving.site", "Write the page as a static site, without a server."),
+    "aws": Room("catdog.aws.__main__", "Train, deploy and call on Amazon SageMaker."),
+    "lambda": Room("catdog.serving.lambda_package", "Serve on AWS Lambda."),
+    "doctor": Room("catdog.doctor", "Say what is installed here, and what is missing."),
 }
 
 _HELP: Final = """Tell cats from dogs in photos; train, measure, export and serve the model that does.
@@ -51,6 +48,7 @@ Examples:
   catdog train --data data --output runs/first
   catdog export runs/first --out model.onnx
   catdog serve                                            a page to drop photos on, and an HTTP interface
+  catdog page --out site                                  the same page without a server, for any host of files
   catdog doctor                                           what is installed here, and what is missing
 
 catdog COMMAND --help says more. catdog --install-completion teaches your shell to complete all of it."""
@@ -58,14 +56,13 @@ catdog COMMAND --help says more. catdog --install-completion teaches your shell 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
-class _Later(TyperCommand):
+class _LazyCommand(TyperCommand):
     """A subcommand that is imported when it is called or completed, not when the list of all is shown."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         assert self.name is not None
         with edge(f"catdog {self.name}", extra=self.name):
             command = load(self.name)
-        _say_new_names(command)
         watch_ctrl_c()
         return command.make_context(info_name, args, parent, **extra)
 
@@ -84,16 +81,7 @@ def run(name: str | None = None) -> None:
     else:
         command = load(name)
         watch_ctrl_c()
-        command.main(prog_name=ROOMS[name].old_name)
-
-
-def _say_new_names(command: Any) -> None:
-    """Replace the old names in a command's help by the new ones."""
-    for name, room in ROOMS.items():
-        command.help = command.help and command.help.replace(room.old_name, f"catdog {name}")
-        command.epilog = command.epilog and command.epilog.replace(room.old_name, f"catdog {name}")
-    for subcommand in getattr(command, "commands", {}).values():
-        _say_new_names(subcommand)
+        command.main(prog_name=f"catdog {name}")
 
 
 def _show_version(asked: bool) -> None:
@@ -103,7 +91,7 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback(help=_HELP)
-def _catdog(
+def _take_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -111,9 +99,9 @@ def _catdog(
     pass
 
 
-def _stub() -> None:
-    """Stand for a subcommand until ``_Later`` puts the real one in its place."""
+def _stand_in() -> None:
+    """Stand for a subcommand until ``_LazyCommand`` puts the real one in its place."""
 
 
 for _name, _room in ROOMS.items():
-    app.command(_name, cls=_Later, help=_room.help)(_stub)
+    app.command(_name, cls=_LazyCommand, help=_room.help)(_stand_in)

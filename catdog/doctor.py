@@ -41,11 +41,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
     help="Say what is installed here, and what is missing.",
     epilog="""\b
 Examples:
-  python -m catdog.doctor
-  python -m catdog.doctor --json > installation.json
+  catdog doctor
+  catdog doctor --json > installation.json
 """,
 )
-@edge("catdog.doctor")
+@edge("catdog doctor")
 def main(as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False) -> None:
     report = examine(date.today())
     typer.echo(json.dumps(report, indent=1) if as_json else describe(report))
@@ -66,11 +66,11 @@ def examine(today: date, cgroup: Path = CGROUP) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "folder": str(Path(__file__).parent),
-        "packages": {name: _version(name) for name in CORE},
+        "packages": {name: _find_version(name) for name in CORE},
         "extras": {
             name: {
                 "brings": extra.brings,
-                "installed": {module: _version(_PACKAGES.get(module, module)) for module in extra.modules},
+                "installed": {module: _find_version(_PACKAGES.get(module, module)) for module in extra.modules},
                 "missing": [module for module in extra.modules if not _is_installed(module)],
                 "install": install_command(name),
             }
@@ -80,7 +80,7 @@ def examine(today: date, cgroup: Path = CGROUP) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "usable_cores": usable_cores(cgroup),
             "free_memory": int(free) if math.isfinite(free) else None,
-            "memory_limit": _memory_limit(cgroup),
+            "memory_limit": _read_memory_limit(cgroup),
         },
         "providers": onnxruntime.get_available_providers(),
         "model": {
@@ -114,8 +114,9 @@ def describe(report: dict[str, Any]) -> str:
         f"catdog {report['version']} in {report['folder']}",
         f"Python {report['python']} on {report['platform']}",
         "packages   " + ", ".join(f"{name} {number}" for name, number in report["packages"].items()),
-        f"machine    {machine['usable_cores']} of {machine['cores']} cores, {_gib(machine['free_memory'])} memory free"
-        + (f"; the container's limit is {_gib(machine['memory_limit'])}" if machine["memory_limit"] else ""),
+        f"machine    {machine['usable_cores']} of {machine['cores']} cores, "
+        + f"{_format_gib(machine['free_memory'])} memory free"
+        + (f"; the container's limit is {_format_gib(machine['memory_limit'])}" if machine["memory_limit"] else ""),
         f"providers  {', '.join(report['providers'])}",
         f"model      {model['name']} ({model['arch']}), sha256 {model['sha256'][:16]}",
         f"           {quality['int8_test_accuracy']:.2%} of {quality['int8_test_photos']:,.0f} unseen photos right; "
@@ -135,7 +136,7 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
@@ -149,7 +150,7 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _memory_limit(cgroup: Path) -> int | None:
+def _read_memory_limit(cgroup: Path) -> int | None:
     """Return the most memory that the container may take, bytes, by cgroup v2 or v1; None where there is no limit."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
@@ -161,5 +162,5 @@ def _memory_limit(cgroup: Path) -> int | None:
     return None
 
 
-def _gib(size: int | None) -> str:
+def _format_gib(size: int | None) -> str:
     return "an unknown amount of" if size is None else f"{size / _GIB:.1f} GiB"

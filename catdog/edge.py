@@ -1,7 +1,7 @@
 """Where every command meets its user: failures become one line on stderr and an exit code, bugs keep their traceback.
 
     @app.command()
-    @edge("catdog.dataset", failed=NothingUsableError)
+    @edge("catdog dataset", failed=NothingUsableError)
     def main(...) -> None: ...
 
     0 done, 1 the work failed, 2 a bad argument, input, model or disk, 130 Ctrl-C, 141 the reader of stdout went away

@@ -36,7 +36,11 @@ Room = Callable[[int, str], contextlib.AbstractContextManager[object]]
 an ImageError, or return what waits for its turn when it is entered; the photo is decoded inside."""
 
 MAX_BYTES: Final = 256 * 2**20  # of one encoded photo; a 200-megapixel phone JPEG has about 60 MB
-MAX_PIXELS: Final = 2 * 89_478_485  # Pillow's own hard limit against decompression bombs: 537 MB as RGB
+MAX_PIXELS: Final = 2 * 89_478_485  # Pillow's own hard limit against decompression bombs
+MAX_SIDE_PX: Final = 1_000_000  # a photo of 1 px in width would take three times the memory, as each row has a pointer
+PEAK_BYTES_PER_PIXEL: Final = 20
+"""What decoding may take at once, of the stored size, besides the encoded bytes. Measured on photos of 25 megapixels,
+Pillow 13.0: PNG, BMP, GIF, TIFF and JPEG 4 to 12, WebP 16 in all modes, HEIC 9, AVIF 14, of 10 bits with alpha 18."""
 FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 JPEG_MARGIN: Final = 2
 """Scaled JPEG decoding stops at this many times the size needed, so that the resize proper does the rest. At 1 the
@@ -131,9 +135,13 @@ def decode_sized(
             raise ImageError(f"{name}: over the limit of {MAX_PIXELS} pixels", "too_large") from error
         except UnidentifiedImageError as error:
             raise ImageError(f"{name}: {_guess_content(data)}", "unsupported") from error
+        except Exception:
+            _check_memory(_read_webp_size(data))  # which is the only format whose pixels take memory already
+            raise
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(f"{name}: {width}x{height}, over the limit of {MAX_PIXELS} pixels", "too_large")
+        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
+            limit = f"{MAX_PIXELS} pixels, and {MAX_SIDE_PX} on a side"
+            raise ImageError(f"{name}: {width}x{height}, over the limit of {limit}", "too_large")
         _check_sides(image, name)
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -141,7 +149,7 @@ def decode_sized(
         # Of a progressive JPEG all coefficients are held, however small the scale at which it is decoded.
         held = width * height if "progressive" in image.info else image.width * image.height
         with room(held, name):
-            image.load()
+            _load(image, (width, height))
             size = (width, height) if is_scaled else image.size  # loading turns TIFFs upright
             turn = _turn_to_upright(image)
             if turn is not None:
@@ -172,7 +180,7 @@ def from_pil(image: Image.Image, name: str) -> Image.Image:
     """Return an upright RGB image from any PIL image, which is left as it was; raises ImageError if it is damaged."""
     _check_sides(image, name)
     with _errors_about(name):
-        image.load()
+        _load(image, image.size)
         turn = _turn_to_upright(image)
         return _to_rgb(image if turn is None else image.transpose(turn), name)
 
@@ -200,7 +208,10 @@ def find_kept_box(photo: Size, contract: Contract) -> tuple[float, float, float,
 
 def load_pixels(source: object, contract: Contract, name: str | None = None, room: Room = any_room) -> Pixels:
     """Return a photo as uint8 (input_size, input_size, 3); ``source``, ``room`` and errors as in ``open_photo``."""
-    return resize(open_photo(source, name, JPEG_MARGIN * contract.resized, room), contract)
+    name = name or describe(source)
+    image = open_photo(source, name, JPEG_MARGIN * contract.resized, room)
+    with _errors_about(name):
+        return resize(image, contract)
 
 
 def open_photo(
@@ -276,12 +287,46 @@ def _errors_about(name: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except MemoryError as error:  # says nothing about the photo
-        raise ImageError(
-            f"{name}: not enough memory to decode it; run fewer workers, or on a machine with more", "out_of_memory"
-        ) from error
+    except MemoryError as error:
+        raise out_of_memory(name) from error
     except Exception as error:
         raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
+
+
+def _load(image: Image.Image, size: Size) -> None:
+    """Decode an opened image, of ``size`` at full scale; raises MemoryError where memory may be what was lacking."""
+    try:
+        image.load()
+    except Exception:
+        _check_memory(size)
+        raise
+
+
+def _check_memory(size: Size) -> None:
+    """Raise MemoryError where a photo of ``size`` could not have been decoded.
+
+    libjpeg, libtiff, libwebp and libavif say the same of a lack of memory as of a damaged photo.
+    """
+    np.empty(min(size[0] * size[1], MAX_PIXELS) * PEAK_BYTES_PER_PIXEL, np.uint8)
+
+
+def _read_webp_size(data: bytes) -> Size:
+    """Return the size that a WebP file claims (RFC 9649, sections 2.5 to 2.7); (0, 0) of another file."""
+    if data[8:15] == b"WEBPVP8":
+        if data[15:16] == b"X":
+            return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+        if data[15:16] == b"L":
+            bits = int.from_bytes(data[21:25], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def out_of_memory(name: str) -> ImageError:
+    """Return the error of a photo that there was no room for, which says nothing about the photo."""
+    return ImageError(
+        f"{name}: not enough memory to decode it; run fewer workers, or on a machine with more", "out_of_memory"
+    )
 
 
 def _turn_to_upright(image: Image.Image) -> Image.Transpose | None:
@@ -290,6 +335,8 @@ def _turn_to_upright(image: Image.Image) -> Image.Transpose | None:
     # no reason to lose a good photo, and Pillow raises nearly anything on one.
     try:
         orientation = image.getexif().get(ORIENTATION_TAG)
+    except MemoryError:
+        raise
     except Exception:
         orientation = None
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
@@ -321,9 +368,12 @@ def _from_deep_grey(image: Image.Image, name: str) -> Image.Image:
         scale = 255 / 65535
     else:
         scale = 1.0 if top <= 255 else 255 / 65535
-    # float32 and in place, since at MAX_PIXELS each copy takes 0.7 GB; it holds all 16-bit samples exactly.
+    # float32, in place and deleted early, since at MAX_PIXELS each copy takes 0.7 GB; it holds 16-bit samples exactly.
     scaled = np.multiply(values, scale, dtype=np.float32)
-    return Image.fromarray(np.rint(scaled, out=scaled).astype(np.uint8)).convert("RGB")
+    del values
+    grey = np.rint(scaled, out=scaled).astype(np.uint8)
+    del scaled
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _guess_content(data: bytes) -> str:

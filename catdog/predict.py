@@ -1,7 +1,7 @@
-"""python -m catdog.predict: photos in, one answer each out.
+"""catdog predict: photos in, one answer each out.
 
-    python -m catdog.predict photo.jpg photos/ "more/**/*.png" https://example.org/cat.jpg
-    cat photo.jpg | python -m catdog.predict - --format json
+    catdog predict photo.jpg photos/ "more/**/*.png" https://example.org/cat.jpg
+    cat photo.jpg | catdog predict - --format json
 
 Arguments become photos in ``catdog.sources``, photos become answers in ``catdog.classifier``, answers become text in
 ``catdog.answers``; this file adds the table for a terminal.
@@ -41,12 +41,12 @@ BAR_AFTER_S: Final = 2.0
 
 EXAMPLES: Final = """\b
 Examples:
-  python -m catdog.predict cat.jpg                       one photo
-  python -m catdog.predict photos/ "old/**/*.png"        folders and patterns
-  python -m catdog.predict https://example.org/dog.jpg   from the web
-  cat dog.jpg | python -m catdog.predict -               from standard input
-  python -m catdog.predict photos/ --explain pictures    where the model looked
-  python -m catdog.predict photos/ --format csv > answers.csv
+  catdog predict cat.jpg                       one photo
+  catdog predict photos/ "old/**/*.png"        folders and patterns
+  catdog predict https://example.org/dog.jpg   from the web
+  cat dog.jpg | catdog predict -               from standard input
+  catdog predict photos/ --explain pictures    where the model looked
+  catdog predict photos/ --format csv > answers.csv
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -59,14 +59,14 @@ class Format(str, Enum):
     csv = "csv"
 
 
-def _share(value: float | None) -> float | None:
+def _check_share(value: float | None) -> float | None:
     if value is not None and not 0 <= value <= 1:  # also refuses nan, which typer's own min and max let through
         raise typer.BadParameter("must be in [0, 1]")
     return value
 
 
 @app.command(epilog=EXAMPLES, help="Tell cats from dogs in photos.")
-@edge("catdog.predict", prefix="Error")
+@edge("catdog predict", prefix="Error")
 def predict(
     paths: Annotated[
         list[str],
@@ -83,18 +83,20 @@ def predict(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="T", callback=_share, help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".'),
+        typer.Option(
+            metavar="T", callback=_check_share, help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".'
+        ),
     ] = None,
     explain: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write a picture a photo that shows where the model looked.")
     ] = None,
 ) -> None:
     chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
-    if _answer(paths, chosen, load(model), threshold, explain):
+    if _answer_paths(paths, chosen, load(model), threshold, explain):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _answer(
+def _answer_paths(
     paths: list[str], chosen: Format, classifier: Classifier, threshold: float | None, folder: Path | None
 ) -> int:
     if folder is None:
@@ -107,7 +109,7 @@ def _answer(
         answers = write_pictures(classifier, list_photos(paths), folder, threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
-        answers = _with_bar(answers, paths)
+        answers = _show_bar(answers, paths)
     return write_answers(answers, chosen, classifier.contract.class_names)
 
 
@@ -159,7 +161,7 @@ FORMATS: Final[dict[Format, Callable[[Iterable[Prediction], Sequence[str]], Iter
 }
 
 
-def _with_bar(rows: Iterable[Prediction], paths: list[str]) -> Iterator[Prediction]:
+def _show_bar(rows: Iterable[Prediction], paths: list[str]) -> Iterator[Prediction]:
     """The same rows, with a progress bar on stderr once they take longer than BAR_AFTER_S."""
     from catdog.progress import show_progress  # which most runs are too short for
 

@@ -1,1 +1,1 @@
-"""Amazon SageMaker from the command line: ``python -m catdog.aws``. Nothing in catdog imports this package."""
+"""Amazon SageMaker from the command line: ``catdog aws``. Nothing in catdog imports this package."""

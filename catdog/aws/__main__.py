@@ -1,4 +1,4 @@
-"""python -m catdog.aws upload|train|tune|status|deploy|invoke|transform|ps|delete"""
+"""catdog aws upload|train|tune|status|deploy|invoke|transform|ps|delete"""
 
 from __future__ import annotations
 

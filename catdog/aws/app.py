@@ -1,8 +1,8 @@
-"""What all commands of ``python -m catdog.aws`` share: the options, the output, and how errors end a command.
+"""What all commands of ``catdog aws`` share: the options, the output, and how errors end a command.
 
     @command(help, "region", "owner", "dry_run")
     def deploy(account: Account, hosting: Hosting, ttl: Annotated[str | None, typer.Option(...)] = None) -> None:
-        print_result({...}, "catdog.aws delete NAME")
+        print_result({...}, "catdog aws delete NAME")
 
 stdout gets one line of JSON; messages, progress and the suggested next command go to stderr.
 """
@@ -38,11 +38,11 @@ prints the exact requests and what they would cost, and sends nothing. docs/aws/
 
 \b
 From photos to an answer, and to nothing left that costs:
-  python -m catdog.aws upload data/
-  python -m catdog.aws train s3://BUCKET/catdog/datasets/data --wait -- --epochs 8
-  python -m catdog.aws deploy --from-job NAME --ttl 2h
-  python -m catdog.aws invoke NAME photo.jpg
-  python -m catdog.aws delete NAME
+  catdog aws upload data/
+  catdog aws train s3://BUCKET/catdog/datasets/data --wait -- --epochs 8
+  catdog aws deploy --from-job NAME --ttl 2h
+  catdog aws invoke NAME photo.jpg
+  catdog aws delete NAME
 
 \b
 """ + EXIT_CODES  # fmt: skip
@@ -127,8 +127,8 @@ def command(help: str, *shared: str) -> Callable[[Function], Function]:
 @contextmanager
 def exit_on_error(command: str) -> Iterator[None]:
     """Be the edge of a command, which explains AWS's errors as well; a bug keeps its traceback."""
-    advice = "what was started on AWS goes on there: python -m catdog.aws status"
-    with edge(f"catdog.aws {command}", failed=CloudError, extra="aws", advice=advice):
+    advice = "what was started on AWS goes on there: catdog aws status"
+    with edge(f"catdog aws {command}", failed=CloudError, extra="aws", advice=advice):
         try:
             yield
         except Exception as error:
@@ -145,12 +145,12 @@ def say(text: str) -> None:
 def print_result(result: Mapping[str, Any], next_command: str | None = None, region: str | None = None) -> None:
     """Print ``result`` as one line of JSON on stdout, and suggest ``next_command`` on stderr.
 
-    ``next_command`` is given without ``python -m``. ``region`` is what the user gave by --region: the next command
+    ``region`` is what the user gave by --region: the next command
     needs it too.
     """
     typer.echo(json.dumps(result, default=str))
     if next_command:
-        command, dashes, rest = f"python -m {next_command}".partition(" -- ")
+        command, dashes, rest = next_command.partition(" -- ")
         say(f"next: {command}{f' --region {region}' if region else ''}{dashes}{rest}")
 
 

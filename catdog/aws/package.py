@@ -115,7 +115,7 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
     contract = Contract.read(run / CONTRACT_NAME)
     onnx = next((run / name for name in ONNX_CHOICES if (run / name).is_file()), None)
     if onnx is None:
-        raise ModelError(f"{run}: no {' or '.join(ONNX_CHOICES)}; make it with python -m export {run}")
+        raise ModelError(f"{run}: no {' or '.join(ONNX_CHOICES)}; make it with catdog export {run}")
     classifier = Classifier(onnx, threads=1)
     check_same_contract(contract, classifier)
     contents = {

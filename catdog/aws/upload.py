@@ -1,4 +1,4 @@
-"""python -m catdog.aws upload DATASET: copy a folder or a file to S3, only what changed."""
+"""catdog aws upload DATASET: copy a folder or a file to S3, only what changed."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _MOST_DELETED: Final = 1000  # keys that S3 deletes in one request
 
 _HELP: Final = f"""Copy a dataset to S3, only what changed.
 
-DATASET is a folder that catdog.dataset made, any folder of photos, or an archive or other file. If a copy was cut off,
+DATASET is a folder that catdog dataset made, any folder of photos, or an archive or other file. If a copy was cut off,
 the same command finishes it. Nothing is removed from S3 unless you give --delete. Hidden files are not copied. Objects
 are encrypted as the bucket's default says.
 
 \b
 Examples:
-  python -m catdog.aws upload data/ --bucket my-bucket
-  python -m catdog.aws upload photos.zip --bucket my-bucket --prefix catdog/raw
+  catdog aws upload data/ --bucket my-bucket
+  catdog aws upload photos.zip --bucket my-bucket --prefix catdog/raw
 
 \b
 {EXIT_CODES}"""
@@ -77,7 +77,7 @@ def upload(
         return
     seconds = round(time.monotonic() - start, 1)
     result = {"uri": uri, "files": len(items), **counts, "seconds": seconds}
-    print_result(result, f"catdog.aws train {uri} --dry-run", account.asked_region)
+    print_result(result, f"catdog aws train {uri} --dry-run", account.asked_region)
 
 
 def list_files(source: Path, prefix: str, bucket: str) -> tuple[list[UploadFile], str]:

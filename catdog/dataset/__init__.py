@@ -1,4 +1,4 @@
-"""What people have -> a checked manifest with a split (python -m catdog.dataset SOURCE... --out DIR).
+"""What people have -> a checked manifest with a split (catdog dataset SOURCE... --out DIR).
 
 manifest.py    Manifest and Photo: the one file that training and evaluation read
 building.py    build(): the way from sources to a dataset folder

@@ -1,4 +1,4 @@
-"""python -m catdog.dataset SOURCE... --out DIR"""
+"""catdog dataset SOURCE... --out DIR"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from catdog.dataset.building import DEFAULT_SPLIT, build
 from catdog.dataset.checks import MIN_SIDE_PX
 from catdog.dataset.manifest import SPLITS
 from catdog.dataset.report import REPORT_NAME
-from catdog.edge import edge, write_summary
+from catdog.edge import EXIT_FAILED, edge, write_summary
 from catdog.errors import NothingUsableError, SettingsError
 from catdog.progress import show_progress
 from catdog.text import printable
@@ -36,19 +36,20 @@ splits unless --split is given; it loses none without --replace.
 
 \b
 Examples:
-  python -m catdog.dataset dogs-vs-cats.zip --out data
-  python -m catdog.dataset my-photos/ oxford-iiit-pet/ more.tar.gz --out data
-  python -m catdog.dataset photos/ --out data --split 0.7,0.15,0.15 --min-side 64
-  python -m catdog.dataset new-photos/ --out data --add
+  catdog dataset dogs-vs-cats.zip --out data
+  catdog dataset my-photos/ oxford-iiit-pet/ more.tar.gz --out data
+  catdog dataset photos/ --out data --split 0.7,0.15,0.15 --min-side 64
+  catdog dataset new-photos/ --out data --add
 
 \b
-Exit codes: 0 done (photos left out are no failure), 1 no photo could be used, 2 a bad argument or source."""
+Exit codes: 0 done (photos left out are no failure), 1 no photo could be used, or none of one class, so nothing can be
+trained on them (the dataset is written, and --add goes on from it), 2 a bad argument or source."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command(help=_HELP)
-@edge("catdog.dataset", failed=NothingUsableError)
+@edge("catdog dataset", failed=NothingUsableError)
 def main(
     sources: Annotated[
         list[str],
@@ -79,14 +80,14 @@ def main(
         manifest = build(
             sources,
             out,
-            split=None if split is None else _shares(split),
+            split=None if split is None else _parse_shares(split),
             min_side=min_side,
             add=add,
             replace=replace,
             progress=progress,
         )
     report = json.loads((out / REPORT_NAME).read_bytes())
-    _show(console, report, out)
+    _print_report(console, report, out)
     summary = {
         "out": str(out),
         "photos": len(manifest.photos),
@@ -99,9 +100,11 @@ def main(
         "seconds": round(time.monotonic() - started, 1),
     }
     write_summary(summary)
+    if {photo.label for photo in manifest.photos} != set(manifest.class_names):
+        raise typer.Exit(EXIT_FAILED)
 
 
-def _shares(text: str) -> tuple[float, float, float]:
+def _parse_shares(text: str) -> tuple[float, float, float]:
     try:
         train, val, test = map(float, text.split(","))
     except ValueError as error:
@@ -109,7 +112,7 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def _show(console: Console, report: dict[str, Any], out: Path) -> None:
+def _print_report(console: Console, report: dict[str, Any], out: Path) -> None:
     """The counts and warnings, for a person."""
     table = Table(box=None, pad_edge=False)
     table.add_column("split")

@@ -60,7 +60,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _KeptPhoto:
     """A photo that was checked, and copied to ``path`` under the dataset's folder."""
 
     path: str
@@ -100,16 +100,16 @@ def build(
     check_local("--out", out)
     target = Path(out).resolve()
     try:
-        _existing(target)  # whatever else is there is refused before anything is read
+        _read_existing(target)  # whatever else is there is refused before anything is read
         trees = open_trees(sources)
         _check_apart(trees, target)
         with _open_staging(target) as staging:
-            before = _existing(target)
+            before = _read_existing(target)
             photos_before = before.photos if before else ()
             kept, left_out = _check_all(trees, before if add else None, staging, min_side, progress)
-            photos, warnings = _split(kept, left_out, () if split else photos_before, shares)
+            photos, warnings = _split_photos(kept, left_out, () if split else photos_before, shares)
             if not photos:
-                raise NothingUsableError(_nothing_usable(left_out))
+                raise NothingUsableError(_explain_nothing_usable(left_out))
             if not replace:
                 _check_none_lost(out, photos_before, photos, add)
             warnings += _compare_splits(photos_before, photos)
@@ -158,7 +158,7 @@ def _check_settings(split: Shares, min_side: int) -> None:
         raise SettingsError(f"min_side must be 1 px or more, not {min_side}")
 
 
-def _existing(target: Path) -> Manifest | None:
+def _read_existing(target: Path) -> Manifest | None:
     """The dataset that is to be replaced, if any; raises DataError where the target holds anything else."""
     if not target.exists():
         return None
@@ -186,13 +186,13 @@ def _check_apart(trees: Sequence[LabelledTree], target: Path) -> None:
 
 def _check_all(
     trees: Sequence[LabelledTree], joined: Manifest | None, staging: Path, min_side: int, progress: Progress | None
-) -> tuple[list[_Kept], list[LeftOut]]:
+) -> tuple[list[_KeptPhoto], list[LeftOut]]:
     """Check every file of the dataset that is joined and of the sources, and copy the good ones.
 
     They come in the order of the dataset and then of the sources, whatever thread was first. A source's photo that the
     dataset has already, under the same label, is passed over.
     """
-    kept: list[_Kept] = []
+    kept: list[_KeptPhoto] = []
     left_out: list[LeftOut] = []
     former = joined.photos if joined else ()
     known = {(photo.sha256, photo.label) for photo in former}
@@ -205,7 +205,7 @@ def _check_all(
             progress(len(kept), total)
     checked = _check_each(trees, staging, min_side, taken, threads)
     for done, (entry, item, result) in enumerate(checked, len(former) + 1):
-        if not isinstance(result, _Kept):
+        if not isinstance(result, _KeptPhoto):
             left_out.append(LeftOut(entry.name, item.name, *result))
         elif (result.checked.sha256, result.label) in known:
             (staging / result.path).unlink()
@@ -218,7 +218,7 @@ def _check_all(
     return kept, left_out
 
 
-def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _Kept:
+def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _KeptPhoto:
     """Check and copy a photo of the dataset that is joined; raises DataError where it is no longer what it was."""
     path = joined.root / photo.path
     try:
@@ -231,18 +231,18 @@ def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _Kept:
     if hashlib.sha256(data).hexdigest() != photo.sha256 or isinstance(checked, TooSmall):
         raise DataError(f"{path}: was changed since the dataset was made; give --replace to build without it")
     _write(staging / photo.path, data)
-    return _Kept(photo.path, photo.source, photo.path, None, photo.label, checked)
+    return _KeptPhoto(photo.path, photo.source, photo.path, None, photo.label, checked)
 
 
 def _check_each(
     trees: Sequence[LabelledTree], staging: Path, min_side: int, taken: set[str], threads: int
-) -> Iterator[tuple[LabelledTree, Item, _Kept | tuple[Reason, str]]]:
+) -> Iterator[tuple[LabelledTree, Item, _KeptPhoto | tuple[Reason, str]]]:
     """Each file with its copy, or with the reason and message why there is none.
 
     Threads read and decode (Pillow lets go of the interpreter lock); what a stream brings along is read by this one,
     front to back, and no more than _WAITING_BYTES of it wait. ``taken``: paths that no photo may get any more.
     """
-    waiting: deque[tuple[LabelledTree, Item, int, Future[_Kept | tuple[Reason, str]]]] = deque()
+    waiting: deque[tuple[LabelledTree, Item, int, Future[_KeptPhoto | tuple[Reason, str]]]] = deque()
     with ThreadPoolExecutor(threads, "catdog-dataset") as pool:
         for entry in trees:
             items = {item.name: item for item in entry.layout.items if item.label is not None}
@@ -267,7 +267,7 @@ def _check_each(
 
 def _check_one(
     entry: LabelledTree, item: Item, content: Content, staging: Path, path: str, min_side: int
-) -> _Kept | tuple[Reason, str]:
+) -> _KeptPhoto | tuple[Reason, str]:
     try:
         data = content.read(item.name)
         checked = check(data, item.name, min_side)
@@ -279,7 +279,7 @@ def _check_one(
         return "too_small", checked.message
     _write(staging / path, data)
     assert item.label is not None  # the others were never read
-    return _Kept(path, entry.name, item.name, entry.split_of(item), item.label, checked)
+    return _KeptPhoto(path, entry.name, item.name, entry.split_of(item), item.label, checked)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -287,10 +287,10 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _split(
-    kept: Sequence[_Kept], left_out: list[LeftOut], former: Sequence[Photo], shares: Shares
+def _split_photos(
+    kept: Sequence[_KeptPhoto], left_out: list[LeftOut], former: Sequence[Photo], shares: Shares
 ) -> tuple[list[Photo], list[str]]:
-    """The photos that stay, by path, and warnings; the others are added to ``left_out``. ``former`` keep theirs."""
+    """Return the photos that stay and warnings; add the others to ``left_out``. ``former`` keep their split."""
     pins = {photo.sha256: photo.split for photo in former}
     candidates = [
         Candidate(
@@ -302,7 +302,7 @@ def _split(
         )
         for k in kept
     ]
-    answers, warnings = assign(candidates, _clustering(kept), shares)
+    answers, warnings = assign(candidates, _make_clustering(kept), shares)
     photos = []
     for k, answer in zip(kept, answers, strict=True):
         if isinstance(answer, Dropped):
@@ -323,7 +323,7 @@ def _split(
     return sorted(photos, key=lambda photo: photo.path), warnings
 
 
-def _clustering(kept: Sequence[_Kept]) -> Clustering:
+def _make_clustering(kept: Sequence[_KeptPhoto]) -> Clustering:
     digests = [k.checked.sha256 for k in kept]
     thumbnails = np.zeros((len(kept), THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
     for i, k in enumerate(kept):
@@ -336,7 +336,7 @@ def _clustering(kept: Sequence[_Kept]) -> Clustering:
     return clustering
 
 
-def _nothing_usable(left_out: Sequence[LeftOut]) -> str:
+def _explain_nothing_usable(left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return "the sources hold no photos"
     reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(entry.reason for entry in left_out).most_common())
@@ -354,7 +354,7 @@ def _open_staging(target: Path) -> Iterator[Path]:
     staging, old = workshop / "new", workshop / "old"
     try:
         with lock_folder("--out", workshop, "build of this dataset"):
-            if old.exists() and not is_dataset(target):  # it is missing, or an empty folder; see _existing
+            if old.exists() and not is_dataset(target):  # it is missing, or an empty folder; see _read_existing
                 old.rename(target)
             for left in (staging, old):
                 shutil.rmtree(left, ignore_errors=True)

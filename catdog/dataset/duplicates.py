@@ -51,7 +51,7 @@ def clusters(digests: Sequence[str], thumbnails: Thumbnails) -> npt.NDArray[np.i
     same_look = np.array([first.setdefault(thumbnails[i].tobytes(), i) for i in same_file], np.int64)
     distinct = np.unique(same_look)
     parents = np.arange(len(digests))
-    parents[distinct] = distinct[_near(thumbnails[distinct])]
+    parents[distinct] = distinct[_join_near_copies(thumbnails[distinct])]
     return parents[same_look]
 
 
@@ -71,35 +71,35 @@ def perceptual_hashes(thumbnails: Thumbnails) -> npt.NDArray[np.uint64]:
     return hashes
 
 
-def _near(thumbnails: Thumbnails) -> npt.NDArray[np.int64]:
-    """For each photo the index of the first photo that it is joined to by near copies, int64 (N,)."""
+def _join_near_copies(thumbnails: Thumbnails) -> npt.NDArray[np.int64]:
+    """Return for each photo the index of the first photo that it is joined to by near copies, int64 (N,)."""
     hashes = perceptual_hashes(thumbnails)
     # The first photo of a hash stands for its copies, or 20,000 frames of a still camera would be 200 million pairs.
     _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
     parents = np.arange(len(thumbnails))  # a forest whose trees are the clusters; between steps, each is a star
-    parents = np.where(_same(thumbnails, parents, first[which]), first[which], parents)
+    parents = np.where(_look_the_same(thumbnails, parents, first[which]), first[which], parents)
     standing = np.flatnonzero(parents == np.arange(len(parents)))
-    for left, right in _candidates(hashes[standing]):
+    for left, right in _list_candidates(hashes[standing]):
         i, j = standing[left], standing[right]
         apart = parents[i] != parents[j]
         i, j = i[apart], j[apart]
-        same = _same(thumbnails, i, j)
+        same = _look_the_same(thumbnails, i, j)
         for a, b in zip(i[same].tolist(), j[same].tolist(), strict=True):
-            low, high = sorted((_root(parents, a), _root(parents, b)))
+            low, high = sorted((_find_root(parents, a), _find_root(parents, b)))
             parents[high] = low
         while (parents != (roots := parents[parents])).any():
             parents = roots
     return parents
 
 
-def _root(parents: npt.NDArray[np.int64], i: int) -> int:
+def _find_root(parents: npt.NDArray[np.int64], i: int) -> int:
     while (parent := int(parents[i])) != i:
         i = parent
     return i
 
 
-def _candidates(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """All pairs i < j at most MAX_BITS apart, in chunks; a pair may come more than once."""
+def _list_candidates(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield all pairs i < j at most MAX_BITS apart, in chunks; a pair may come more than once."""
     for band in range(_BANDS):
         keys = ((hashes >> np.uint64(band * _BAND_BITS)) & np.uint64((1 << _BAND_BITS) - 1)).astype(np.int64)
         order = np.argsort(keys, kind="stable")
@@ -112,28 +112,28 @@ def _candidates(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[npt.NDArray[np
                 i = np.searchsorted(totals, pair, side="right") - 1
                 j = order[begins[i] + pair - totals[i]]
                 i, j = i[i < j], j[i < j]
-                close = _distances(hashes[i], hashes[j]) <= MAX_BITS
+                close = _count_differing_bits(hashes[i], hashes[j]) <= MAX_BITS
                 yield i[close], j[close]
 
 
-def _distances(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Bits that differ, 0..64. (``np.bitwise_count`` needs numpy 2.)"""
+def _count_differing_bits(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return how many bits differ, 0..64. (``np.bitwise_count`` needs numpy 2.)"""
     words = (left ^ right).view(np.uint16).reshape(-1, 4)
     bits: npt.NDArray[np.int64] = _BIT_COUNTS[words].sum(axis=1, dtype=np.int64)
     return bits
 
 
-def _same(thumbnails: Thumbnails, i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether the photos of each pair of indices look the same, bool (len(i),)."""
+def _look_the_same(thumbnails: Thumbnails, i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return whether the photos of each pair of indices look the same, bool (len(i),)."""
     answer = np.empty(len(i), np.bool_)
     for start in range(0, len(i), _VERIFIED):
         part = slice(start, start + _VERIFIED)
-        answer[part] = _correlations(thumbnails[i[part]], thumbnails[j[part]]) >= MIN_CORRELATION
+        answer[part] = _correlate(thumbnails[i[part]], thumbnails[j[part]]) >= MIN_CORRELATION
     return answer
 
 
-def _correlations(left: Thumbnails, right: Thumbnails) -> npt.NDArray[np.float32]:
-    """Pearson's correlation of each pair, float32 (N,) in [-1, 1]; 0 where a thumbnail is of one flat grey."""
+def _correlate(left: Thumbnails, right: Thumbnails) -> npt.NDArray[np.float32]:
+    """Return Pearson's correlation of each pair, float32 (N,) in [-1, 1]; 0 where a thumbnail is of one flat grey."""
     a, b = (side.reshape(len(side), THUMBNAIL_PX**2).astype(np.float32) for side in (left, right))
     a -= a.mean(axis=1, keepdims=True)
     b -= b.mean(axis=1, keepdims=True)

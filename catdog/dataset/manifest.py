@@ -72,7 +72,7 @@ class Manifest:
             data = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise DataError(
-                f"{folder}: no {MANIFEST_NAME} here; make one with python -m catdog.dataset SOURCE... --out {folder}"
+                f"{folder}: no {MANIFEST_NAME} here; make one with catdog dataset SOURCE... --out {folder}"
             ) from error
         except OSError as error:
             raise DataError(f"{path}: can't be read ({error.strerror})") from error
@@ -93,7 +93,7 @@ class Manifest:
                 or not all(isinstance(n, str) and n and n.isprintable() for n in names)
             ):
                 raise ValueError("class_names needs two different names or more")
-            photos = tuple(_photo(entry, names) for entry in data["photos"])
+            photos = tuple(_parse_photo(entry, names) for entry in data["photos"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: damaged manifest ({error}); build the dataset again") from error
         return cls(Path(folder), names, photos)
@@ -120,7 +120,7 @@ def _is_unicode(value: object) -> bool:
 _FIELD_TYPES: Final[Mapping[str, type]] = {f.name: int if f.name in ("width", "height") else str for f in fields(Photo)}
 
 
-def _photo(entry: Any, class_names: tuple[str, ...]) -> Photo:
+def _parse_photo(entry: Any, class_names: tuple[str, ...]) -> Photo:
     """One checked entry; raises ValueError or TypeError saying what is wrong with it."""
     if not isinstance(entry, dict) or entry.keys() != _FIELD_TYPES.keys():
         raise ValueError(f"a photo needs exactly the fields {', '.join(_FIELD_TYPES)}")

@@ -67,7 +67,7 @@ def make_report(
         ],
         "reasons": dict(sorted(Counter(entry.reason for entry in left_out).items())),
         "left_out": [asdict(entry) for entry in left_out],
-        "copies": _copies(photos),
+        "copies": _summarise_copies(photos),
     }
 
 
@@ -77,7 +77,7 @@ def missing_classes(manifest: Manifest) -> list[str]:
     labels = {label for _, label in found}
     if absent := [label for label in manifest.class_names if label not in labels]:
         return [
-            f"there is no photo of a {label}, so nothing can be trained on it; add some, in a folder {label}s/"
+            f"there is no photo of a {label}, so nothing can be trained on it; --add some, in a folder {label}s/"
             for label in absent
         ]
     return [
@@ -95,7 +95,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     (folder / REPORT_NAME).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _copies(photos: Sequence[Photo]) -> dict[str, Any]:
+def _summarise_copies(photos: Sequence[Photo]) -> dict[str, Any]:
     """The clusters of two photos and more; ``exact``: all files the same to the byte, ``near``: not all."""
     members: dict[str, list[Photo]] = defaultdict(list)
     for photo in photos:

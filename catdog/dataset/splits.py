@@ -63,11 +63,11 @@ def assign(
 ) -> tuple[list[Placed | Dropped], list[str]]:
     """One answer a candidate, in their order, and warnings. No cluster has two labels or two splits afterwards."""
     answers: dict[int, Placed | Dropped] = {}
-    for members in _groups(range(len(candidates)), clustering):
-        _place(members, candidates, clustering, shares, answers)
+    for members in _group_by_cluster(range(len(candidates)), clustering):
+        _place_cluster(members, candidates, clustering, shares, answers)
     warnings = [
         f"{split}: no source gives any, so it was carved from the photos given as train"
-        for split in _carve(candidates, shares, answers)
+        for split in _carve_missing_splits(candidates, shares, answers)
     ]
     if moved := sum(c.pinned is not None and c.given not in (None, c.pinned) for c in candidates):
         warnings.append(
@@ -84,21 +84,21 @@ def hashed_split(label: str, cluster: str, shares: Shares) -> Split:
     return "train" if position < train else "val" if position < train + val else "test"
 
 
-def _groups(indices: Sequence[int], clustering: Clustering) -> list[list[int]]:
+def _group_by_cluster(indices: Sequence[int], clustering: Clustering) -> list[list[int]]:
     groups: dict[int, list[int]] = defaultdict(list)
     for i, key in zip(indices, clustering(indices), strict=True):
         groups[key].append(i)
     return list(groups.values())
 
 
-def _place(
+def _place_cluster(
     members: Sequence[int],
     candidates: Sequence[Candidate],
     clustering: Clustering,
     shares: Shares,
     answers: dict[int, Placed | Dropped],
 ) -> None:
-    """Answer for one cluster's members."""
+    """Enter an answer for each member of one cluster."""
     first = {candidates[i].label: candidates[i].name for i in reversed(members)}
     if len(first) > 1:
         message = "copies of one picture: " + ", ".join(f"{name} is labelled {label}" for label, name in first.items())
@@ -108,8 +108,8 @@ def _place(
     if len({candidates[i].pinned for i in pinned}) > 1 and len(pinned) < len(members):
         message = f"it joins pictures that the dataset already holds in different splits, {candidates[pinned[0]].name}"
         answers.update(dict.fromkeys(set(members) - set(pinned), Dropped("bridges_splits", message)))
-        for group in _groups(pinned, clustering):
-            _place(group, candidates, clustering, shares, answers)
+        for group in _group_by_cluster(pinned, clustering):
+            _place_cluster(group, candidates, clustering, shares, answers)
         return
     cluster = min(candidates[i].sha256 for i in members)[:ID_DIGITS]
     fixed = {own: candidates[i].name for i in reversed(members) if (own := candidates[i].fixed)}
@@ -128,8 +128,10 @@ def _place(
             answers[i] = Placed(split, cluster)
 
 
-def _carve(candidates: Sequence[Candidate], shares: Shares, answers: dict[int, Placed | Dropped]) -> list[Split]:
-    """Where sources gave splits but no val or no test at all, take that from their training photos; what was taken.
+def _carve_missing_splits(
+    candidates: Sequence[Candidate], shares: Shares, answers: dict[int, Placed | Dropped]
+) -> list[Split]:
+    """Take val or test from the training photos where sources gave splits but none of it; return what was taken.
 
     The hash decides here too, so a photo that would be val by the hash is val whether it was carved or not.
     """

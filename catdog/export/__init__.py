@@ -1,4 +1,4 @@
-"""Export a checkpoint as one ONNX file that answers as the checkpoint does, or as no file (python -m export).
+"""Export a checkpoint as one ONNX file that answers as the checkpoint does, or as no file (catdog export).
 
 Torch is on one side, ONNX Runtime on the other. Both are imported when one of the names below is first used.
 """

@@ -1,4 +1,4 @@
-"""python -m export CHECKPOINT --out model.onnx [--int8]"""
+"""catdog export CHECKPOINT --out model.onnx [--int8]"""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ on at least 1,500 photos. The table goes to stderr, the same as a line of JSON t
 
 \b
 Examples:
-  python -m export runs/first --out model.onnx
-  python -m export runs/first --out model-int8.onnx --int8
-  python -m export model.safetensors --out model.onnx --data photos.zip > proof.json
+  catdog export runs/first --out model.onnx
+  catdog export runs/first --out model-int8.onnx --int8
+  catdog export model.safetensors --out model.onnx --data photos.zip > proof.json
 
 \b
 Exit codes: 0 written, 1 a gate failed and no file was written, 2 a bad argument, checkpoint or dataset."""
@@ -49,7 +49,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
-@edge("export", failed=ExportError, extra="export", advice="no file was written")
+@edge("catdog export", failed=ExportError, extra="export", advice="no file was written")
 def main(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run folder or its model.safetensors.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")],

@@ -1,4 +1,4 @@
-"""Export a checkpoint as a proven ONNX file: every step of ``python -m export`` in its order.
+"""Export a checkpoint as a proven ONNX file: every step of ``catdog export`` in its order.
 
     load -> float model -> [calibrate -> int8 model, with the float layers that it needs] -> proof -> the file's name
 

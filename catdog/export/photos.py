@@ -63,7 +63,7 @@ def find_dataset(checkpoint: Path, data: Path | None, scratch: Path) -> Manifest
             return open_data(settings, scratch)
     raise SettingsError(
         "--data is needed: no model is written that wasn't proven on real photos, and those that this one was trained "
-        "on are not where they were; give a dataset made by python -m catdog.dataset, a folder of photos or an archive"
+        "on are not where they were; give a dataset made by catdog dataset, a folder of photos or an archive"
     )
 
 

@@ -42,6 +42,7 @@ OPERATORS: Final = ("Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flat
 LARGEST: Final = 64  # the largest 7-bit weight: 2 * 255 * 64 = 32640, under the 32767 of 16 bits
 MOMENT_BATCHES: Final = 16  # of the calibration photos, for the rounding
 RANKING_PHOTOS: Final = 128  # of the calibration's; every layer is tried on them
+WHOLE: Final = 1e-3  # levels; a mean is stored as float32, a thousand times as exact
 MAX_FLOAT_SHARE: Final = 0.25  # of the weights: 44% of the float file's size; beyond, it is hardly an int8 model
 
 
@@ -51,7 +52,7 @@ class Quantizer:
     def __init__(self, float_path: Path, calibration: Sequence[Images]) -> None:
         """Calibrate the model in ``float_path``; its batch norms are folded and its constants are initializers then."""
         self._rounded: dict[str, npt.NDArray[np.int8]] = {}
-        with TemporaryDirectory(prefix="catdog-") as folder, _quiet():
+        with TemporaryDirectory(prefix="catdog-") as folder, _silence_onnxruntime():
             prepared = Path(folder) / "prepared.onnx"
             quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
             self._model = onnx.load(prepared)
@@ -71,7 +72,7 @@ class Quantizer:
     def quantize(self, in_float: Collection[str] = ()) -> onnx.ModelProto:
         """Return the int8 model, with the layers of these names left in float."""
         # The two steps of onnxruntime.quantization.quantize_static, which would calibrate again at each call.
-        with _quiet():
+        with _silence_onnxruntime():
             quantizer = QDQQuantizer(
                 copy.deepcopy(self._model),
                 True,  # per channel
@@ -80,7 +81,7 @@ class Quantizer:
                 QuantType.QUInt8,  # activations
                 self._ranges,
                 [],
-                list(in_float),
+                [*in_float, *_find_head(self._model.graph)],
                 list(OPERATORS),
                 {},
             )
@@ -88,6 +89,7 @@ class Quantizer:
             quantizer.model.topological_sort()
         quantized: onnx.ModelProto = quantizer.model.model
         _guard_float_layers(quantized.graph, in_float)
+        _fold_normalisation(quantized.graph)
         for tensor in quantized.graph.initializer:
             if tensor.name in self._rounded:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(self._rounded[tensor.name], tensor.name))
@@ -102,6 +104,12 @@ class Quantizer:
             f"{name}_quantized": round_weights(array(weights[name]), array(scales[f"{name}_scale"]), moment, LARGEST)
             for name, moment in moments.items()
         }
+
+
+def _find_head(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the sums that a linear layer adds its bias with; the head stays in float."""
+    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
+    return [node.name for node in graph.node if node.op_type == "Add" and products & set(node.input)]
 
 
 class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -131,8 +139,44 @@ def _guard_float_layers(graph: onnx.GraphProto, in_float: Collection[str]) -> No
         graph.node.append(node)
 
 
+def _fold_normalisation(graph: onnx.GraphProto) -> None:
+    """Make one operation of Cast, Sub and Div: a pixel is a quantized number, with the mean as its zero point.
+
+    (pixel - mean) / std is what DequantizeLinear computes, by colour, where the means are whole 8-bit levels; with
+    other means the three stay. They took an eighth of the int8 model's time.
+    """
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = list(graph.node)
+    chain = [next((node for node in nodes if node.op_type == kind), None) for kind in ("Cast", "Sub", "Div")]
+    cast, sub, div = chain
+    if cast is None or sub is None or div is None or [sub.input[0], div.input[0]] != [cast.output[0], sub.output[0]]:
+        return
+    means, stds = constants[sub.input[1]].ravel(), constants[div.input[1]].ravel()
+    levels = np.rint(means)
+    if np.abs(means - levels).max() > WHOLE or levels.min() < 0 or levels.max() > 255:
+        return
+    scale, zero_point = f"{div.output[0]}_by_pixel_scale", f"{div.output[0]}_by_pixel_zero_point"
+    graph.initializer.extend(
+        [
+            onnx.numpy_helper.from_array((1 / stds).astype(np.float32), scale),
+            onnx.numpy_helper.from_array(levels.astype(np.uint8), zero_point),
+        ]
+    )
+    folded = onnx.helper.make_node(
+        "DequantizeLinear", [cast.input[0], scale, zero_point], [div.output[0]], "by_pixel", axis=1
+    )
+    used = [node for node in nodes if node not in (cast, sub, div)]
+    del graph.node[:]
+    at = next(i for i, node in enumerate(used) if div.output[0] in node.input)
+    graph.node.extend([*used[:at], folded, *used[at:]])
+    left = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in left]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
 @contextmanager
-def _quiet() -> Iterator[Any]:
+def _silence_onnxruntime() -> Iterator[Any]:
     """Hide the advice that onnxruntime.quantization gives through the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The command line of catdog.score: arguments to a run, its outcome to a summary and an exit code."""
+"""The command line of catdog score: arguments to a run, its outcome to a summary and an exit code."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ brings the result up to date: only photos that are new or were replaced are scor
 
 \b
 Examples:
-  python -m catdog.score photos/ --out results.parquet
-  python -m catdog.score "shards/photos-{000..099}.tar" more.zip --out results.csv
-  python -m catdog.score --list paths.csv --out results.jsonl --max-errors 1%
-  python -m catdog.score s3://bucket/photos/ --out s3://bucket/results.parquet
-  python -m catdog.score photos/ --out results.parquet --sort-into sorted/ --contact-sheet sample.png
-  python -m catdog.score photos/ --out results.parquet --dry-run
+  catdog score photos/ --out results.parquet
+  catdog score "shards/photos-{000..099}.tar" more.zip --out results.csv
+  catdog score --list paths.csv --out results.jsonl --max-errors 1%
+  catdog score s3://bucket/photos/ --out s3://bucket/results.parquet
+  catdog score photos/ --out results.parquet --sort-into sorted/ --contact-sheet sample.png
+  catdog score photos/ --out results.parquet --dry-run
 
 \b
 Exit codes: 0 every input is answered, 1 some rows have no answer, 2 a bad argument, model, source or disk,
@@ -71,7 +71,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
-@edge("catdog.score", extra="score")
+@edge("catdog score", extra="score")
 def main(
     out: Annotated[str, typer.Option(metavar="FILE", help="The result: .parquet, .csv or .jsonl; a path or s3://.")],
     sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False)] = None,
@@ -118,19 +118,19 @@ def main(
         str | None, typer.Option(metavar="NAME", help="ONNX Runtime's execution provider, where one is installed.")
     ] = None,
 ) -> None:
-    stopped = _Stopped()
+    stopped = _StopSignal()
     # Imported after parsing, so that --help and a typo answer at once; pyarrow before anything is written.
     import pyarrow  # noqa: F401
 
     from catdog.score import run
     from catdog.score.sorting import Sorter
 
-    _check(sources, lists, threshold, copy, sort_into)
+    _check_arguments(sources, lists, threshold, copy, sort_into)
     limit = run.MaxErrors.parse(max_errors) if max_errors else None
     job, class_names = run.prepare_job(model, threshold, provider)
-    chosen, count = _engine(engine, workers, ray_address)
+    chosen, count = _make_engine(engine, workers, ray_address)
     if dry_run:
-        trial = _dry_run(sources or [], lists or [], job, chosen, count)
+        trial = _try_a_few(sources or [], lists or [], job, chosen, count)
         if trial["estimated_seconds"] is not None:
             rate, left = trial["photos_per_second"], timedelta(seconds=round(trial["estimated_seconds"]))
             _say(f"{trial['photos']:,} photos; {trial['tried']} were tried, {rate:,.1f}/s, so all take about {left}")
@@ -139,22 +139,22 @@ def main(
     _check_outputs(sources, lists, out, model, summary, contact_sheet)
     if sort_into:
         job = replace(job, sorter=Sorter(sort_into, [*class_names, UNSURE], copy=copy))
-    with stopped.watch(), _progress(sources or [], lists or []) as progress:
+    with stopped.watch(), _show_progress(sources or [], lists or []) as progress:
         outcome = run.score(
             sources or [], lists or [], out, job, class_names, chosen, count,
             max_errors=limit, restart=restart, retry_failed=retry_failed, private_urls=private_urls,
             part_rows=part_rows or run.PART_ROWS, stop=stopped.event, progress=progress,
         )  # fmt: skip
-    report = _report(out, outcome, job.model_sha256, count)
-    _show(report)
+    report = _make_report(out, outcome, job.model_sha256, count)
+    _print_report(report)
     if sort_into and outcome.changes and (outcome.changes.changed or outcome.changes.gone):
         _say(f"{sort_into}: what was sorted there before for photos that changed or went is still there")
     if summary:
-        with _writing("--summary", summary), replace_file(summary) as temporary:
+        with _explain_write_errors("--summary", summary), replace_file(summary) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
     if contact_sheet and outcome.finished:
-        with _writing("--contact-sheet", contact_sheet):
-            _draw(out, contact_sheet)
+        with _explain_write_errors("--contact-sheet", contact_sheet):
+            _draw_contact_sheet(out, contact_sheet)
     write_summary(report)
     if outcome.too_many_errors:
         raise typer.Exit(EXIT_TOO_MANY_ERRORS)
@@ -165,14 +165,14 @@ def main(
 
 
 @contextmanager
-def _writing(option: str, path: Path) -> Iterator[None]:
+def _explain_write_errors(option: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise DataError(f"{option} {path}: can't be written ({error.strerror or error})") from error
 
 
-class _Stopped:
+class _StopSignal:
     """Ctrl-C and SIGTERM: the first lets the run finish what it has begun, the second ends it at once."""
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class _Stopped:
         self.event.set()
 
 
-def _check(
+def _check_arguments(
     sources: list[str] | None, lists: list[str] | None, threshold: float | None, copy: bool, sort_into: Path | None
 ) -> None:
     if not sources and not lists:
@@ -238,12 +238,12 @@ def _check_outputs(
         if os.path.realpath(path) in given:
             raise SettingsError(f"{option} {path}: is what another argument names; name another file")
         check_output_file(option, path, mark)
-        with _writing(option, path):
+        with _explain_write_errors(option, path):
             path.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def _engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[Any, int]:
+def _make_engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[Any, int]:
     from catdog.score.workers import auto_workers, run_workers
 
     if workers != "auto" and not (workers.isdecimal() and 1 <= int(workers) <= MOST_WORKERS):
@@ -260,7 +260,7 @@ def _engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[
 
 
 @contextmanager
-def _progress(sources: list[str], lists: list[str]) -> Iterator[Any]:
+def _show_progress(sources: list[str], lists: list[str]) -> Iterator[Any]:
     from catdog.progress import show_progress
     from catdog.sources.listing import can_count, list_inputs
 
@@ -268,14 +268,14 @@ def _progress(sources: list[str], lists: list[str]) -> Iterator[Any]:
         return sum(1 for _ in list_inputs(sources, lists))
 
     with show_progress("scored", count=count if can_count(sources) else None) as report:
-        yield lambda totals, before: report(totals.rows, note=_failures(totals.failed))
+        yield lambda totals, before: report(totals.rows, note=_format_failures(totals.failed))
 
 
-def _failures(failed: dict[str, int]) -> str:
+def _format_failures(failed: dict[str, int]) -> str:
     return "failed: " + ", ".join(f"{n:,} {status}" for status, n in failed.items()) if failed else ""
 
 
-def _report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
+def _make_report(out: str, outcome: Any, model: str, workers: int) -> dict[str, Any]:
     totals, spent = outcome.totals, outcome.spent
     worked = sum(spent) or 1.0
     return {
@@ -301,13 +301,13 @@ def _say(line: str) -> None:
     sys.stderr.write(printable(line) + "\n")
 
 
-def _show(report: dict[str, Any]) -> None:
+def _print_report(report: dict[str, Any]) -> None:
     """Print the summary for a person."""
     labels = ", ".join(f"{n:,} {label}" for label, n in report["labels"].items()) or "none"
     so_far = " so far" if report["stopped"] else ""
     lines = [f"{report['ok']:,} of {report['photos']:,} photos answered{so_far}: {labels}"]
     if report["failed"]:
-        lines.append(_failures(report["failed"]))
+        lines.append(_format_failures(report["failed"]))
     if report["first_error"]:
         lines.append(f"the first: {report['first_error']}")
     if not report["photos"]:
@@ -334,8 +334,8 @@ def _show(report: dict[str, Any]) -> None:
         _say(line)
 
 
-def _dry_run(sources: list[str], lists: list[str], job: Any, engine: Any, workers: int) -> dict[str, Any]:
-    """All inputs counted; a few of them scored, to know how long the rest would take."""
+def _try_a_few(sources: list[str], lists: list[str], job: Any, engine: Any, workers: int) -> dict[str, Any]:
+    """Count all inputs, and score a few of them to know how long the rest would take."""
     from functools import partial
 
     from catdog.score import run
@@ -363,8 +363,8 @@ def _dry_run(sources: list[str], lists: list[str], job: Any, engine: Any, worker
     }
 
 
-def _draw(out: str, path: Path) -> None:
-    """A sample of the answers, as many of each label, the same for the same result."""
+def _draw_contact_sheet(out: str, path: Path) -> None:
+    """Draw a sample of the answers, as many of each label, the same for the same result."""
     from catdog.colours import BLUE, ORANGE
     from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
     from catdog.errors import ImageError

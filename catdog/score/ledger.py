@@ -26,10 +26,10 @@ from catdog.sources.stores import Store
 from catdog.text import first_line
 
 VERSION: Final = 1
-_SHOWN: Final = 100  # characters of a value in a message
+_SHOWN_CHARACTERS: Final = 100  # characters of a value in a message
 _KEY: Final = b"catdog.score"  # of a part's metadata
 _FORMER: Final = "former.parquet"
-_NO_LONGER_ASKED: Final = "files"  # by earlier versions, which refused a list or an archive that had changed
+_FORMER_SETTING: Final = "files"  # in records of earlier versions, which refused a list or archive that had changed
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Ledger:
         only_result = tables[0][1] == self._name  # what was put aside may end inside an archive
         former = FormerRows(tables, self._class_names, retry_failed, has_whole_archives=only_result)
         for number in range(self._parts):
-            for batch in output.read_columns(self._store, self._part(number)):
+            for batch in output.read_columns(self._store, self._name_part(number)):
                 for source in batch["source"]:
                     former.forget(source)
         return former
@@ -186,7 +186,7 @@ class Ledger:
     def put_parts_aside(self) -> None:
         """List from the start once more, since a source was replaced; the rows that are done can be taken over."""
         aside = f"{self.parts_folder}/{_FORMER}"
-        names = [self._part(number) for number in range(self._parts)]
+        names = [self._name_part(number) for number in range(self._parts)]
         before = [aside] if self._store.exists(aside) else []
         output.write(self._store, [*before, *names], aside, self.parts_folder)
         for name in reversed(names):  # the first to the last: after a kill, the rest is taken for what it is once more
@@ -203,13 +203,13 @@ class Ledger:
         self.cursor, self.listed = cursor, cursor is None
         about = {"cursor": cursor, "totals": self.totals.to_json(), "changes": self.changes}
         part = table(sources, rows, self._class_names, self._model).replace_schema_metadata({_KEY: json.dumps(about)})
-        self._store.put(self._part(self._parts), output.encode(part), new=True)
+        self._store.put(self._name_part(self._parts), output.encode(part), new=True)
         self._parts += 1
 
     def finish(self) -> None:
         """Make the parts the result, note the end, and remove them; done again, it gives the same."""
         if not self.finished:
-            output.write(self._store, [self._part(n) for n in range(self._parts)], self._name, self.parts_folder)
+            output.write(self._store, [self._name_part(n) for n in range(self._parts)], self._name, self.parts_folder)
             self._store.put(self.record_name, self._make_record(finished=True))
             self.finished = True
         self._store.clear(self.parts_folder)
@@ -221,14 +221,14 @@ class Ledger:
     def _find_parts(self) -> None:
         names = [name for name in self._store.names(self.parts_folder) if name != _FORMER]
         self._parts = len(names)
-        if [f"{self.parts_folder}/{name}" for name in names] != [self._part(n) for n in range(len(names))]:
+        if [f"{self.parts_folder}/{name}" for name in names] != [self._name_part(n) for n in range(len(names))]:
             raise DataError(f"{self.parts_folder}: a part is missing or doesn't belong there; give --restart")
         if not names:
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        last = self._part(len(names) - 1)
+        last = self._name_part(len(names) - 1)
         try:
             with self._store.open(last) as file:
                 about = json.loads(pq.read_schema(file).metadata[_KEY])
@@ -241,7 +241,7 @@ class Ledger:
             raise DataError(f"{last}: is not a part of this run ({first_line(error)}); give --restart") from error
         self.listed = self.cursor is None
 
-    def _part(self, number: int) -> str:
+    def _name_part(self, number: int) -> str:
         return f"{self.parts_folder}/part-{number:08d}.parquet"
 
     def _make_record(self, finished: bool) -> bytes:
@@ -254,7 +254,7 @@ class Ledger:
         try:
             record = json.loads(data)
             if record["version"] == VERSION and isinstance(record["asked"], dict) and "finished" in record:
-                record["asked"].pop(_NO_LONGER_ASKED, None)
+                record["asked"].pop(_FORMER_SETTING, None)
                 for totals in (record["totals"], *([record["former"]] if "former" in record else [])):
                     Totals.from_json(totals)
                 return dict(record)
@@ -273,4 +273,4 @@ def _find_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _shorten(value: object) -> str:
     text = json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -46,7 +46,7 @@ def write(store: Store, parts: Sequence[str], name: str, scratch: str) -> None:
     ``scratch``: the folder of the store that a half-written file may be in.
     """
     with store.scratch(scratch) as path:
-        _WRITERS[ending(name)](_groups(store, parts), path)
+        _WRITERS[ending(name)](_read_groups(store, parts), path)
         store.put_file(name, path)
 
 
@@ -72,7 +72,7 @@ def read_columns(store: Store, name: str) -> Iterator[dict[str, list[Any]]]:
 
 def damaged(name: str) -> DataError:
     """The error for a table that can't be read."""
-    return DataError(f"{name}: is no result of catdog.score, or damaged; give --restart")
+    return DataError(f"{name}: is no result of catdog score, or damaged; give --restart")
 
 
 def _check_columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -84,7 +84,7 @@ def _check_columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return batch
 
 
-def _groups(store: Store, parts: Sequence[str]) -> Iterator[pa.Table]:
+def _read_groups(store: Store, parts: Sequence[str]) -> Iterator[pa.Table]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -93,16 +93,21 @@ def run_on_ray(tasks: Iterator[Task], make_scorer: Callable[[], Scorer], count: 
     node = ray.get_runtime_context().get_node_id()
     queue = Queue(actor_options={"num_cpus": 0, "label_selector": {_NODE_LABEL: node}})
     queue.put(_START)
-    make = pickle.dumps(partial(_make_there, str(Path.cwd()), make_scorer))
+    make = pickle.dumps(partial(_make_in_folder, str(Path.cwd()), make_scorer))
     blocks = ray.data.read_datasource(
-        _Feed(queue), override_num_blocks=1, num_cpus=0, label_selector={_NODE_LABEL: node}
+        _QueueSource(queue), override_num_blocks=1, num_cpus=0, label_selector={_NODE_LABEL: node}
     )
     answered = blocks.map_batches(
-        _answer, fn_args=(make,), batch_size=None, batch_format="pyarrow", num_cpus=1, compute=TaskPoolStrategy(count)
+        _answer_batch,
+        fn_args=(make,),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=TaskPoolStrategy(count),
     )
     batches = iter(answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
-        yield from _in_order(tasks, queue, batches, count)
+        yield from _answer_in_order(tasks, queue, batches, count)
     finally:
         with suppress(Exception):  # Ray itself may be what has failed
             queue.put(None)
@@ -110,11 +115,11 @@ def run_on_ray(tasks: Iterator[Task], make_scorer: Callable[[], Scorer], count: 
             queue.shutdown(force=True)
 
 
-def _in_order(tasks: Iterator[Task], queue: Any, batches: Iterator[pa.Table], scorers: int) -> Iterator[Answer]:
+def _answer_in_order(tasks: Iterator[Task], queue: Any, batches: Iterator[pa.Table], scorers: int) -> Iterator[Answer]:
     open_bytes: dict[int, int] = {}
     done: dict[int, list[Answer]] = {}
     oldest, listed = 0, False
-    blocks = _blocks(tasks, scorers)
+    blocks = _make_blocks(tasks, scorers)
     while True:
         while not listed and len(open_bytes) < _AHEAD * scorers and sum(open_bytes.values()) < _AHEAD_BYTES:
             block = next(blocks, None)
@@ -150,8 +155,8 @@ class _Block(NamedTuple):
     """Tasks; then their answers, a CatdogError, or the traceback of a bug."""
 
 
-def _blocks(tasks: Iterator[Task], scorers: int) -> Iterator[_Block]:
-    """Small ones at first, so that there is one for each scorer; an empty one where there is no task for now."""
+def _make_blocks(tasks: Iterator[Task], scorers: int) -> Iterator[_Block]:
+    """Pack tasks into blocks, small ones at first so that each scorer gets one; empty ones while no task is due."""
     number = 0
     while some := list(islice(tasks, 1 if number < scorers else BLOCK_TASKS)):
         content = [task for task in some if task]
@@ -159,8 +164,8 @@ def _blocks(tasks: Iterator[Task], scorers: int) -> Iterator[_Block]:
         number += bool(content)
 
 
-class _Feed(Datasource):
-    """What comes out of a queue, up to a None, as blocks of one row."""
+class _QueueSource(Datasource):
+    """Gives Ray what comes out of a queue, up to a None, as blocks of one row."""
 
     def __init__(self, queue: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -171,22 +176,22 @@ class _Feed(Datasource):
 
     def get_read_tasks(self, *_: object, **__: object) -> list[Any]:
         about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read, self._queue), about)]
+        return [ReadTask(partial(_read_queue, self._queue), about)]
 
 
-def _read(queue: Any) -> Iterator[pa.Table]:
+def _read_queue(queue: Any) -> Iterator[pa.Table]:
     if queue.get() != _START:  # what the first one took out is nowhere else; its node is the driver's, so it lasts
         raise RuntimeError("the process that hands tasks to Ray ended; the same command goes on")
     while (packed := queue.get()) is not None:
         yield pa.table({"block": pa.array([packed], pa.large_binary())})
 
 
-def _answer(batch: pa.Table, make_scorer: bytes) -> pa.Table:
-    """On any node. What goes wrong comes back as a value, because Ray would wrap an exception in others."""
+def _answer_batch(batch: pa.Table, make_scorer: bytes) -> pa.Table:
+    """Answer blocks, on any node. What goes wrong comes back as a value: Ray would wrap an exception in others."""
     packed = []
     for block in map(pickle.loads, batch["block"].to_pylist()):
         try:
-            content: Any = list(_pool(make_scorer).answers(iter(block.content)))
+            content: Any = list(_get_pool(make_scorer).answers(iter(block.content)))
         except CatdogError as error:
             content = error
         except Exception:
@@ -196,13 +201,13 @@ def _answer(batch: pa.Table, make_scorer: bytes) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def _pool(make_scorer: bytes) -> Pool:
-    """The one of this process; its worker ends when this process does."""
+def _get_pool(make_scorer: bytes) -> Pool:
+    """Return the pool of this process; its worker ends when this process does."""
     return Pool(pickle.loads(make_scorer), 1)  # noqa: S301  our own, from the driver
 
 
-def _make_there(folder: str, make_scorer: Callable[[], Scorer]) -> Scorer:
-    """A scorer in the folder that the command was started in, for paths that are relative to it."""
+def _make_in_folder(folder: str, make_scorer: Callable[[], Scorer]) -> Scorer:
+    """Make a scorer in the folder that the command was started in, for paths that are relative to it."""
     try:
         os.chdir(folder)
     except OSError as error:

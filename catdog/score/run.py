@@ -221,8 +221,8 @@ class _Collected:
         stop: threading.Event,
     ) -> None:
         self._ledger, self._former, self._part_rows, self._stop = ledger, former, part_rows, stop
-        known = {"known": former.sources_of} if former else {}
-        self._inputs = listing(after=ledger.cursor, **known)
+        recalled = {"recall_sources": former.sources_of} if former else {}
+        self._inputs = listing(after=ledger.cursor, **recalled)
         self._waiting: deque[tuple[Input, Row | None, Kind]] = deque()
         """Inputs without their bytes, from the oldest that is being scored on; those behind it may have rows."""
         self._sources: list[str] = []

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from catdog.classifier import Classifier, load
-from catdog.errors import ImageError, ModelError
-from catdog.image import JPEG_MARGIN, Pixels, Size, decode_sized, resize
+from catdog.errors import DataError, ImageError, ModelError
+from catdog.image import JPEG_MARGIN, Pixels, Size, decode_sized, out_of_memory, resize
 from catdog.prediction import decide
 from catdog.score.rows import Row
 from catdog.score.sorting import Sorter
@@ -90,29 +90,28 @@ class Scorer:
         rows: list[Row] = []
         spent = Seconds()
         for start in range(0, len(inputs), BATCH):
-            some, seconds = self._batch(inputs[start : start + BATCH], reads[start : start + BATCH])
+            some, seconds = self._score_batch(inputs[start : start + BATCH], reads[start : start + BATCH])
             rows += some
             spent = spent.plus(seconds)
         return Answer(rows, spent)
 
-    def _batch(self, inputs: Sequence[Input], reads: Sequence[Read]) -> tuple[list[Row], Seconds]:
+    def _score_batch(self, inputs: Sequence[Input], reads: Sequence[Read]) -> tuple[list[Row], Seconds]:
         opened, spent = [], Seconds()
         for item, read in zip(inputs, reads, strict=True):
-            photo, seconds = self._open(item.source, read)
+            photo, seconds = self._decode_photo(item, read)
             opened.append(photo)
             spent = spent.plus(seconds)
         begin = time.perf_counter()
-        answers = iter(self._answers([photo for photo in opened if isinstance(photo, _Photo)]))
+        answers = iter(self._answer_photos([photo for photo in opened if isinstance(photo, _Photo)]))
         rows = [photo if isinstance(photo, Row) else next(answers) for photo in opened]
         spent = spent.plus(Seconds(model=time.perf_counter() - begin))
         if self._sorter:
             for item, photo, row in zip(inputs, opened, rows, strict=True):
                 if isinstance(photo, _Photo) and row.label is not None:
-                    file = Path(item.content.path) if isinstance(item.content, File) else None
-                    self._sorter.place(row.label, item.source, file or photo.data)
+                    self._sorter.place(row.label, item.source, photo.original or _read_again(item))
         return rows, spent
 
-    def _open(self, source: str, read: Read) -> tuple[_Photo | Row, Seconds]:
+    def _decode_photo(self, item: Input, read: Read) -> tuple[_Photo | Row, Seconds]:
         begin = read_at = time.perf_counter()
         sha256 = None
         try:
@@ -120,13 +119,23 @@ class Scorer:
             read_at = time.perf_counter()
             sha256 = hashlib.sha256(data).hexdigest()
             contract = self.classifier.contract
-            image, size = decode_sized(data, source, at_least=JPEG_MARGIN * contract.resized)
-            photo: _Photo | Row = _Photo(sha256, resize(image, contract), size, data if self._sorter else b"")
+            image, size = decode_sized(data, item.source, at_least=JPEG_MARGIN * contract.resized)
+            photo: _Photo | Row = _Photo(sha256, resize(image, contract), size, self._choose_original(item, data))
         except ImageError as error:
             photo = Row.failed(error, sha256)
+        except MemoryError:
+            photo = Row.failed(out_of_memory(item.source), sha256)
         return photo, Seconds(reading=read_at - begin, decoding=time.perf_counter() - read_at)
 
-    def _answers(self, photos: Sequence[_Photo]) -> list[Row]:
+    def _choose_original(self, item: Input, data: bytes) -> Path | bytes | None:
+        """Return what is sorted into a folder; None where nothing is, or where it is too large to wait in memory."""
+        if self._sorter is None:
+            return None
+        if isinstance(item.content, File):
+            return Path(item.content.path)
+        return data if len(data) <= READ_AHEAD_BYTES else None
+
+    def _answer_photos(self, photos: Sequence[_Photo]) -> list[Row]:
         if not photos:
             return []
         probabilities = self.classifier.probabilities(np.stack([photo.pixels for photo in photos]))
@@ -141,7 +150,14 @@ class _Photo(NamedTuple):
     sha256: str
     pixels: Pixels
     size: Size
-    data: bytes
+    original: Path | bytes | None
+
+
+def _read_again(item: Input) -> bytes:
+    try:
+        return item.content.read(item.source)
+    except ImageError as error:
+        raise DataError(f"{error}; it can't be sorted into a folder") from error
 
 
 def open_model(job: Job) -> Classifier:

@@ -28,7 +28,7 @@ from catdog.errors import ContractError, DataError
 MAX_NAME: Final = 255  # bytes of a file name: ext4, XFS, Btrfs, tmpfs, APFS and NFS alike
 MAX_SUFFIX: Final = 16  # bytes; a longer "suffix" is part of a name with a dot in it
 _HEX_DIGITS: Final = (8, 16, 32, 64)  # of the source's SHA-256, in names that would clash
-_NAMELESS: Final = "photo"
+_FALLBACK_NAME: Final = "photo"
 _TEMPORARY: Final = re.compile(r"\.catdog-[0-9a-f]{32}\.tmp")
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 _CHUNK: Final = 2**20  # bytes
@@ -48,7 +48,7 @@ class Sorter:
         made or a label's one is a link.
         """
         self.folder, self.copy = Path(folder).absolute(), copy
-        self._folders = {label: self.folder / _checked(label) for label in labels}
+        self._folders = {label: self.folder / _check_label(label) for label in labels}
         for label_folder in self._folders.values():
             try:
                 label_folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class Sorter:
         """
         folder = self._folders[label]
         try:
-            for name in _names(source):
+            for name in _propose_names(source):
                 path = folder / name
                 if isinstance(photo, Path) and not self.copy:
                     placed = _link(photo.absolute(), path)
@@ -93,7 +93,7 @@ class Sorter:
         if isinstance(photo, Path) and not self.copy:
             with contextlib.suppress(OSError):  # EINVAL: no link
                 return str(path.readlink()) == str(photo.absolute())
-        return _same_bytes(path, photo)
+        return _has_bytes(path, photo)
 
 
 def safe_name(source: str) -> str:
@@ -104,20 +104,20 @@ def safe_name(source: str) -> str:
     """
     last = source.rstrip("/").rpartition("/")[2]
     name = "".join(c if (c.isprintable() and c != "\\") or "\udc80" <= c <= "\udcff" else "_" for c in last)
-    return _fitted(name.strip().lstrip(". ") or _NAMELESS)
+    return _fit_name(name.strip().lstrip(". ") or _FALLBACK_NAME)
 
 
-def _names(source: str) -> Iterator[str]:
-    """The names that a photo may get, the first free one."""
+def _propose_names(source: str) -> Iterator[str]:
+    """Yield the names that a photo may get, of which the first free one is taken."""
     name = safe_name(source)
     yield name
     digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
     for digits in _HEX_DIGITS:
-        yield _fitted(name, f"-{digest[:digits]}")
+        yield _fit_name(name, f"-{digest[:digits]}")
 
 
-def _fitted(name: str, ending: str = "") -> str:
-    """The name with ``ending`` after its stem, which gives up characters at its end until all has MAX_NAME bytes."""
+def _fit_name(name: str, ending: str = "") -> str:
+    """Return the name with ``ending`` after its stem, which is shortened until all has MAX_NAME bytes at most."""
     suffix = PurePosixPath(name).suffix
     if len(os.fsencode(suffix)) > MAX_SUFFIX:
         suffix = ""
@@ -127,8 +127,8 @@ def _fitted(name: str, ending: str = "") -> str:
     return stem + ending + suffix
 
 
-def _checked(label: str) -> str:
-    """The label, which names a folder; it comes with a model, perhaps a stranger's."""
+def _check_label(label: str) -> str:
+    """Return the label if it can name a folder; it comes with a model, perhaps a stranger's. Raises ContractError."""
     safe = label.isprintable() and label.strip() == label and not label.startswith(".") and not set(label) & set("/\\")
     if not label or not safe or len(label.encode()) > MAX_NAME:
         raise ContractError(f"the model's class name {label!r} can't name a folder to sort photos into")
@@ -155,7 +155,7 @@ def _write(photo: Path | bytes, path: Path) -> bool:
                 else:
                     with photo.open("rb") as content:
                         shutil.copyfileobj(content, file, _CHUNK)
-            return _name(temporary, path)
+            return _name_file(temporary, path)
         except FileNotFoundError:
             # Another Sorter, made just now, took it for a leftover: once more. Unless it is the folder or the photo.
             if not path.parent.is_dir() or (isinstance(photo, Path) and not photo.exists()):
@@ -165,7 +165,7 @@ def _write(photo: Path | bytes, path: Path) -> bool:
     return False
 
 
-def _name(temporary: Path, path: Path) -> bool:
+def _name_file(temporary: Path, path: Path) -> bool:
     """Give a whole file its name; False where something has it. Raises FileNotFoundError without the file."""
     try:
         os.link(temporary, path, follow_symlinks=False)
@@ -189,7 +189,7 @@ def _name(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _same_bytes(path: Path, photo: Path | bytes) -> bool:
+def _has_bytes(path: Path, photo: Path | bytes) -> bool:
     """Whether a regular file, not a link to one, stands at ``path`` and has the photo's bytes."""
     try:
         info = path.lstat()
@@ -203,10 +203,10 @@ def _same_bytes(path: Path, photo: Path | bytes) -> bool:
         if isinstance(photo, bytes):
             return file.read(size + 1) == photo
         with photo.open("rb") as content:
-            return _equal(file, content)
+            return _are_equal(file, content)
 
 
-def _equal(one: BinaryIO, other: BinaryIO) -> bool:
+def _are_equal(one: BinaryIO, other: BinaryIO) -> bool:
     while (chunk := one.read(_CHUNK)) == other.read(_CHUNK):
         if not chunk:
             return True

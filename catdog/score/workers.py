@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Final, NamedTuple
 
-from catdog.errors import CatdogError, DataError, ImageError
+from catdog.errors import CatdogError, DataError, ImageError, ImageReason
 from catdog.machine import free_memory, usable_cores
 from catdog.score.rows import Row
 from catdog.score.scorer import Answer, Seconds, read_ahead
@@ -52,7 +52,7 @@ def auto_workers(cores: int | None = None, memory: float | None = None) -> int:
     return max(1, int(min(cores, memory // WORKER_BYTES)))
 
 
-class _Open(NamedTuple):
+class _OpenTask(NamedTuple):
     """A task that is not answered yet."""
 
     number: int
@@ -68,18 +68,18 @@ class _Worker:
     def __init__(self, make_scorer: MakeScorer) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.tasks: deque[_Open] = deque()
-        self.process: SpawnProcess = context.Process(target=_work, args=(theirs, make_scorer), daemon=True)
-        with _signals_blocked():
+        self.tasks: deque[_OpenTask] = deque()
+        self.process: SpawnProcess = context.Process(target=_run_worker, args=(theirs, make_scorer), daemon=True)
+        with _block_signals():
             self.process.start()
         theirs.close()
         self.ready = False
         self.since = time.monotonic()
         self._unsent: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._sender = threading.Thread(target=self._send, daemon=True)
+        self._sender = threading.Thread(target=self._send_tasks, daemon=True)
         self._sender.start()
 
-    def give(self, task: _Open) -> None:
+    def give(self, task: _OpenTask) -> None:
         if not self.tasks:
             self.since = time.monotonic()
         self.tasks.append(task)
@@ -93,7 +93,7 @@ class _Worker:
         self._sender.join()  # at once: nobody has the other end of the pipe any more
         self.connection.close()
 
-    def _send(self) -> None:
+    def _send_tasks(self) -> None:
         """Send tasks, on a thread: a pipe holds 64 KiB, and a process that starts or hangs doesn't read it."""
         with contextlib.suppress(OSError):  # it has died; that is noticed when its end of the pipe is read
             while (inputs := self._unsent.get()) is not None:
@@ -103,7 +103,7 @@ class _Worker:
 def run_workers(
     tasks: Iterator[Task], make_scorer: MakeScorer, count: int, hangs_after_s: float = HANGS_AFTER_S
 ) -> Iterator[Answer]:
-    """Answers to ``tasks`` in their order. ``tasks`` is read a few tasks a worker ahead; an empty one is passed over.
+    """Yield the answers to ``tasks`` in their order, which are read a few a worker ahead; empty ones are passed over.
 
     Raises CatdogError for what is wrong with the model or with all photos, RuntimeError with the worker's traceback for
     a bug.
@@ -122,7 +122,7 @@ class Pool:
         self._make, self._count, self._hangs_after_s = make_scorer, count, hangs_after_s
         self._tasks: Iterator[Task] = iter(())
         self._workers: list[_Worker] = []
-        self._again: deque[_Open] = deque()
+        self._again: deque[_OpenTask] = deque()
         self._parts: dict[int, dict[int, Answer]] = {}
         """Of each open task: what was answered, by the number of its first input."""
         self._sizes: dict[int, int] = {}
@@ -135,11 +135,11 @@ class Pool:
         self._tasks, self._given, self._listed = tasks, 0, False
         oldest = 0
         while True:
-            self._fill(oldest)
+            self._hand_out_tasks(oldest)
             if not self._sizes:
                 return
-            self._receive()
-            while oldest in self._sizes and (answer := self._whole(oldest)):
+            self._receive_answers()
+            while oldest in self._sizes and (answer := self._join_parts(oldest)):
                 yield answer
                 oldest += 1
 
@@ -149,18 +149,18 @@ class Pool:
             worker.end()
         self._workers.clear()
 
-    def _fill(self, oldest: int) -> None:
-        """Tasks to whoever has too few, one each before anybody gets a second; new workers while there are tasks."""
+    def _hand_out_tasks(self, oldest: int) -> None:
+        """Give every worker one task before any worker gets a second; start workers while there are tasks for them."""
         for most in range(1, _AT_HAND + 1):
             for worker in self._workers:
-                if len(worker.tasks) < most and (task := self._next(worker.tasks, oldest)):
+                if len(worker.tasks) < most and (task := self._take_task(worker.tasks, oldest)):
                     worker.give(task)
-            while len(self._workers) < self._count and (task := self._next((), oldest)):
+            while len(self._workers) < self._count and (task := self._take_task((), oldest)):
                 self._workers.append(_Worker(self._make))
                 self._workers[-1].give(task)
 
-    def _next(self, at_hand: Sequence[_Open], oldest: int) -> _Open | None:
-        """A task for a worker that has those; None when it can take none, or there is none."""
+    def _take_task(self, at_hand: Sequence[_OpenTask], oldest: int) -> _OpenTask | None:
+        """Return the next task for a worker that has ``at_hand``; None when it can take none, or there is none."""
         if at_hand and at_hand[0].alone:
             return None
         if self._again:
@@ -174,16 +174,16 @@ class Pool:
             return None
         index, self._given = self._given, self._given + 1
         self._sizes[index], self._parts[index] = len(inputs), {}
-        return _Open(index, 0, inputs, alone=False)
+        return _OpenTask(index, 0, inputs, alone=False)
 
-    def _receive(self) -> None:
+    def _receive_answers(self) -> None:
         connections = {worker.connection: worker for worker in self._workers}
         for connection in wait(list(connections), timeout=1.0):
             worker = connections[connection]  # type: ignore[index]  # these are what wait() was given
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
-                self._bury(worker, "crashed the process")
+                self._end_lost_worker(worker, "crashed the process")
                 continue
             if isinstance(message, CatdogError):
                 raise message
@@ -195,10 +195,13 @@ class Pool:
                 self._parts[task.number][task.first] = message
         for worker in list(self._workers):
             if worker.tasks and time.monotonic() - worker.since > self._hangs_after_s:
-                self._bury(worker, f"gave no answer in {self._hangs_after_s:g} s")
+                self._end_lost_worker(worker, f"gave no answer in {self._hangs_after_s:g} s")
 
-    def _bury(self, worker: _Worker, how: str) -> None:
-        """Give its tasks to others: the one it was at photo by photo; a photo that was alone is to blame."""
+    def _end_lost_worker(self, worker: _Worker, how: str) -> None:
+        """End a worker that died or hangs, and give its tasks to others: the one it was at photo by photo.
+
+        A photo that it was at alone is to blame, and gets a row that says ``how``.
+        """
         worker.process.join(0.5)
         code = worker.process.exitcode
         worker.end()
@@ -206,7 +209,7 @@ class Pool:
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= _STARTS:
-                raise DataError(f"worker processes end while they start ({_ending(code)}); give fewer --workers")
+                raise DataError(f"worker processes end while they start ({_describe_exit(code)}); give fewer --workers")
             self._again.extendleft(reversed(worker.tasks))
             return
         if not worker.tasks:
@@ -215,14 +218,19 @@ class Pool:
         self._again.extendleft(reversed(worker.tasks))
         if blamed.alone:
             name = blamed.inputs[0].source
-            ending = f" ({_ending(code)})" if code is not None else ""
-            error = ImageError(f"{name}: reading it {how}{ending}", "corrupt")
+            ending = f" ({_describe_exit(code)})" if code is not None else ""
+            # The kernel kills a process that way where memory runs out, which says nothing about the photo.
+            reason: ImageReason = "out_of_memory" if code == -signal.SIGKILL else "corrupt"
+            error = ImageError(f"{name}: reading it {how}{ending}", reason)
             self._parts[blamed.number][blamed.first] = Answer([Row.failed(error)], Seconds())
         else:
-            alone = [_Open(blamed.number, blamed.first + i, [item], alone=True) for i, item in enumerate(blamed.inputs)]
+            alone = [
+                _OpenTask(blamed.number, blamed.first + i, [item], alone=True) for i, item in enumerate(blamed.inputs)
+            ]
             self._again.extend(alone)
 
-    def _whole(self, index: int) -> Answer | None:
+    def _join_parts(self, index: int) -> Answer | None:
+        """Return the answer to a task when all parts of it were answered, else None."""
         parts = self._parts[index]
         if sum(len(part.rows) for part in parts.values()) < self._sizes[index]:
             return None
@@ -235,7 +243,7 @@ class Pool:
         return Answer(rows, seconds)
 
 
-def _ending(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             return signal.Signals(-code).name
@@ -243,8 +251,8 @@ def _ending(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process that starts here never sees Ctrl-C or SIGTERM, which reach whole groups: the parent decides."""
+def _block_signals() -> Iterator[None]:
+    """Start processes in this block that never see Ctrl-C or SIGTERM, which reach whole groups: the parent decides."""
     resource_tracker.ensure_running()  # when a first process starts it, it unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
@@ -253,17 +261,17 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(connection: Connection, make_scorer: MakeScorer) -> None:
-    """A worker's life: tasks come through the pipe, answers go back; it ends with the pipe."""
+def _run_worker(connection: Connection, make_scorer: MakeScorer) -> None:
+    """Be a worker: answer the tasks that come through the pipe until it is closed."""
     try:
         scorer = make_scorer()
         connection.send(None)  # ready
         with ThreadPoolExecutor(_READERS, "catdog-read") as pool:
             waiting: queue.SimpleQueue[tuple[Task, list[Future[bytes | ImageError | None]]]] = queue.SimpleQueue()
-            threading.Thread(target=_listen, args=(connection, pool, waiting), daemon=True).start()
+            threading.Thread(target=_receive_tasks, args=(connection, pool, waiting), daemon=True).start()
             while True:
                 inputs, ahead = waiting.get()
-                connection.send(scorer(inputs, [_reader(i, f) for i, f in zip(inputs, ahead, strict=True)]))
+                connection.send(scorer(inputs, [_make_reader(i, f) for i, f in zip(inputs, ahead, strict=True)]))
     except CatdogError as error:
         connection.send(error)
     except (BrokenPipeError, ConnectionResetError):
@@ -273,7 +281,7 @@ def _work(connection: Connection, make_scorer: MakeScorer) -> None:
     os._exit(1)
 
 
-def _listen(
+def _receive_tasks(
     connection: Connection,
     pool: ThreadPoolExecutor,
     waiting: queue.SimpleQueue[tuple[Task, list[Future[bytes | ImageError | None]]]],
@@ -286,7 +294,7 @@ def _listen(
         waiting.put((inputs, [pool.submit(read_ahead, item) for item in inputs]))
 
 
-def _reader(item: Input, ahead: Future[bytes | ImageError | None]) -> Callable[[], bytes]:
+def _make_reader(item: Input, ahead: Future[bytes | ImageError | None]) -> Callable[[], bytes]:
     def read() -> bytes:
         found = ahead.result()
         if isinstance(found, ImageError):

@@ -1,7 +1,7 @@
-"""python -m catdog.serving: a web server that answers photos, with a page to drop them on.
+"""catdog serve: a web server that answers photos, with a page to drop them on.
 
-    python -m catdog.serving                                  on http://127.0.0.1:8000, with the embedded model
-    python -m catdog.serving --host 0.0.0.0 --port 8080 --model model.onnx
+    catdog serve                                          on http://127.0.0.1:8000, with the embedded model
+    catdog serve --host 0.0.0.0 --port 8080 --model model.onnx
 
 Exit codes: 0 ended by SIGTERM once all was answered, and those of ``catdog.edge``.
 """
@@ -35,9 +35,9 @@ from catdog.serving.telemetry import SHARED_METRICS, log_to_stderr
 
 EXAMPLES = """\b
 Examples:
-  python -m catdog.serving                                        then open http://127.0.0.1:8000
-  python -m catdog.serving --host 0.0.0.0 --port 8080 --model runs/first
-  python -m catdog.serving --allow-s3 s3://my-photos/incoming
+  catdog serve                                                then open http://127.0.0.1:8000
+  catdog serve --host 0.0.0.0 --port 8080 --model runs/first
+  catdog serve --allow-s3 s3://my-photos/incoming
   curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/predict
 """
 _MIB = 2**20
@@ -48,7 +48,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(epilog=EXAMPLES, help="Answer photos over HTTP, with a page to drop them on.")
-@edge("catdog.serving", extra="serve")
+@edge("catdog serve", extra="serve")
 def main(
     host: Annotated[str, typer.Option(envvar="CATDOG_HOST", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="CATDOG_PORT", min=0, max=65535, help="0: any that is free.")] = 8000,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +32,10 @@ weights are the right ones is known from their fingerprint; this finds a GPU tha
 _log = logging.getLogger(__name__)
 
 
-def load_model(folder: Path, device: str | None = None) -> Classifier:
+def load_model(folder: Path, device: str | None = None, batches: Sequence[int] = (BATCH_SIZE, 1)) -> Classifier:
     """Return the packed model, checked and warm. ``device``: torch's name of a GPU; None: ONNX Runtime on the CPU.
+
+    ``batches``: the sizes to warm up for.
 
     Raises CatdogError: something is missing, damaged or doesn't fit, or the golden photos get other answers.
     """
@@ -53,7 +56,7 @@ def load_model(folder: Path, device: str | None = None) -> Classifier:
 
         classifier, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
         golden.check_golden(classifier, text, TORCH_TOLERANCE)
-    warm_up(classifier)
+    warm_up(classifier, batches)
     _log.info("catdog: model %s on %s, %d golden photos answered", contract.model_fingerprint[:12], backend, photos)
     return classifier
 
@@ -85,10 +88,10 @@ def _parse_threads(text: str) -> int:
     return int(text)
 
 
-def warm_up(classifier: Classifier) -> None:
+def warm_up(classifier: Classifier, batches: Sequence[int] = (BATCH_SIZE, 1)) -> None:
     """Make the first call of each size, which allocates memory and on a GPU chooses kernels, before a caller waits."""
     size = classifier.contract.input_size
-    for count in (BATCH_SIZE, 1):
+    for count in batches:
         classifier.probabilities(np.zeros((count, size, size, 3), np.uint8))
 
 

@@ -1,6 +1,6 @@
 """catdog page: the page as a static site that answers on the visitor's own device, for any host of files.
 
-    python -m catdog.serving.site --out site
+    catdog page --out site
     python -m http.server --directory site            then open http://localhost:8000
 
 The model runs in onnxruntime-web, which npm brings: two of its files are copied, whose contents are known.
@@ -73,12 +73,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
     help="Write the page as a static site that answers on the visitor's device.",
     epilog="""\b
 Examples:
-  python -m catdog.serving.site --out site
+  catdog page --out site
   python -m http.server --directory site                          then open http://localhost:8000
-  python -m catdog.serving.site --out site --model runs/first --runtime node_modules/onnxruntime-web
+  catdog page --out site --model runs/first --runtime node_modules/onnxruntime-web
 """,
 )
-@edge("catdog.serving.site")
+@edge("catdog page")
 def main(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to; a new folder, or one from here.")],
     model: Annotated[

@@ -77,7 +77,7 @@ class Slice(NamedTuple):
     def read(self, source: str, most_bytes: int = MAX_BYTES) -> bytes:
         check_size(source, max(self.unpacked, self.stored), most_bytes)
         if self.zipped is None:
-            data = self._run(source, self.offset, self.unpacked)
+            data = self._read_range(source, self.offset, self.unpacked)
         else:
             data = self._unzip(source, *self.zipped)
         if len(data) != self.unpacked:
@@ -88,13 +88,13 @@ class Slice(NamedTuple):
         return self.stored + self.unpacked
 
     def _unzip(self, source: str, method: int, crc: int) -> bytes:
-        head = self._run(source, self.offset, _LOCAL_HEADER + _NAME_AND_EXTRA + self.stored)
+        head = self._read_range(source, self.offset, _LOCAL_HEADER + _NAME_AND_EXTRA + self.stored)
         if len(head) < _LOCAL_HEADER or head[:4] != b"PK\x03\x04":
             raise ImageError(f"{source}: the archive is damaged; download or make it again", "corrupt")
         begin = _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
         data = head[begin : begin + self.stored]
         if len(data) < self.stored:  # a name or an extra field of more than a kilobyte
-            data = self._run(source, self.offset + begin, self.stored)
+            data = self._read_range(source, self.offset + begin, self.stored)
         if method == _DEFLATED:
             try:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
@@ -106,7 +106,7 @@ class Slice(NamedTuple):
             raise ImageError(f"{source}: damaged inside the archive (its checksum differs)", "corrupt")
         return data
 
-    def _run(self, source: str, offset: int, length: int) -> bytes:
+    def _read_range(self, source: str, offset: int, length: int) -> bytes:
         if is_object_uri(self.archive):
             from catdog.sources import objects  # a run without object stores need not have its library
 
@@ -148,7 +148,7 @@ class Member(NamedTuple):
     version: str | None
     """Differs whenever the member may have been replaced."""
     is_plain: bool = True
-    """False for a link or a device."""
+    """False for a symbolic link or a device. A hard link is a file whose content says why it is not read."""
 
 
 def list_members(archive: str, wanted: Callable[[str], bool], after: int = 0) -> Iterator[Member]:
@@ -159,7 +159,7 @@ def list_members(archive: str, wanted: Callable[[str], bool], after: int = 0) ->
     what came before was good.
     """
     try:
-        kind = _kind_of(archive)
+        kind = _find_kind(archive)
         if kind == "zip":
             yield from _list_zip(archive, after)
         elif kind == "tar" and not is_object_uri(archive):
@@ -191,12 +191,12 @@ def must_be_streamed(archive: str) -> bool:
     if is_object_uri(archive):
         return not archive.lower().endswith(".zip")  # to look inside would be a request
     try:
-        return _kind_of(archive) == "stream"
+        return _find_kind(archive) == "stream"
     except (OSError, ImageError):
         return False  # its listing will say what is wrong with it
 
 
-def _kind_of(archive: str) -> str:
+def _find_kind(archive: str) -> str:
     """``zip``, ``tar`` (not compressed) or ``stream``, by the first bytes; raises ImageError for what is no archive."""
     with _open_archive(archive) as file:
         head = file.read(_PLAIN_TAR[1] + len(_PLAIN_TAR[0]))
@@ -251,10 +251,11 @@ def _list_tar(archive: str, after: int) -> Iterator[Member]:
     with _open_archive(archive) as file:
         file.seek(after)
         for member, tar in _walk_tar(file):
-            content = Slice(archive, member.offset_data, member.size, member.size, version=version)
+            content: Content = Slice(archive, member.offset_data, member.size, member.size, version=version)
+            if member.islnk():
+                content = _refuse_hard_link(archive, member)
             if not member.isdir():
-                is_plain = member.isreg() and not member.issparse()
-                yield Member(member.name, content, member.size, tar.offset, version, is_plain)
+                yield Member(member.name, content, member.size, tar.offset, version, _is_plain(member))
 
 
 def _list_stream(archive: str, wanted: Callable[[str], bool], after: int) -> Iterator[Member]:
@@ -263,14 +264,25 @@ def _list_stream(archive: str, wanted: Callable[[str], bool], after: int) -> Ite
         for position, (member, tar) in enumerate(_walk_tar(stream), start=1):
             if position <= after or member.isdir():
                 continue
-            is_plain = member.isreg() and not member.issparse()
             content: Content = Bytes(b"")
-            if member.size > MAX_BYTES:
+            if member.islnk():
+                content = _refuse_hard_link(archive, member)
+            elif member.size > MAX_BYTES:
                 message = f"{archive}: {member.name!r} has {member.size} bytes, over the limit of {MAX_BYTES}"
                 content = Failed(message, "too_large")
-            elif is_plain and wanted(member.name):
+            elif _is_plain(member) and wanted(member.name):
                 content = Bytes(cast(IO[bytes], tar.extractfile(member)).read())
-            yield Member(member.name, content, member.size, position, version, is_plain)
+            yield Member(member.name, content, member.size, position, version, _is_plain(member))
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.islnk() or (member.isreg() and not member.issparse())
+
+
+def _refuse_hard_link(archive: str, member: tarfile.TarInfo) -> Failed:
+    """Return why a hard link is not read: the file it names lies somewhere before it, and may long be passed."""
+    message = f"{archive}: {member.name!r} is a hard link to {member.linkname!r}; unpack the archive, give the folder"
+    return Failed(message, "unreadable")
 
 
 def _walk_tar(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:

@@ -132,7 +132,7 @@ def list_folder(root: str, folder: str) -> list[str]:
 
     def list_all() -> Any:
         with explain_errors(root):
-            return _obstore().list_with_delimiter(_connect(root), folder or None)["objects"]
+            return _import_obstore().list_with_delimiter(_connect(root), folder or None)["objects"]
 
     return sorted(item["path"].rpartition("/")[2] for item in _persist(list_all))
 
@@ -147,7 +147,7 @@ def read_object(uri: str, most_bytes: int = MAX_BYTES, deadline: float | None = 
     root, _ = split_uri(uri)
     with about_a_photo(uri):
         data, tag = _download(uri, most_bytes, deadline)
-        if _MD5.fullmatch(tag) and root not in _md5_is_no_etag and _md5(data) != tag:
+        if _MD5.fullmatch(tag) and root not in _md5_is_no_etag and _compute_md5(data) != tag:
             # It was damaged on its way, or the ETag is no MD5 in this bucket (SSE-KMS).
             again, _ = _download(uri, most_bytes, deadline)
             if again == data:
@@ -160,7 +160,7 @@ def read_range(uri: str, offset: int, length: int) -> bytes:
     """``length`` bytes of an object, fewer where it ends; raises as ``read_object`` does."""
     root, key = split_uri(uri)
     with about_a_photo(uri), explain_errors(uri):
-        return bytes(_obstore().get_range(_connect(root), key, start=offset, length=length)) if length else b""
+        return bytes(_import_obstore().get_range(_connect(root), key, start=offset, length=length)) if length else b""
 
 
 def read_whole(uri: str, most_bytes: int) -> bytes:
@@ -185,7 +185,7 @@ def open_seekable(uri: str) -> BinaryIO:
     """An object whose parts are fetched when they are read, as a zip's directory is; raises as ``read_object`` does."""
     root, key = split_uri(uri)
     with explain_errors(uri):
-        size = _obstore().head(_connect(root), key)["size"]
+        size = _import_obstore().head(_connect(root), key)["size"]
     return io.BufferedReader(_SeekableObject(uri, size), BUFFER_BYTES)
 
 
@@ -194,7 +194,7 @@ def object_version(uri: str) -> str | None:
     root, key = split_uri(uri)
     try:
         with explain_errors(uri):
-            return _clean_tag(_obstore().head(_connect(root), key)["e_tag"]) or "?"
+            return _clean_tag(_import_obstore().head(_connect(root), key)["e_tag"]) or "?"
     except MissingObjectError:
         return None
 
@@ -202,7 +202,7 @@ def object_version(uri: str) -> str | None:
 def put_object(uri: str, data: bytes | Path, *, new: bool = False) -> bool:
     """Write an object whole or not at all; with ``new``, return False where there is one already. Raises DataError."""
     root, key = split_uri(uri)
-    obstore = _obstore()
+    obstore = _import_obstore()
 
     def put() -> bool:
         with explain_errors(uri), suppress(obstore.exceptions.AlreadyExistsError):
@@ -219,7 +219,7 @@ def delete_object(uri: str) -> None:
 
     def delete() -> None:
         with suppress(MissingObjectError), explain_errors(uri):
-            _obstore().delete(_connect(root), key)
+            _import_obstore().delete(_connect(root), key)
 
     _persist(delete)
 
@@ -295,14 +295,14 @@ class _ObjectStream(io.RawIOBase):
         root, key = split_uri(self._uri)
         rest = {"range": {"offset": self._at}, "if_match": self._tag} if self._at else {}
         with explain_errors(self._uri):
-            found = _obstore().get(_connect(root), key, options=rest)
+            found = _import_obstore().get(_connect(root), key, options=rest)
             self._blocks = iter(found.stream(min_chunk_size=BUFFER_BYTES))
         self._size, self._tag = found.meta["size"], found.meta["e_tag"] or ""
 
 
 def _list_with_obstore(root: str, folder: str, after: str) -> Iterator[Listed]:
     with explain_errors(root):
-        pages = iter(_obstore().list(_connect(root), folder or None, offset=after or None, chunk_size=PAGE_KEYS))
+        pages = iter(_import_obstore().list(_connect(root), folder or None, offset=after or None, chunk_size=PAGE_KEYS))
     while True:
         with explain_errors(root):
             page = next(pages, None)
@@ -320,7 +320,7 @@ def _download(uri: str, most_bytes: int, deadline: float | None) -> tuple[bytes,
             raise UnnamableKeyError(f"{uri}: obstore drops the slash at the beginning of its key")
         with explain_errors(uri):
             if deadline is None:
-                found = _obstore().get(_connect(root), key)
+                found = _import_obstore().get(_connect(root), key)
                 _check_size(uri, found.meta["size"], most_bytes)
                 data = bytes(found.bytes())
             else:
@@ -340,7 +340,7 @@ def _get_in_time(uri: str, most_bytes: int, deadline: float) -> tuple[Any, bytes
     store = _connect(root)
 
     async def get() -> tuple[Any, bytes]:
-        found = await _obstore().get_async(store, key)
+        found = await _import_obstore().get_async(store, key)
         _check_size(uri, found.meta["size"], most_bytes)
         return found, bytes(await found.bytes_async())
 
@@ -378,7 +378,7 @@ def _list_with_boto3(root: str, prefix: str, after: str, reason: UnnamableKeyErr
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
                     yield Listed(item["Key"], item["Size"], _clean_tag(item["ETag"]))
-    except _boto3_errors() as error:
+    except _list_boto3_errors() as error:
         raise DataError(f"{root}: can't be listed ({first_line(error)})") from error
 
 
@@ -392,7 +392,7 @@ def _read_with_boto3(uri: str, most_bytes: int, reason: UnnamableKeyError) -> by
         return cast(bytes, answer["Body"].read())
     except client.exceptions.NoSuchKey as error:
         raise MissingObjectError(str(error)) from error
-    except _boto3_errors() as error:
+    except _list_boto3_errors() as error:
         raise ObjectError(f"{uri}: {first_line(error)}") from error
 
 
@@ -404,11 +404,11 @@ def _has_keys_below_slash(root: str) -> bool:
         return False
     try:
         return bool(client.list_objects_v2(Bucket=root[5:], Prefix="/", MaxKeys=1).get("KeyCount"))
-    except _boto3_errors():  # the listing itself will say what is wrong
+    except _list_boto3_errors():  # the listing itself will say what is wrong
         return False
 
 
-def _boto3_errors() -> tuple[type[Exception], ...]:
+def _list_boto3_errors() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, ClientError, OSError
@@ -428,11 +428,11 @@ def _clean_tag(tag: str | None) -> str | None:
     return (tag or "").strip('"') or None
 
 
-def _md5(data: bytes) -> str:
+def _compute_md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _obstore() -> Any:
+def _import_obstore() -> Any:
     try:
         import obstore
         import obstore.exceptions
@@ -453,7 +453,7 @@ def _connect(root: str) -> Any:
 
 
 def _make_store(root: str) -> Any:
-    stores = _obstore().store
+    stores = _import_obstore().store
     client = {
         "allow_http": True,  # for stores on one's own network; https:// stays https://
         "connect_timeout": CONNECT_TIMEOUT,

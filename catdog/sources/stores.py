@@ -114,13 +114,13 @@ class FolderStore:
         path = self.folder / name
         with explain_os_errors(path, "written"):
             if new and path.exists():  # nobody else writes here meanwhile: that is what lock() is for
-                raise _already_there(str(path))
+                raise _make_conflict_error(str(path))
             _make_folder(path.parent)
             with replace_file(path) as temporary, temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync(path.parent)
+            _sync_to_disk(path.parent)
 
     def put_file(self, name: str, path: Path) -> None:
         target = self.folder / name
@@ -128,8 +128,8 @@ class FolderStore:
             _make_folder(target.parent)
             with replace_file(target) as temporary:
                 _move(path, temporary)
-                _sync(temporary)
-            _sync(target.parent)
+                _sync_to_disk(temporary)
+            _sync_to_disk(target.parent)
 
     def open(self, name: str) -> BinaryIO:
         path = self.folder / name
@@ -196,26 +196,29 @@ class BucketStore:
 
     def get(self, name: str) -> bytes | None:
         try:
-            with objects.open_object(self._uri(name)) as stream:
+            with objects.open_object(self._make_uri(name)) as stream:
                 return stream.read()
         except MissingObjectError:
             return None
 
     def exists(self, name: str) -> bool:
-        return objects.object_version(self._uri(name)) is not None
+        return objects.object_version(self._make_uri(name)) is not None
 
     def put(self, name: str, data: bytes, *, new: bool = False) -> None:
         # An object that is there already may be ours: the answer to a first attempt can get lost.
-        if not objects.put_object(self._uri(name), data, new=new) and self.get(name) != data:
-            raise _already_there(self._uri(name))
+        if not objects.put_object(self._make_uri(name), data, new=new) and self.get(name) != data:
+            raise _make_conflict_error(self._make_uri(name))
 
     def put_file(self, name: str, path: Path) -> None:
-        objects.put_object(self._uri(name), path)
+        objects.put_object(self._make_uri(name), path)
 
     def open(self, name: str) -> BinaryIO:
         file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
         try:
-            with explain_os_errors(Path(tempfile.gettempdir()), "written"), objects.open_object(self._uri(name)) as got:
+            with (
+                explain_os_errors(Path(tempfile.gettempdir()), "written"),
+                objects.open_object(self._make_uri(name)) as got,
+            ):
                 shutil.copyfileobj(got, file)
             file.seek(0)
         except BaseException:
@@ -224,7 +227,7 @@ class BucketStore:
         return file
 
     def delete(self, name: str) -> None:
-        objects.delete_object(self._uri(name))
+        objects.delete_object(self._make_uri(name))
 
     def clear(self, folder: str) -> None:
         for name in self.names(folder):
@@ -240,7 +243,7 @@ class BucketStore:
         """Nothing: object stores have no locks. ``put`` with ``new`` is what keeps two runs from writing one part."""
         return nullcontext()
 
-    def _uri(self, name: str) -> str:
+    def _make_uri(self, name: str) -> str:
         return "/".join(part for part in (self.root, self.prefix, name) if part)
 
 
@@ -250,10 +253,10 @@ def explain_os_errors(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path}: can't be {what}: {_cure(error)}") from error
+        raise DataError(f"{path}: can't be {what}: {_say_what_to_do(error)}") from error
 
 
-def _cure(error: OSError) -> str:
+def _say_what_to_do(error: OSError) -> str:
     if error.errno in _FULL:
         return f"the disk is full; free some space and {_GO_ON}"
     if error.errno == errno.EFBIG:
@@ -267,7 +270,7 @@ def _cure(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _already_there(place: str) -> DataError:
+def _make_conflict_error(place: str) -> DataError:
     return DataError(f"{place}: another run has written it meanwhile; let only one run write there")
 
 
@@ -276,10 +279,10 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        _sync_to_disk(folder.parent)
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     """Wait until the file, or the folder's list of names, is on the disk itself."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -86,33 +86,33 @@ def fetch(
     shown, here = redact(url), url
     try:
         for hop in range(MAX_REDIRECTS + 1):
-            target = _target(here, shown)
+            target = _parse_target(here, shown)
             addresses = resolve(target.host, target.port)
             if (hop or public_only) and not all(allowed(address) for address in addresses):
                 leads = "redirects" if hop else "leads"
-                raise _error(shown, f"{leads} into a private network ({target.host}), which is not followed")
-            with _connect(target, addresses, deadline, context) as stream, _request(target, stream) as answer:
+                raise _make_error(shown, f"{leads} into a private network ({target.host}), which is not followed")
+            with _connect(target, addresses, deadline, context) as stream, _send_request(target, stream) as answer:
                 location = answer.getheader("Location")
                 if answer.status not in REDIRECTS or not location:
-                    return _body(answer, shown, max_bytes)
+                    return _read_body(answer, shown, max_bytes)
             here = urljoin(here, location)
             if target.scheme == "https" and urlsplit(here).scheme == "http":
-                raise _error(shown, "redirects from https to http, which is not followed")
-        raise _error(shown, f"redirects more than {MAX_REDIRECTS} times")
+                raise _make_error(shown, "redirects from https to http, which is not followed")
+        raise _make_error(shown, f"redirects more than {MAX_REDIRECTS} times")
     except ImageError:
         raise
     except TimeoutError as error:
-        raise _error(shown, f"no complete answer within {timeout_s:g} s") from error
+        raise _make_error(shown, f"no complete answer within {timeout_s:g} s") from error
     except socket.gaierror as error:
-        raise _error(shown, f"host not found ({error.strerror})") from error
+        raise _make_error(shown, f"host not found ({error.strerror})") from error
     except ssl.SSLCertVerificationError as error:
-        raise _error(shown, f"the server's certificate is not trusted ({error.verify_message})") from error
+        raise _make_error(shown, f"the server's certificate is not trusted ({error.verify_message})") from error
     except http.client.HTTPException as error:
-        raise _error(shown, f"not an HTTP answer ({type(error).__name__})") from error
+        raise _make_error(shown, f"not an HTTP answer ({type(error).__name__})") from error
     except OSError as error:
-        raise _error(shown, f"the download failed ({error.strerror or error})") from error
+        raise _make_error(shown, f"the download failed ({error.strerror or error})") from error
     except ValueError as error:  # a port of 99999, half an IPv6 address; its text may quote a password
-        raise _error(shown, "not a valid URL") from error
+        raise _make_error(shown, "not a valid URL") from error
 
 
 def redact(url: str) -> str:
@@ -130,12 +130,12 @@ class _Target(NamedTuple):
     headers: dict[str, str]
 
 
-def _target(url: str, shown: str) -> _Target:
+def _parse_target(url: str, shown: str) -> _Target:
     parts = urlsplit(url)
     if parts.scheme not in PORTS:
-        raise _error(shown, "only http:// and https:// URLs are fetched", "unsupported")
+        raise _make_error(shown, "only http:// and https:// URLs are fetched", "unsupported")
     if not parts.hostname:
-        raise _error(shown, "the URL names no host")
+        raise _make_error(shown, "the URL names no host")
     host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
     port = parts.port or PORTS[parts.scheme]
     named = f"[{host}]" if ":" in host else host
@@ -149,10 +149,10 @@ def _target(url: str, shown: str) -> _Target:
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode("ascii")
-    return _Target(parts.scheme, host, port, _path(parts), headers)
+    return _Target(parts.scheme, host, port, _encode_path(parts), headers)
 
 
-def _path(parts: SplitResult) -> str:
+def _encode_path(parts: SplitResult) -> str:
     # What is percent-encoded already stays; spaces, control characters and other alphabets become so.
     path = urlunsplit(("", "", parts.path or "/", parts.query, ""))
     return quote(path, safe="!#$%&'()*+,/:;=?@[]~", errors="surrogateescape")
@@ -168,11 +168,11 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        self._sock.settimeout(_left(self._deadline))
+        self._sock.settimeout(_seconds_left(self._deadline))
         return self._sock.recv_into(buffer)
 
     def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(_left(self._deadline))
+        self._sock.settimeout(_seconds_left(self._deadline))
         self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -188,7 +188,7 @@ def _connect(target: _Target, addresses: list[str], deadline: float, context: ss
     failure: OSError = ConnectionError("no address")
     for tried, address in enumerate(addresses):
         try:  # an equal share of the time each: where IPv6 leads nowhere, IPv4 gets its turn
-            share = _left(deadline) / (len(addresses) - tried)
+            share = _seconds_left(deadline) / (len(addresses) - tried)
             sock = socket.create_connection((address, target.port), timeout=share)
             break
         except OSError as error:
@@ -197,7 +197,7 @@ def _connect(target: _Target, addresses: list[str], deadline: float, context: ss
         raise failure
     if target.scheme == "https":
         try:
-            sock.settimeout(_left(deadline))
+            sock.settimeout(_seconds_left(deadline))
             sock = (context or ssl.create_default_context()).wrap_socket(sock, server_hostname=target.host)
         except BaseException:
             sock.close()
@@ -205,7 +205,7 @@ def _connect(target: _Target, addresses: list[str], deadline: float, context: ss
     return _Stream(sock, deadline)
 
 
-def _request(target: _Target, stream: _Stream) -> http.client.HTTPResponse:
+def _send_request(target: _Target, stream: _Stream) -> http.client.HTTPResponse:
     lines = [f"GET {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in target.headers.items())]
     stream.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
     answer = http.client.HTTPResponse(stream, method="GET")  # type: ignore[arg-type]  # it only calls makefile()
@@ -217,13 +217,13 @@ def _request(target: _Target, stream: _Stream) -> http.client.HTTPResponse:
     return answer
 
 
-def _body(answer: http.client.HTTPResponse, shown: str, max_bytes: int) -> bytes:
+def _read_body(answer: http.client.HTTPResponse, shown: str, max_bytes: int) -> bytes:
     if answer.status in (404, 410):
-        raise _error(shown, f"the server answers {answer.status}, no such photo", "missing")
+        raise _make_error(shown, f"the server answers {answer.status}, no such photo", "missing")
     if answer.status != 200:
         phrase = http.HTTPStatus(answer.status).phrase if answer.status in set(http.HTTPStatus) else ""
-        raise _error(shown, f"the server answers {answer.status} {phrase}".rstrip())
-    too_large = _error(shown, f"over the limit of {max_bytes} bytes", "too_large")
+        raise _make_error(shown, f"the server answers {answer.status} {phrase}".rstrip())
+    too_large = _make_error(shown, f"over the limit of {max_bytes} bytes", "too_large")
     if (answer.length or 0) > max_bytes:  # Content-Length, so that nothing need be read
         raise too_large
     body = bytearray()
@@ -232,16 +232,16 @@ def _body(answer: http.client.HTTPResponse, shown: str, max_bytes: int) -> bytes
         if len(body) > max_bytes:
             raise too_large
     if answer.length:  # what Content-Length promised and the server did not send
-        raise _error(shown, f"the download broke off, {answer.length} bytes short")
+        raise _make_error(shown, f"the download broke off, {answer.length} bytes short")
     return bytes(body)
 
 
-def _left(deadline: float) -> float:
+def _seconds_left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
     return left
 
 
-def _error(shown: str, message: str, reason: ImageReason = "unreadable") -> ImageError:
+def _make_error(shown: str, message: str, reason: ImageReason = "unreadable") -> ImageError:
     return ImageError(f"{shown}: {message}", reason)

@@ -41,7 +41,7 @@ def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path
                 axes.axvline(frozen_epochs + 0.5, color=GREY, ls=":", label="backbone unfrozen")
             axes.set(xlabel="epoch", ylabel=metric, title=metric.capitalize())
             axes.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])
-            axes.legend()
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)  # hides no point
 
 
 def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
@@ -98,7 +98,7 @@ def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, 
         )
         upper.set(ylabel="accuracy", title=title, xlim=(lowest - 0.01, 1.01))
         lower.bar(edges, [row["photos"] for row in rows], widths, align="edge", color=BLUE, edgecolor="white")
-        lower.set(xlabel="confidence", ylabel="photos", yscale="log")
+        lower.set(xlabel="confidence", ylabel="photos", yscale="log", ylim=(0.5, None))
         figure.legend(loc="outside lower center", ncols=2)  # hides nothing
 
 
@@ -110,27 +110,33 @@ def draw_coverage(
     ``marks``: rows of ``measure_coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
     _, photos, wrong = count_answered(probabilities, labels)
+    error = wrong / photos
+    top = max(0.01, error.max().item())
     own = marks[-1]
     with _new_axes(path, 6.4, 4.4, xlabel="answered", ylabel="wrong of the answered", title=title) as axes:
-        axes.plot((photos / len(labels)).tolist(), (wrong / photos).tolist(), color=BLUE, label="confidence thresholds")
-        for text, at in label_marks(marks[:-1]):
+        axes.plot((photos / len(labels)).tolist(), error.tolist(), color=BLUE, label="confidence thresholds")
+        for text, at in label_marks(marks[:-1], top):
             axes.plot(*at, "o", color=BLUE, ms=6)
             side, offset = ("right", -6) if at[0] > 0.5 else ("left", 6)  # towards the middle, where there is room
             axes.annotate(text, at, (offset, 4), textcoords="offset points", ha=side, fontsize=8, color=BLUE)
         if own["answered"]:
             label = f"the model's threshold, {own['threshold']:g}"
             axes.plot(own["coverage"], own["error"], "D", color=ORANGE, ms=6, label=label)
+        axes.set_ylim(-0.04 * top, 1.06 * top)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.figure.legend(loc="outside lower center", ncols=2)
 
 
-def label_marks(marks: Sequence[dict[str, Any]]) -> list[tuple[str, tuple[float, float]]]:
-    """Return a label and its place, (coverage, error), for each mark; near ones share one, as in "0.5 to 0.7"."""
+def label_marks(marks: Sequence[dict[str, Any]], top: float) -> list[tuple[str, tuple[float, float]]]:
+    """Return a label and its place, (coverage, error), for each mark; near ones share one, as in "0.5 to 0.7".
+
+    ``top``: the highest error of the chart, whose other axis goes from none answered to all.
+    """
     shown = [row for row in marks if row["answered"]]
     groups: list[list[dict[str, Any]]] = []
     for row in shown:
-        spans = {k: max(r[k] for r in shown) - min(r[k] for r in shown) for k in ("coverage", "error")}
+        spans = {"coverage": 1.0, "error": top}
         if groups and all(abs(row[k] - groups[-1][0][k]) <= 0.07 * span for k, span in spans.items()):
             groups[-1].append(row)
         else:

@@ -58,7 +58,7 @@ class Checkpoint:
     def read(self) -> dict[str, Any] | None:
         """Return the state that was written last, or None; raises SettingsError (another run's) or ModelError."""
         self._delete_half_written()
-        foreign = f"{self.path}: not a checkpoint of this train.py; remove it to start anew"
+        foreign = f"{self.path}: not a checkpoint of this version of catdog train; remove it to start anew"
         try:
             data = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""``train.py``'s command line; its arguments are the settings, which ``catdog.training.settings`` reads."""
+"""The command line of ``catdog train``; its arguments are the settings, which ``catdog.training.settings`` reads."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
     help="Fine-tune a network on a dataset.",
 )
 def _train(context: typer.Context) -> None:
-    raise typer.Exit(main(context.args, context.command_path))
+    raise typer.Exit(main(context.args))
 
 
-def main(argv: Sequence[str] | None = None, command: str = "python train.py") -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 training failed, 2 unusable settings or data, 130 Ctrl-C, 143 SIGTERM."""
     # SageMaker's toolkit takes a failure's reason from where stderr first names one of Python's own exceptions.
     prefix = "Exception" if "TRAINING_JOB_NAME" in os.environ else None
     try:
-        with edge("train.py", failed=TrainingError, extra="train", advice=_ADVICE, prefix=prefix):
-            settings = parse(sys.argv[1:] if argv is None else argv, command=command)
+        with edge("catdog train", failed=TrainingError, extra="train", advice=_ADVICE, prefix=prefix):
+            settings = parse(sys.argv[1:] if argv is None else argv)
             settings.check_paths()
             # Imported after the checks, since torch takes seconds, which --help and a typo need not wait for.
             from catdog.training.run import run_training

@@ -1,4 +1,4 @@
-"""python -m catdog.training.evaluate MODEL SOURCE... [--out DIR]"""
+"""catdog evaluate MODEL SOURCE... [--out DIR]"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from catdog.text import printable
 _HELP: Final = """Measure a model on photos whose class is known.
 
 MODEL is a run folder or its model.safetensors (answered by torch), an .onnx file (answered by ONNX Runtime), or the
-word "embedded". SOURCE is a dataset made by python -m catdog.dataset, or raw photos as that command reads them: folders
+word "embedded". SOURCE is a dataset made by catdog dataset, or raw photos as that command reads them: folders
 and archives with class folders, Kaggle's names or Oxford-IIIT Pet's layout.
 
 Numbers come with their 95% intervals: Wilson's for proportions, else a bootstrap of 1,000 resamples in which copies of
@@ -39,9 +39,9 @@ confident mistakes and the least sure answers.
 
 \b
 Examples:
-  python -m catdog.training.evaluate embedded data
-  python -m catdog.training.evaluate runs/first data --split val --out evaluation
-  python -m catdog.training.evaluate model.onnx my-photos.zip more-photos/ --out evaluation > headline.json
+  catdog evaluate embedded data
+  catdog evaluate runs/first data --split val --out evaluation
+  catdog evaluate model.onnx my-photos.zip more-photos/ --out evaluation > headline.json
 
 \b
 Exit codes: 0 measured, 2 a bad argument, model or source, or a photo that can't be read."""
@@ -65,7 +65,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
-@edge("catdog.training.evaluate", extra="train", advice="nothing was measured")
+@edge("catdog evaluate", extra="train", advice="nothing was measured")
 def main(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model file, or: embedded.")],
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="A dataset, or folders and archives.")],

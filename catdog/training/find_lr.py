@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain, count, islice, pairwise
+from itertools import accumulate, chain, count, islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -25,6 +25,7 @@ STEPS: Final = 100
 LOWEST, HIGHEST = 1e-4, 10.0  # --lr, at the reference batch size
 SMOOTHING: Final = 0.9  # of the moving average of the losses
 DIVERGED: Final = 3.0  # times the lowest loss ends the test
+BLOWN_UP: Final = 2.0  # times the lowest loss until then, and no later rate is suggested
 
 
 def find_lr(fabric: Fabric, prepared: Prepared, settings: Settings, reports: Path) -> float:
@@ -67,8 +68,13 @@ def find_lr(fabric: Fabric, prepared: Prepared, settings: Settings, reports: Pat
 
 
 def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Return the rate at which the loss falls fastest; raises TrainingError when it never falls."""
-    slopes = [after - before for before, after in pairwise(losses)]  # the rates' logarithms are evenly spaced
+    """Return the rate at which the loss falls fastest before it blows up; raises TrainingError when it never falls.
+
+    A loss that has blown up may come down again, and fastest of all, at rates that are of no use.
+    """
+    lowest = accumulate(losses, min)
+    end = next((i for i, low in enumerate(lowest) if losses[i] > BLOWN_UP * low), len(losses))
+    slopes = [after - before for before, after in pairwise(losses[:end])]  # the rates' logarithms are evenly spaced
     if not slopes or min(slopes) >= 0:
         raise TrainingError("no learning rate lowered the loss; look at the photos' labels, or give other --weights")
     return rates[slopes.index(min(slopes)) + 1]

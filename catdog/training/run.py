@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from catdog.contract import WEIGHTS_NAME
+from catdog.contract import UNSURE, WEIGHTS_NAME, Contract
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
 from catdog.files import check_output_folder, lock_folder, write_csv, write_text
@@ -101,11 +102,28 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
     write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_text(output / "config.yaml", dataclasses.replace(settings, output=str(output)).to_yaml())
     save_checkpoint(output, model.network, contract.with_(quality=quality))
-    if settings.export:
-        from catdog.export import export  # here, so that a run without it needs no ONNX packages
+    onnx = output / "model.onnx"
+    try:
+        if settings.export:
+            from catdog.export import export  # here, so that a run without it needs no ONNX packages
 
-        export(output, output / "model.onnx", manifest)
+            export(output, onnx, manifest)
+    finally:
+        _say_what_was_written(output, reports, onnx, contract)
     say_metrics({f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")})
+
+
+def _say_what_was_written(output: Path, reports: Path, onnx: Path, contract: Contract) -> None:
+    """Say what the run folder holds, when the model is unsure, and how to classify a photo with it."""
+    exported = onnx.is_file()
+    models = f"{WEIGHTS_NAME} and {onnx.name}, with their" if exported else f"{WEIGHTS_NAME}, with its"
+    say(f"wrote {output}: {models} contract and numbers; charts in {reports}")
+    sure = f"under a confidence of {contract.threshold:.4g} its answer is {UNSURE}"
+    say(f"temperature {contract.temperature:.4g}; {sure}")
+    run = shlex.quote(str(output))
+    if not exported:
+        say(f"no {onnx.name} was written; make it: catdog export {run} --out {shlex.quote(str(onnx))}")
+    say(f"next: catdog predict photo.jpg --model {run}")
 
 
 def compute_logits(

@@ -84,7 +84,7 @@ class Settings:
 
     # photos
     data: str | None = _setting(
-        None, "a dataset made by catdog.dataset, or raw photos: folder or archive", "SM_CHANNEL_TRAIN"
+        None, "a dataset made by catdog dataset, or raw photos: folder or archive", "SM_CHANNEL_TRAIN"
     )
     validation: str | None = _setting(None, "photos to validate on, when they are apart", "SM_CHANNEL_VALIDATION")
     test: str | None = _setting(None, "photos to test on, when they are apart", "SM_CHANNEL_TEST")
@@ -173,7 +173,7 @@ class Settings:
             for name in names.split():
                 _require(is_allowed(getattr(self, name)), name, rule)
         for f in fields(self):
-            if choices := _choices(_types()[f.name]):
+            if choices := _get_choices(_get_types()[f.name]):
                 _require(getattr(self, f.name) in choices, f.name, f"must be one of {', '.join(choices)}")
 
     @property
@@ -189,7 +189,7 @@ class Settings:
     def check_paths(self) -> None:
         """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be."""
         if self.data is None:
-            raise SettingsError("--data is needed: a dataset made by catdog.dataset, a folder of photos or an archive")
+            raise SettingsError("--data is needed: a dataset made by catdog dataset, a folder of photos or an archive")
         if self.output is None:
             raise SettingsError("--output is needed: the run folder to write")
         for path in (self.data, self.validation, self.test):
@@ -211,23 +211,20 @@ class Settings:
         )
 
     def to_yaml(self) -> str:
-        """Return the settings as a file that ``train.py --config`` runs again."""
+        """Return the settings as a file that ``catdog train --config`` runs again."""
         import yaml  # --help need not have it
 
-        return "# python train.py --config config.yaml\n" + yaml.safe_dump(asdict(self), sort_keys=False)
+        return "# catdog train --config config.yaml\n" + yaml.safe_dump(asdict(self), sort_keys=False)
 
 
-def parse(
-    argv: Sequence[str], environment: Mapping[str, str] = os.environ, command: str = "python train.py"
-) -> Settings:
+def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings that a command line asks for.
 
     What isn't on it comes from SageMaker's variables, then from the ``--config`` file, then from the architecture's
-    defaults. The variables win over the file, whose paths come from another machine. ``--help`` prints and exits;
-    ``command`` is how its examples call the command.
+    defaults. The variables win over the file, whose paths come from another machine. ``--help`` prints and exits.
     Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
     """
-    given = vars(_parser(command).parse_args(argv))
+    given = vars(_make_parser().parse_args(argv))
     from_config = _read_config(given.pop("config", None))
     from_environment = {
         f.name: environment[f.metadata["env"]]
@@ -272,15 +269,15 @@ class _Parser(argparse.ArgumentParser):
         return [flag for flag in self._option_string_actions if flag.startswith("--")]
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=command.removeprefix("python "),
+        prog="catdog train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Fine-tune a ResNet to tell cats from dogs, measure it, and export it to ONNX.",
         epilog="examples:\n"
-        f"  {command} --data photos.zip --output runs/first\n"
-        f"  {command} --data data/ --output runs/second --arch resnet34 --epochs 12 --size 192\n"
-        f"  {command} --config runs/first/config.yaml --output runs/again --seed 1\n\n"
+        "  catdog train --data photos.zip --output runs/first\n"
+        "  catdog train --data data/ --output runs/second --arch resnet34 --epochs 12 --size 192\n"
+        "  catdog train --config runs/first/config.yaml --output runs/again --seed 1\n\n"
         "exit codes: 0 done, 1 training failed (loss became NaN), 2 a setting or the data is unusable,\n"
         "130 Ctrl-C and 143 SIGTERM: stopped, and the same command goes on",
         argument_default=argparse.SUPPRESS,
@@ -288,17 +285,21 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="a config.yaml of an earlier run; other arguments win over it")
     for f in fields(Settings):
-        kind, choices = _types()[f.name], _choices(_types()[f.name])
+        kind, choices = _get_types()[f.name], _get_choices(_get_types()[f.name])
         flags = list(dict.fromkeys([f"--{f.name.replace('_', '-')}", f"--{f.name}"]))
         text = f.metadata["help"].replace("%", "%%")
         text += "" if f.default in (None, MISSING) else f" (default: {f.default})"
         if f.metadata["env"]:
             text += f" [{f.metadata['env']}]"
-        if _plain(kind) is bool:
-            parser.add_argument(*flags, dest=f.name, type=_bool, nargs="?", const=True, metavar="True|False", help=text)
+        if _get_plain_type(kind) is bool:
+            parser.add_argument(
+                *flags, dest=f.name, type=_parse_bool, nargs="?", const=True, metavar="True|False", help=text
+            )
         else:
-            metavar = "|".join(choices) if choices else _plain(kind).__name__.upper()
-            parser.add_argument(*flags, dest=f.name, type=_plain(kind), choices=choices, metavar=metavar, help=text)
+            metavar = "|".join(choices) if choices else _get_plain_type(kind).__name__.upper()
+            parser.add_argument(
+                *flags, dest=f.name, type=_get_plain_type(kind), choices=choices, metavar=metavar, help=text
+            )
     return parser
 
 
@@ -310,8 +311,8 @@ def _read_config(path: str | None) -> dict[str, Any]:
         raise SettingsError(f"--config {path}: not a mapping of settings")
     settings: dict[str, Any] = {}
     for name, value in data.items():
-        if name not in _types():
-            raise SettingsError(f"--config {path}: unknown setting {name}{suggest(str(name), list(_types()))}")
+        if name not in _get_types():
+            raise SettingsError(f"--config {path}: unknown setting {name}{suggest(str(name), list(_get_types()))}")
         try:
             settings[name] = check_type(name, value)
         except SettingsError as error:
@@ -321,8 +322,8 @@ def _read_config(path: str | None) -> dict[str, Any]:
 
 def check_type(name: str, value: Any) -> Any:
     """Return a value of a YAML file as the type of the setting ``name``; raises SettingsError, "must be ..."."""
-    kind = _plain(_types()[name])
-    if value is None and type(None) in get_args(_types()[name]):
+    kind = _get_plain_type(_get_types()[name])
+    if value is None and type(None) in get_args(_get_types()[name]):
         return None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and (kind is float or isinstance(value, int)) if kind in (int, float) else type(value) is kind):
@@ -341,22 +342,22 @@ def suggest(word: str, known: Sequence[str], otherwise: str = "see --help") -> s
 
 
 @functools.cache
-def _types() -> dict[str, Any]:
+def _get_types() -> dict[str, Any]:
     return get_type_hints(Settings)
 
 
-def _plain(kind: Any) -> type:
+def _get_plain_type(kind: Any) -> type:
     """Return str for ``str | None`` and for a Literal of strings, and any other type itself."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(k for k in get_args(kind) if k is not type(None))
     return type(get_args(kind)[0]) if get_origin(kind) is Literal else kind
 
 
-def _choices(kind: Any) -> tuple[str, ...] | None:
+def _get_choices(kind: Any) -> tuple[str, ...] | None:
     return get_args(kind) if get_origin(kind) is Literal else None
 
 
-def _bool(text: str) -> bool:
+def _parse_bool(text: str) -> bool:
     # SageMaker passes hyperparameters as text: --amp True
     if text.lower() in ("true", "1", "yes", "on"):
         return True

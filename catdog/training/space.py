@@ -12,6 +12,7 @@ its own kinds of parameters.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -80,9 +81,9 @@ class Space:
         try:
             settings = resolve({**self.settings, **params, "data": data})
         except SettingsError as error:
-            raise SettingsError(f"{self.path}: {error}") from error
+            raise SettingsError(f"{self.path}: {name_keys(str(error))}") from error
         if not settings.epochs + settings.frozen_epochs:
-            raise SettingsError(f"{self.path}: --epochs and --frozen-epochs leave nothing to train")
+            raise SettingsError(f"{self.path}: epochs and frozen_epochs leave nothing to train")
         return settings
 
 
@@ -102,6 +103,16 @@ class TrialOutcome:
     """Finished ones."""
     minutes: float | None = None
     params: Mapping[str, Value]
+
+
+def name_keys(message: str) -> str:
+    """Return a message about the options of ``catdog train`` with the keys that a space file has for them."""
+
+    def name(option: re.Match[str]) -> str:
+        key = option[1].replace("-", "_")
+        return key if key in _DEFAULTS and key not in FROM_COMMAND else option[0]
+
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", name, message)
 
 
 def read_space(path: str | Path) -> Space:
@@ -179,4 +190,4 @@ def _check_value(where: str, name: str, value: Any) -> Any:
 def _check_names(where: str, given: Mapping[Any, Any], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            raise SettingsError(f"{where}: {name}: unknown{suggest(str(name), known, 'see python train.py --help')}")
+            raise SettingsError(f"{where}: {name}: unknown{suggest(str(name), known, 'see catdog train --help')}")

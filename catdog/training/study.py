@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DatabaseError
 
 from catdog.dataset import Manifest
-from catdog.errors import CatdogError, SettingsError, TrainingError, TrainingStopped
+from catdog.errors import CatdogError, ModelError, SettingsError, TrainingError, TrainingStopped
 from catdog.files import check_output_folder, lock_folder, write_csv, write_text
 from catdog.training import charts
 from catdog.training.checkpoint import handle_signals
@@ -34,7 +34,7 @@ from catdog.training.history import Row, say, score_epoch
 from catdog.training.loop import fit
 from catdog.training.processes import silence_lightning, start_processes
 from catdog.training.settings import NOT_LEARNT
-from catdog.training.space import Choices, Range, Space, TrialOutcome
+from catdog.training.space import Choices, Range, Space, TrialOutcome, name_keys
 
 FILE_NAME: Final = "study.db"
 WORST: Final = -1e-4  # score: nothing right, and a loss of 1 or more
@@ -154,8 +154,10 @@ class Study:
             return TrialState.PRUNED
         except TrainingStopped:
             raise
+        except ModelError as error:  # of the weights that every trial starts from
+            raise ModelError(f"{self.space.path}: {name_keys(str(error))}") from error
         except (TrainingError, torch.OutOfMemoryError) as error:
-            trial.set_user_attr("error", str(error))
+            trial.set_user_attr("error", name_keys(str(error)))
             trial.report(WORST, len(rows) + 1)  # so that the sampler keeps away; a failed trial it would ignore
             return TrialState.PRUNED
         return TrialState.COMPLETE

@@ -1,4 +1,4 @@
-"""python -m catdog.training.tune SPACE.yaml --data DIR --output DIR [--trials N]"""
+"""catdog tune SPACE.yaml --data DIR --output DIR [--trials N]"""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SPACE says what to search and what to keep, in YAML; docs/space.yaml is one to s
 its files. Optuna's TPE chooses where to try next; a trial that is below the median of the others after an epoch is
 ended (pruned). The test photos are left alone.
 
-OUTPUT holds the study, config.yaml (the best trial's settings, for train.py --config), trials.csv, and the charts
+OUTPUT holds the study, config.yaml (the best trial's settings, for catdog train --config), trials.csv, and the charts
 history.png, importance.png and parameters.png, all written anew after each trial. The same command goes on where it was
 stopped or killed: what ran then is tried again first. A larger --trials goes on as well. A line for each trial goes to
 stderr, the best one as a line of JSON to stdout.
 
 \b
 Examples:
-  python -m catdog.training.tune docs/space.yaml --data data --output runs/search --trials 40
-  python -m catdog.training.tune my-space.yaml --data photos.zip --output runs/search --timeout 120
-  python train.py --config runs/search/config.yaml --output runs/best
+  catdog tune docs/space.yaml --data data --output runs/search --trials 40
+  catdog tune my-space.yaml --data photos.zip --output runs/search --timeout 120
+  catdog train --config runs/search/config.yaml --output runs/best
 
 \b
 Exit codes: 0 done, 1 no trial finished, 2 a bad argument, space, study or dataset, 130 Ctrl-C, 143 SIGTERM."""
@@ -43,10 +43,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(help=_HELP)
-@edge("catdog.training.tune", failed=TrainingError, extra="tune", advice=_ADVICE)
+@edge("catdog tune", failed=TrainingError, extra="tune", advice=_ADVICE)
 def main(
     space: Annotated[Path, typer.Argument(metavar="SPACE", help="A YAML file: what to search, what to keep.")],
-    data: Annotated[str, typer.Option(metavar="DIR", help="A dataset made by catdog.dataset, or raw photos.")],
+    data: Annotated[str, typer.Option(metavar="DIR", help="A dataset made by catdog dataset, or raw photos.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the study.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 40,
     timeout: Annotated[

@@ -47,7 +47,7 @@ class Cloud:
     left_the_machine: Path
 
     def aws(self, *arguments: object, code: int = 0) -> Said:
-        """``python -m catdog.aws ...``, which must end with this exit code."""
+        """``catdog aws ...``, which must end with this exit code."""
         return command("catdog.aws", *arguments, code=code)
 
     def left(self) -> list[str]:

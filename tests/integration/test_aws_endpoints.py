@@ -1,4 +1,4 @@
-"""catdog.aws deploy, invoke, transform, ps and delete against moto, with the real handler behind InvokeEndpoint."""
+"""catdog aws deploy, invoke, transform, ps and delete against moto, with the real handler behind InvokeEndpoint."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:
     """One command, in this process."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, prog_name="catdog.aws")
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, prog_name="catdog aws")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -414,7 +414,14 @@ def test_a_signal_while_it_is_made_leaves_nothing(number: signal.Signals, code: 
     )
     cloud.plane.states["catdog-stop"] = itertools.repeat({"EndpointStatus": "Creating"})
     command = [sys.executable, "-c", program, "deploy", str(model), "--name", "catdog-stop", *FAST]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr
         for line in process.stderr:
             if "Creating" in line:

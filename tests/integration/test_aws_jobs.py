@@ -1,4 +1,4 @@
-"""catdog.aws upload, train, tune and status: the real SDK and the real boto3 against moto, in a process of its own.
+"""catdog aws upload, train, tune and status: the real SDK and the real boto3 against moto, in a process of its own.
 
 The requests that SageMaker would get are compared with tests/golden/aws/*.json; CATDOG_UPDATE_GOLDEN=1 writes these.
 """
@@ -144,7 +144,7 @@ def test_upload_sends_what_changed_and_removes_only_what_it_is_told_to(
     first = aws("upload", photos, "--prefix", "catdog/a", *COMMON)
     assert first.answer["uri"] == f"s3://{BUCKET}/catdog/a/some photos/"
     assert {k: first.answer[k] for k in ("files", "sent", "unchanged")} == {"files": 3, "sent": 3, "unchanged": 0}
-    assert "next: python -m catdog.aws train" in first.err
+    assert "next: catdog aws train" in first.err
     root = "catdog/a/some photos/"
     assert keys(root) == [f"{root}cats/1.jpg", f"{root}cats/ä 2.jpg", f"{root}dogs/1.jpg"]  # no hidden file
 
@@ -315,7 +315,7 @@ def test_train_asks_sagemaker_for_this_job(aws: Callable[..., Outcome], cloud: C
     done = aws(*arguments)
     assert done.code == 0, done.err
     assert done.answer["name"] == f"catdog-{name}"
-    assert f"next: python -m catdog.aws status catdog-{name}" in done.err
+    assert f"next: catdog aws status catdog-{name}" in done.err
     (request,) = cloud.asked("CreateTrainingJob")
     assert_golden(name, request)
     assert {operation.split()[0] for operation, _ in cloud.seen} == {"PUT", "CreateTrainingJob"}  # no STS, no telemetry
@@ -349,7 +349,7 @@ def test_the_code_that_goes_trains_and_every_number_it_prints_is_a_metric(
 ) -> None:
     cloud.refuse("CreateTrainingJob", "AccessDeniedException", "User is not allowed")
     said = aws("train", PHOTOS, "--name", "catdog-code", "--role", ROLE, *COMMON).refused()
-    assert said.startswith("catdog.aws train: error: AWS forbids CreateTrainingJob; the policies in docs/aws/")
+    assert said.startswith("catdog aws train: error: AWS forbids CreateTrainingJob; the policies in docs/aws/")
     # The code went before the job was refused.
     key = "catdog/jobs/catdog-code/source/sourcedir.tar.gz"
     data = me.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
@@ -403,7 +403,7 @@ def test_staging_needs_a_checkout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["data/"], "data/: not an S3 address; give s3://bucket/key; python -m catdog.aws upload gives one"),
+        (["data/"], "data/: not an S3 address; give s3://bucket/key; catdog aws upload gives one"),
         ([PHOTOS, "--", "--epoch", "3"], "unknown argument --epoch; did you mean --epochs?"),
         ([PHOTOS, "--", "--lr", "-1"], "--lr must be positive"),
         ([PHOTOS, "--", "--data", "x"], "--data: SageMaker sets it; leave it out"),
@@ -638,7 +638,7 @@ def test_status_lists_our_jobs_and_tells_of_one(aws: Callable[..., Outcome], clo
     assert not {"catdog-search-001-abc", "somebody-else-s-catdog-job"} & listed.keys()  # a trial; a stranger
     search = aws("status", "catdog-search")
     assert search.answer["usd"] == 0  # moto's trainings take no time
-    assert "next: python -m catdog.aws tune --best catdog-search" in search.err
+    assert "next: catdog aws tune --best catdog-search" in search.err
     write_log(me, "catdog-listed", "a line")
     one = aws("status", "catdog-listed", "--logs")
     assert one.answer["state"] == "Completed"
@@ -664,7 +664,7 @@ def test_a_command_in_a_process_of_its_own_says_what_it_must_and_no_more(cloud: 
     started, step, following = done.stderr.splitlines()  # no warning, no log of the SDK
     assert started == f"{name}: started on 1 x ml.g4dn.xlarge"
     assert step.endswith("Starting: Preparing the instances for training")
-    assert following == f"next: python -m catdog.aws deploy --from-job {name} --ttl 2h"
+    assert following == f"next: catdog aws deploy --from-job {name} --ttl 2h"
 
 
 def test_inside_sagemaker_the_role_is_known(tmp_path: Path) -> None:
@@ -680,9 +680,7 @@ def test_inside_sagemaker_the_role_is_known(tmp_path: Path) -> None:
 def test_the_next_command_has_the_region_that_was_given(aws: Callable[..., Outcome]) -> None:
     done = aws("upload", GOLDEN / "train.json", "--region", "us-east-1", *COMMON)
     last = done.err.splitlines()[-1]
-    assert last == (
-        f"next: python -m catdog.aws train s3://{BUCKET}/catdog/datasets/train.json --dry-run --region us-east-1"
-    )
+    assert last == (f"next: catdog aws train s3://{BUCKET}/catdog/datasets/train.json --dry-run --region us-east-1")
 
 
 def test_help_of_every_command_has_examples_and_exit_codes(aws: Callable[..., Outcome]) -> None:
@@ -690,7 +688,7 @@ def test_help_of_every_command_has_examples_and_exit_codes(aws: Callable[..., Ou
         said = aws(command, "--help").out
         assert "Examples:" in said
         assert "Exit codes:" in said
-        assert "python -m catdog.aws" in said
+        assert "catdog aws" in said
 
 
 def test_help_lists_the_commands_in_the_order_of_their_use() -> None:

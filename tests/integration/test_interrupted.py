@@ -96,7 +96,7 @@ def test_a_signal_to_all_processes_is_answered_with_a_checkpoint_and_a_clean_exi
     error = process.communicate()[1]
     assert process.returncode == code, error
     last = error.splitlines()[-1]
-    assert last.startswith(f"train.py: stopped by {number.name} in epoch ")
+    assert last.startswith(f"catdog train: stopped by {number.name} in epoch ")
     assert "the same command goes on from" in last
     assert "Traceback" not in error
     assert main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
@@ -190,4 +190,4 @@ def test_the_checkpoint_of_another_run_is_refused_by_name(
         else:
             checkpoint.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
         assert main(arguments) == 2
-        assert "not a checkpoint of this train.py; remove it" in capsys.readouterr().err.splitlines()[-1]
+        assert "not a checkpoint of this version of catdog train; remove it" in capsys.readouterr().err.splitlines()[-1]

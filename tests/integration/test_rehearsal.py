@@ -106,7 +106,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 @pytest.fixture(scope="module")
 def dataset(photos: Path, everything: Cloud, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The photos as a dataset of catdog.dataset, uploaded: its address."""
+    """The photos as a dataset of catdog dataset, uploaded: its address."""
     folder = tmp_path_factory.mktemp("dataset") / "pets"
     command("catdog.dataset", photos, "--out", folder)
     sent = everything.aws("upload", folder).answer
@@ -114,7 +114,7 @@ def dataset(photos: Path, everything: Cloud, tmp_path_factory: pytest.TempPathFa
     assert sent["sent"] == sent["files"] == len([path for path in folder.rglob("*") if path.is_file()])
     again = everything.aws("upload", folder).answer
     assert (again["sent"], again["unchanged"]) == (0, sent["files"])
-    tell(f"catdog.dataset and upload: {sent['files']} files; a second upload sends none")
+    tell(f"catdog dataset and upload: {sent['files']} files; a second upload sends none")
     return str(sent["uri"])
 
 
@@ -127,7 +127,7 @@ def test_the_whole_story(cloud: Cloud, dataset: str, photos: Path, tmp_path: Pat
     settings = (*SMALL, "--epochs", "1", "--frozen-epochs", "0", "--lr", "0.01")
     trained = cloud.aws("train", dataset, "--name", job, "--wait", "--", *settings)
     assert "val_accuracy=" in trained.err  # the log came by
-    assert f"next: python -m catdog.aws deploy --from-job {job}" in trained.err
+    assert f"next: catdog aws deploy --from-job {job}" in trained.err
     uri = trained.answer["model"]
     run = unpacked(cloud, uri, tmp_path / "run")
     tell(f"train --wait: {trained.answer['state']} after {trained.answer['seconds']} s in SageMaker's training toolkit")
@@ -158,7 +158,7 @@ def test_the_whole_story(cloud: Cloud, dataset: str, photos: Path, tmp_path: Pat
     assert got[:-1] == want[:-1]
     assert got[-1]["error"]
     assert (got[-1]["label"], want[-1]["label"]) == (None, None)
-    tell(f"invoke: {len(got) - 1} answers, equal to catdog.predict's to the digit, and one error")
+    tell(f"invoke: {len(got) - 1} answers, equal to catdog predict's to the digit, and one error")
 
     cloud.aws("upload", photos / photos_of(photos)[0], "--prefix", "catdog/new")
     cloud.put("catdog/new/junk.jpg", JUNK)

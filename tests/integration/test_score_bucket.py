@@ -1,4 +1,4 @@
-"""python -m catdog.score with photos and results on S3: a real server (moto) behind a proxy that fails on purpose."""
+"""catdog score with photos and results on S3: a real server (moto) behind a proxy that fails on purpose."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_a_bucket_that_can_not_be_used_is_one_line_at_once(
     nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"} if fault == "nobody" else {}
     for where in (str(out), f"{place}/out/r.csv") if "{}" in source else (str(out),):
         _, error = end(start(tiny_model, source.format(place), "--out", where, **nobody), 2)
-        assert error.startswith("catdog.score: error: s3://")
+        assert error.startswith("catdog score: error: s3://")
         assert where != str(out) or words.format(place) in error
         assert error.count("\n") == 1
     assert not out.exists()

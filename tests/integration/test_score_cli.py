@@ -1,4 +1,4 @@
-"""python -m catdog.score as a user runs it, on ordinary inputs and on those that were made to harm."""
+"""catdog score as a user runs it, on ordinary inputs and on those that were made to harm."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_a_changed_request_is_refused_unless_restarted(score: Score, folder: Pat
         (["photos", "p.zip", "--sort-into", "sorted"], "sort_into (null"),
     ):
         refused = score(*change, "--out", "r.jsonl", code=2)
-        assert refused.stderr.startswith("catdog.score: error: r.jsonl was begun with another ")
+        assert refused.stderr.startswith("catdog score: error: r.jsonl was begun with another ")
         assert what in refused.stderr
         assert refused.stdout == ""
     shutil.rmtree("sorted")
@@ -285,7 +285,7 @@ def test_a_changed_request_is_refused_unless_restarted(score: Score, folder: Pat
 def test_a_foreign_file_is_not_overwritten(score: Score, folder: Path) -> None:
     (folder / "r.csv").write_text("mine")
     refused = score("photos", "--out", "r.csv", code=2)
-    assert refused.stderr.startswith("catdog.score: error: r.csv is there already, and not from this command; name ")
+    assert refused.stderr.startswith("catdog score: error: r.csv is there already, and not from this command; name ")
     assert (folder / "r.csv").read_text() == "mine"
     score("photos", "--out", "r.csv", "--restart")
     assert len((folder / "r.csv").read_text().splitlines()) == 4
@@ -419,7 +419,7 @@ def test_a_bad_argument_is_one_line_and_changes_nothing(
     (folder / "odd.csv").write_text("id,name\n1,a.jpg\n")
     done = score(*([] if "--out" in arguments else ["--out", "r.csv"]), *arguments, code=2)
     assert done.stdout == ""
-    assert done.stderr.startswith("catdog.score: error: ")
+    assert done.stderr.startswith("catdog score: error: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
     assert not (folder / "r.csv").exists()
@@ -430,7 +430,7 @@ def test_a_summary_or_sheet_that_can_not_be_written_is_known_before_anything_is_
 ) -> None:
     for option in ("--summary", "--contact-sheet"):
         done = score("photos", "--out", "r.jsonl", option, "photos/a/1.png/x.png", code=2)
-        assert done.stderr == f"catdog.score: error: {option} photos/a/1.png/x.png: can't be written (File exists)\n"
+        assert done.stderr == f"catdog score: error: {option} photos/a/1.png/x.png: can't be written (File exists)\n"
         assert [path.name for path in folder.iterdir()] == ["photos"]
 
 

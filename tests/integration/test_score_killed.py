@@ -1,4 +1,4 @@
-"""Runs of python -m catdog.score that are cut off, at any moment and in any way, end as one that isn't."""
+"""Runs of catdog score that are cut off, at any moment and in any way, end as one that isn't."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_limit_on_the_size_of_files_that_the_result_is_over(
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
     ended = end(start(collection, out, limit=limit))
     assert ended.code == 2
-    assert ended.error.startswith(f"catdog.score: error: {tmp_path}")
+    assert ended.error.startswith(f"catdog score: error: {tmp_path}")
     assert ended.error.endswith("start the same command again: it goes on\n")
     assert ended.error.count("\n") == 1
     assert not out.exists()
@@ -261,7 +261,7 @@ def test_a_second_run_on_the_same_result_is_refused(
     second = end(start(collection, out))
     os.kill(first.pid, signal.SIGCONT)
     assert second.code == 2
-    assert second.error == (f"catdog.score: error: {out}: another run is writing it; wait for that one, or stop it\n")
+    assert second.error == (f"catdog score: error: {out}: another run is writing it; wait for that one, or stop it\n")
     assert end(first).code == 1
     check(out, uninterrupted(".csv"))
     rows = list(csv.DictReader(out.read_text().splitlines()))

@@ -209,14 +209,14 @@ def test_same_rows_on_two_nodes_and_one_line_for_an_error(
     (tmp_path / "sorted" / "cat").write_text("a file where the folder of the cats should be")
     errors = run(tmp_path, "photos", "--out", "x.parquet", "--sort-into", "sorted", *ray, code=2)
     assert len(errors.splitlines()) == 1, errors
-    assert errors.startswith(f"catdog.score: error: {tmp_path}/sorted/cat: photos can't be sorted into it (")
+    assert errors.startswith(f"catdog score: error: {tmp_path}/sorted/cat: photos can't be sorted into it (")
 
 
 def test_no_cluster_is_one_line_at_once(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"")
     address = f"127.0.0.1:{free_port()}"
     errors = run(tmp_path, ".", "--out", "x.csv", "--engine", "ray", "--ray-address", address, code=2)
-    assert errors.startswith(f"catdog.score: error: no Ray cluster to join at {address} (")
+    assert errors.startswith(f"catdog score: error: no Ray cluster to join at {address} (")
     assert len(errors.splitlines()) == 1, errors
 
 

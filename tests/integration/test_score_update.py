@@ -1,4 +1,4 @@
-"""python -m catdog.score given again: the result is brought up to date, and nothing is scored twice."""
+"""catdog score given again: the result is brought up to date, and nothing is scored twice."""
 
 from __future__ import annotations
 

@@ -84,20 +84,22 @@ def test_no_tasks_start_no_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "words"),
+    ("trouble", "status", "words"),
     [
-        ("kill", "crashed the process (SIGKILL)"),
-        ("segfault", "crashed the process (SIGSEGV)"),
-        ("exit", "crashed the process (exit code 3)"),
-        ("hang in C", f"gave no answer in {HANGS_AFTER_S:g} s"),
+        ("kill", "out_of_memory", "crashed the process (SIGKILL)"),  # as the kernel does
+        ("segfault", "corrupt", "crashed the process (SIGSEGV)"),
+        ("exit", "corrupt", "crashed the process (exit code 3)"),
+        ("hang in C", "corrupt", f"gave no answer in {HANGS_AFTER_S:g} s"),
     ],
 )
-def test_the_one_input_that_kills_or_hangs_its_process_is_to_blame_and_no_other(trouble: str, words: str) -> None:
+def test_the_one_input_that_kills_or_hangs_its_process_is_to_blame_and_no_other(
+    trouble: str, status: str, words: str
+) -> None:
     inputs = with_bad_one()
     answers = run_workers(in_tasks(inputs), partial(Odd, trouble), 2, HANGS_AFTER_S)
     rows = [row for answer in answers for row in answer.rows]
     bad = rows.pop(17)
-    assert (bad.status, bad.label, bad.error) == ("corrupt", None, f"{BAD}: reading it {words}")
+    assert (bad.status, bad.label, bad.error) == (status, None, f"{BAD}: reading it {words}")
     assert [row.error for row in rows] == [item.source for item in inputs if item.source != BAD]
     assert {(row.status, row.width) for row in rows} == {("ok", 5)}
 

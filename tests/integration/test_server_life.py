@@ -195,7 +195,7 @@ def test_a_model_that_is_none_ends_it_with_a_line(tmp_path: Path, workers: str) 
     command = [sys.executable, "-m", "catdog", "serve", "--port", "0", "--model", str(tmp_path / "model.onnx")]
     done = subprocess.run([*command, "--workers", workers], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("catdog.serving: error: ")
+    assert done.stderr.splitlines()[-1].startswith("catdog serve: error: ")
     assert "not an ONNX model" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -88,7 +88,7 @@ def photos(photo: Encode) -> dict[str, bytes]:
 
 
 def predict(folder: Path, form: str, *names: str) -> bytes:
-    """What python -m catdog.predict writes of files in a folder, on the embedded model."""
+    """What catdog predict writes of files in a folder, on the embedded model."""
     command = [sys.executable, "-m", "catdog.predict", "--format", form, *names]
     done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert done.returncode in (0, 1), done.stderr.decode()

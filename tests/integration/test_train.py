@@ -1,4 +1,4 @@
-"""train.py from photos to a run folder, with a real network on made photos: reddish "cats", bluish "dogs"."""
+"""catdog train from photos to a run folder, with a real network on made photos: reddish "cats", bluish "dogs"."""
 
 from __future__ import annotations
 
@@ -79,6 +79,39 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
             assert min(image.size) > 300
 
 
+def test_its_last_words_say_what_was_written_and_what_was_not(
+    finished: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--config", str(finished / "config.yaml"), "--export"]
+
+    whole = tmp_path / "a run"
+    assert main([*settings, "True", "--output", str(whole)]) == 0
+    contract = Contract.read(whole / "contract.json")
+    assert capfd.readouterr().err.splitlines()[-3:] == [
+        f"wrote {whole}: model.safetensors and model.onnx, with their contract and numbers; charts in {whole}/reports",
+        f"temperature {contract.temperature:.4g}; under a confidence of {contract.threshold:.4g} its answer is unsure",
+        f"next: catdog predict photo.jpg --model '{whole}'",
+    ]
+
+    bare = tmp_path / "bare"
+    assert main([*settings, "False", "--output", str(bare)]) == 0
+    said = capfd.readouterr().err.splitlines()[-4:]
+    assert said[0].startswith(f"wrote {bare}: model.safetensors, with its contract")
+    assert said[2] == f"no model.onnx was written; make it: catdog export {bare} --out {bare}/model.onnx"
+    command, says = said[2].split(": ", 1)[1].split(), said[3].removeprefix("next: ").split()
+    assert subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode == 0
+    says[2] = str(photos / "cats/0.jpg")
+    assert subprocess.run([sys.executable, "-m", *says], cwd=ROOT, check=False).returncode == 0
+
+    failed = tmp_path / "failed"
+    (failed / "model.onnx").mkdir(parents=True)  # where the export can't write its file
+    (failed / "history.csv").touch()
+    assert main([*settings, "True", "--output", str(failed)]) == 2
+    said = capfd.readouterr().err.splitlines()[-4:]
+    assert said[1] == f"no model.onnx was written; make it: catdog export {failed} --out {failed}/model.onnx"
+    assert said[3].startswith(f"catdog train: error: --out {failed}/model.onnx: is a folder")
+
+
 def test_the_saved_model_is_the_best_epoch(finished: Path) -> None:
     rows = [line.split(",") for line in (finished / "history.csv").read_text().splitlines()[1:]]
     metrics = json.loads((finished / "metrics.json").read_text())
@@ -151,7 +184,7 @@ def test_a_disk_that_fills_up_is_said_in_one_line(photos: Path, tmp_path: Path) 
     )
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"train.py: error: {output}/checkpoints/run.ckpt: the checkpoint can't be written (")
+    assert last.startswith(f"catdog train: error: {output}/checkpoints/run.ckpt: the checkpoint can't be written (")
     assert "File too large" in last
     assert "Traceback" not in done.stderr
 
@@ -199,7 +232,7 @@ def test_a_diverging_run_stops_with_one_clear_line(
     arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--lr", "99", "--warmup", "0", "--epochs", "9"]
     assert main([*arguments, "--weight-decay", "9"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("train.py: error: the loss became nan in epoch")
+    assert message.startswith("catdog train: error: the loss became nan in epoch")
     assert "lower --lr" in message
     assert not (output / "model.safetensors").exists()
 
@@ -219,7 +252,7 @@ def test_unusable_input_is_one_line_and_exit_code_2(
     assert main([*arguments, "--output", str(output)]) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1
-    assert error[0].startswith("train.py: error: ")
+    assert error[0].startswith("catdog train: error: ")
     assert message in error[0]
     assert not output.exists()
 
@@ -259,5 +292,9 @@ def test_the_learning_rate_test_suggests_one_and_writes_no_model(
 
 def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
     assert suggest_rate([0.001, 0.01, 0.1, 1.0], [0.70, 0.69, 0.40, 0.55]) == 0.1
+    # It blows up at 0.1; behind that it falls faster than ever.
+    assert suggest_rate([0.001, 0.01, 0.1, 1.0, 2.0], [0.70, 0.60, 1.25, 0.65, 0.50]) == 0.01
+    with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
+        suggest_rate([0.001, 0.01, 0.1, 1.0], [0.70, 0.71, 1.50, 0.60])
     with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
         suggest_rate([0.001, 0.01], [0.7, 0.8])

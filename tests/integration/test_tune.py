@@ -1,4 +1,4 @@
-"""python -m catdog.training.tune: small studies with a real network on made photos, also killed and gone on with."""
+"""catdog tune: small studies with a real network on made photos, also killed and gone on with."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_trial_killed_midway_is_tried_again_first(photos: Path, tmp_path: Path
     error = process.communicate()[1]
     assert process.returncode == 143, error
     assert "1 interrupted before; tried again first" in error
-    assert error.splitlines()[-1].startswith("catdog.training.tune: stopped by SIGTERM")
+    assert error.splitlines()[-1].startswith("catdog tune: stopped by SIGTERM")
     assert error.splitlines()[-1].endswith("; the same command goes on")
     assert "Traceback" not in error
     assert _running(output) == []
@@ -186,6 +186,7 @@ def test_a_diverging_trial_fails_alone_and_the_search_goes_on(photos: Path, tmp_
     assert states == {"99.0": "failed", "0.0001": "finished"}
     assert all(row["score"] == "" for row in rows(output) if row["state"] == "failed")
     assert "failed: the loss became" in result.stderr
+    assert "try a lower lr (it is 99.0), clip_norm 1 or amp False" in result.stderr, "as the space file calls them"
     assert parse(["--config", str(output / "config.yaml")], {}).lr == 0.0001
 
 
@@ -208,9 +209,18 @@ def test_a_broken_study_bad_photos_and_a_bad_space_are_one_line(photos: Path, tm
     ):
         result = tune(space, data, output, 1)
         assert result.exit_code == 2, result.output
-        assert last_error(result).startswith("catdog.training.tune: error: ")
+        assert last_error(result).startswith("catdog tune: error: ")
         assert message in last_error(result)
         assert result.stdout == ""
+
+
+def test_advice_about_weights_speaks_of_the_space_file(photos: Path, tmp_path: Path) -> None:
+    space = write_space(tmp_path, {"arch": "cnn", "weights": "imagenet"})
+    result = tune(space, photos, tmp_path / "search", 1)
+    assert result.exit_code == 2
+    assert last_error(result) == (
+        f"catdog tune: error: {space}: weights imagenet: the cnn has none; give weights none, or a file of its own"
+    )
 
 
 def test_without_optuna_the_extra_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +228,7 @@ def test_without_optuna_the_extra_is_named(photos: Path, tmp_path: Path, monkeyp
     monkeypatch.delitem(sys.modules, "catdog.training.study", raising=False)
     result = tune(write_space(tmp_path), photos, tmp_path / "search", 1)
     assert result.exit_code == 2
-    assert last_error(result) == "catdog.training.tune: error: optuna is not installed; pip install '.[tune]'"
+    assert last_error(result) == "catdog tune: error: optuna is not installed; pip install '.[tune]'"
 
 
 def test_help_comes_without_torch_and_optuna() -> None:
@@ -229,7 +239,7 @@ def test_help_comes_without_torch_and_optuna() -> None:
     assert done.stdout == "set()\n"
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0
-    assert "python -m catdog.training.tune docs/space.yaml" in shown.stdout
+    assert "catdog tune docs/space.yaml" in shown.stdout
 
 
 def test_charts_take_every_state_and_none(tmp_path: Path) -> None:

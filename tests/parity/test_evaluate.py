@@ -1,4 +1,4 @@
-"""python -m catdog.training.evaluate as a user meets it, on a checkpoint and on an ONNX file."""
+"""catdog evaluate as a user meets it, on a checkpoint and on an ONNX file."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_what_can_not_be_measured_is_one_line_and_exit_code_2(
     ):
         done = run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert done.stderr.startswith("catdog.training.evaluate: error: ")
+        assert done.stderr.startswith("catdog evaluate: error: ")
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
@@ -142,7 +142,7 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
     done = run("--help")
     assert done.returncode == 0
-    assert "python -m catdog.training.evaluate embedded data" in done.stdout
+    assert "catdog evaluate embedded data" in done.stdout
 
 
 def test_a_typo_in_a_path_does_not_wait_for_torch() -> None:

@@ -1,4 +1,4 @@
-"""python -m export as a user meets it: one line for an error, a table for a person, a line of JSON for a program."""
+"""catdog export as a user meets it: one line for an error, a table for a person, a line of JSON for a program."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_a_failed_proof_exits_1_and_leaves_no_file(run_folder: Path, dataset: Ma
     save_checkpoint(tmp_path / "run", model.network, contract)
     done = run(tmp_path / "run", "--out", tmp_path / "out" / "model.onnx", "--data", dataset.root)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1].startswith("export: error: torch: probabilities that are no numbers")
+    assert done.stderr.splitlines()[-1].startswith("catdog export: error: torch: probabilities that are no numbers")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_user_s_mistake_is_one_line_and_exits_2(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     for arguments, said in (
-        ((run_folder, "--out", out), "export: error: --data is needed"),
+        ((run_folder, "--out", out), "catdog export: error: --data is needed"),
         ((tmp_path, "--out", out, "--data", dataset.root), "no such file"),
         ((run_folder, "--out", out, "--data", tmp_path / "nowhere"), "nowhere"),
         ((run_folder, "--out", out, "--data", dataset.root, "--int8"), "--min-photos"),
@@ -62,7 +62,7 @@ def test_a_user_s_mistake_is_one_line_and_exits_2(run_folder: Path, dataset: Man
 
 
 def test_help_comes_without_torch_and_shows_examples() -> None:
-    assert "python -m export runs/first --out model.onnx" in run("--help").stdout
+    assert "catdog export runs/first --out model.onnx" in run("--help").stdout
     names = "import sys, export.__main__; print('torch' in sys.modules, 'onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", names], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

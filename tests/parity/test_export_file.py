@@ -30,13 +30,15 @@ def test_it_is_one_checked_file_with_the_promised_signature(exported: Path) -> N
     onnx.checker.check_model(exported, full_check=True)
     proto = onnx.load(exported)
     assert proto.ir_version <= 10  # what ONNX Runtime 1.20 opens
-    (image,), (probabilities,) = proto.graph.input, proto.graph.output
+    (image,), (probabilities, evidence) = proto.graph.input, proto.graph.output
     shapes = [
-        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (image, probabilities)
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (image, probabilities, evidence)
     ]
     assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
     assert (probabilities.name, probabilities.type.tensor_type.elem_type) == ("probabilities", onnx.TensorProto.FLOAT)
-    assert shapes == [["N", 48, 48, 3], ["N", 2]]
+    assert (evidence.name, evidence.type.tensor_type.elem_type) == ("evidence", onnx.TensorProto.FLOAT)
+    assert shapes == [["N", 48, 48, 3], ["N", 2], ["N", 2, 2, 2]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

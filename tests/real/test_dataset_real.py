@@ -1,4 +1,4 @@
-"""The shared archives through python -m catdog.dataset's build: copies found across them, and none that is false."""
+"""The shared archives through catdog dataset's build: copies found across them, and none that is false."""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ def test_a_dataset_of_one_class_says_what_is_missing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     build([make(tmp_path / "a", {f"Cats/{i}.png": picture(i) for i in range(4)})], out)
     assert report(out)["warnings"] == [
-        "there is no photo of a dog, so nothing can be trained on it; add some, in a folder dogs/"
+        "there is no photo of a dog, so nothing can be trained on it; --add some, in a folder dogs/"
     ]
 
 

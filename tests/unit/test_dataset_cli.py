@@ -1,4 +1,4 @@
-"""python -m catdog.dataset, as a user runs it: exit codes, one line of JSON, one line for each error."""
+"""catdog dataset, as a user runs it: exit codes, one line of JSON, one line for each error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_errors_are_one_line(tmp_path: Path, arguments: list[str], code: int, sa
     done = run(*arguments, "--out", tmp_path / "out")
     assert done.returncode == code
     assert done.stdout == ""
-    assert done.stderr.startswith("catdog.dataset: error: ")
+    assert done.stderr.startswith("catdog dataset: error: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
 
@@ -71,12 +71,29 @@ def test_nothing_usable_has_a_code_of_its_own(tmp_path: Path) -> None:
     assert "\x1b" not in done.stderr
 
 
+def test_one_class_only_is_written_and_ends_with_1(tmp_path: Path) -> None:
+    """``catdog dataset ... && catdog train ...`` must not go on, and ``--add`` must be able to."""
+    of_both = class_folders()
+    cats, dogs = (
+        make(tmp_path / kind, {name: data for name, data in of_both.items() if kind in name.lower()})
+        for kind in ("cats", "dogs")
+    )
+    out = tmp_path / "out"
+    one = run(cats, "--out", out)
+    assert one.returncode == 1
+    assert "warning: there is no photo of a dog, so nothing can be trained on it; --add some" in one.stderr
+    assert json.loads(one.stdout)["photos"] == 4
+    both = run(dogs, "--out", out, "--add")
+    assert both.returncode == 0, both.stderr
+    assert json.loads(both.stdout)["photos"] == 8
+
+
 def test_usage_errors_and_help() -> None:
     assert run().returncode == 2
     assert run("x.zip").returncode == 2
     shown = run("--help")
     assert shown.returncode == 0
-    assert "python -m catdog.dataset dogs-vs-cats.zip --out data" in shown.stdout
+    assert "catdog dataset dogs-vs-cats.zip --out data" in shown.stdout
 
 
 def test_the_api_brings_in_no_more_than_the_core() -> None:

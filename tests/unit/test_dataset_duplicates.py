@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catdog.dataset.duplicates import MAX_BITS, Thumbnails, _candidates, clusters, perceptual_hashes
+from catdog.dataset.duplicates import MAX_BITS, Thumbnails, _list_candidates, clusters, perceptual_hashes
 
 
 def pictures(count: int, seed: int = 0) -> Thumbnails:
@@ -67,7 +67,7 @@ def test_the_lookup_misses_no_pair_up_to_its_limit(bits: int) -> None:
     left = rng.integers(0, 2**63, 300, dtype=np.uint64)
     flips = [sum(1 << int(b) for b in rng.choice(64, bits, replace=False)) for _ in left]
     hashes = np.concatenate([left, left ^ np.array(flips, np.uint64)])
-    found = {(int(a), int(b)) for i, j in _candidates(hashes) for a, b in zip(i, j, strict=True)}
+    found = {(int(a), int(b)) for i, j in _list_candidates(hashes) for a, b in zip(i, j, strict=True)}
     expected = {(i, i + 300) for i in range(300)} if bits <= MAX_BITS else set()
     assert found == expected  # random hashes are some 32 bits apart, so no other pair is within 7
 

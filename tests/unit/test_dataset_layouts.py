@@ -44,6 +44,12 @@ def test_other_classes_have_no_label_and_other_files_no_line() -> None:
     assert labels(layout) == [("cats/1.jpg", "cat"), ("birds/2.jpg", None), ("cats/notes.txt", "cat")]
 
 
+def test_what_shows_neither_has_a_folder_of_its_own() -> None:
+    layout = understand(["cats/1.jpg", "Neither/toaster.jpg", "neither/cats/2.jpg"], "x")
+    assert labels(layout) == [("cats/1.jpg", "cat"), ("Neither/toaster.jpg", "neither"), ("neither/cats/2.jpg", "cat")]
+    assert labels(understand(["1.jpg"], "neither")) == [("1.jpg", "neither")]
+
+
 def test_a_folder_of_cats_alone_is_named_by_itself() -> None:
     assert labels(understand(["1.jpg", "2.jpg"], "Cats")) == [("1.jpg", "cat"), ("2.jpg", "cat")]
 

@@ -92,5 +92,5 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: bytes) -> None:
 
 def test_a_folder_without_one_says_how_to_make_one(tmp_path: Path) -> None:
     assert not is_dataset(tmp_path)
-    with pytest.raises(DataError, match=r"python -m catdog\.dataset"):
+    with pytest.raises(DataError, match=r"make one with catdog dataset"):
         Manifest.read(tmp_path)

@@ -66,12 +66,12 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (DataError("a.zip: no such file"), 2, "catdog.x: error: a.zip: no such file\n"),
-        (DataError("two\nlines"), 2, "catdog.x: error: two\\nlines\n"),
-        (NothingUsableError("nothing"), 1, "catdog.x: error: nothing\n"),
-        (TrainingError("the loss became nan"), 2, "catdog.x: error: the loss became nan\n"),
-        (TrainingStopped("stopped by SIGTERM", signal.SIGTERM), 143, "catdog.x: stopped by SIGTERM\n"),
-        (KeyboardInterrupt(), 130, "catdog.x: interrupted; start it again\n"),
+        (DataError("a.zip: no such file"), 2, "catdog x: error: a.zip: no such file\n"),
+        (DataError("two\nlines"), 2, "catdog x: error: two\\nlines\n"),
+        (NothingUsableError("nothing"), 1, "catdog x: error: nothing\n"),
+        (TrainingError("the loss became nan"), 2, "catdog x: error: the loss became nan\n"),
+        (TrainingStopped("stopped by SIGTERM", signal.SIGTERM), 143, "catdog x: stopped by SIGTERM\n"),
+        (KeyboardInterrupt(), 130, "catdog x: interrupted; start it again\n"),
         (
             ModuleNotFoundError("No module", name="pyarrow.lib"),
             2,
@@ -85,7 +85,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
 def test_what_a_user_can_cause_is_one_line(
     error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @edge("catdog.x", failed=NothingUsableError, advice="start it again")
+    @edge("catdog x", failed=NothingUsableError, advice="start it again")
     def command() -> None:
         raise error
 
@@ -101,7 +101,7 @@ def test_what_a_user_can_cause_is_one_line(
     "bug", [ZeroDivisionError(), ModuleNotFoundError("x", name="catdog.nowhere"), BrokenPipeError(), OSError(5, "EIO")]
 )
 def test_bugs_stay_what_they_are(bug: Exception, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(type(bug)), capfd.disabled(), edge("catdog.x"):
+    with pytest.raises(type(bug)), capfd.disabled(), edge("catdog x"):
         raise bug
 
 
@@ -111,7 +111,7 @@ def test_a_missing_package_leads_to_the_extra_that_the_command_needs() -> None:
         "tune",
         "score",
     ]
-    assert [name_extra("botocore.config", "aws"), name_extra("numpy"), name_extra("catdog.x")] == ["aws", None, None]
+    assert [name_extra("botocore.config", "aws"), name_extra("numpy"), name_extra("catdog x")] == ["aws", None, None]
 
 
 @pytest.mark.parametrize(

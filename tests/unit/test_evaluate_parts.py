@@ -15,13 +15,14 @@ from torch import Tensor
 from catdog.contract import Contract
 from catdog.errors import TrainingError
 from catdog.training.calibration import fit_neither_threshold, fit_temperature, fit_threshold, fit_thresholds
-from catdog.training.charts import draw_reliability, label_marks
+from catdog.training.charts import draw_curves, draw_reliability, label_marks
 from catdog.training.metrics import (
     count_answered,
     estimate_intervals,
     measure,
     measure_coverage,
     measure_groups,
+    measure_refusal,
     measure_reliability,
     wilson_interval,
 )
@@ -303,8 +304,24 @@ def test_labels_of_neighbouring_thresholds_share_a_place() -> None:
         for threshold, answered, error in ((0.5, 1000, 0.01), (0.6, 998, 0.0099), (0.7, 995, 0.0097), (0.9, 900, 0.004))
     ]
     marks += [{"threshold": 0.99, "answered": 0, "coverage": 0.0, "error": None}]
-    assert label_marks(marks) == [("0.5 to 0.7", (1.0, 0.01)), ("0.9", (0.9, 0.004))]
-    assert label_marks(marks[-1:]) == []
+    assert label_marks(marks, 0.01) == [("0.5 to 0.7", (1.0, 0.01)), ("0.9", (0.9, 0.004))]
+    assert label_marks(marks[-1:], 0.01) == []
+    for mark, coverage in zip(marks, (1.0, 0.999, 0.998, 0.995), strict=False):
+        mark |= {"coverage": coverage, "error": 0.0}
+    assert label_marks(marks, 0.01) == [("0.5 to 0.9", (1.0, 0.0))], "of a model that is sure and right"
+
+
+def test_nothing_lies_over_the_points_of_the_only_epoch(tmp_path: Path) -> None:
+    row = {"epoch": 1, "train_loss": 0.5, "val_loss": 0.3, "train_accuracy": 0.7, "val_accuracy": 0.8}
+    draw_curves([row], 1, tmp_path / "curves.png")
+    pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
+    charts = pixels[: len(pixels) * 8 // 10]  # the legend is below
+    middle = charts.shape[1] // 2
+    for colour in ([0xD5, 0x5E, 0x00], [0x00, 0x72, 0xB2]):
+        inside = abs(charts - colour).sum(2) < 60
+        points = [int(half.sum()) for half in (inside[:, :middle], inside[:, middle:])]
+        assert min(points) > 20, "half hidden"
+        assert max(points) < 60, "more than a point"
 
 
 def test_nothing_lies_over_what_the_reliability_chart_measured(tmp_path: Path) -> None:
@@ -316,3 +333,23 @@ def test_nothing_lies_over_what_the_reliability_chart_measured(tmp_path: Path) -
     bar = np.flatnonzero(abs(pixels[: len(pixels) * 2 // 3, blue.argmax()] - [0x00, 0x72, 0xB2]).sum(1) < 60)
     assert len(bar) > 100
     assert (np.diff(bar) == 1).all(), "the bar is whole"
+
+
+def test_refusal_is_measured_on_both_kinds_of_photos() -> None:
+    refusal = torch.tensor([0.01, 0.02, 0.03, 0.6, 0.9, 0.7, 0.02, 0.95])
+    is_other = torch.tensor([False] * 4 + [True] * 4)
+    verdicts = ["cat", "dog", "unsure", "neither", "neither", "neither", "cat", "unsure"]
+    measured = measure_refusal(refusal, is_other, verdicts)
+    assert measured["auroc"] == pytest.approx((16 - 2.5) / 16)  # 0.02 is under 0.03 and 0.6, and level with 0.02
+    assert measured["fpr_95"] == 0.25  # 95% of the first kind are at 0.51 or less, as is 0.02
+    kinds = ("refused", "others_refused", "others_answered")
+    shares = {name: tuple(measured[name][key] for key in ("photos", "found", "share")) for name in kinds}
+    assert shares == {"refused": (4, 1, 0.25), "others_refused": (4, 2, 0.5), "others_answered": (4, 1, 0.25)}
+    low, high = measured["refused"]["share_95"]
+    assert (low, high) == wilson_interval(1, 4)
+
+
+def test_refusal_of_one_kind_of_photos_has_no_curve() -> None:
+    measured = measure_refusal(torch.tensor([0.1, 0.2]), torch.tensor([False, False]), ["cat", "neither"])
+    assert (measured["auroc"], measured["fpr_95"]) == (None, None)
+    assert measured["others_refused"] == {"photos": 0, "found": 0, "share": None, "share_95": None}

@@ -1,4 +1,4 @@
-"""catdog.aws: what an endpoint is made of, and what it costs; nothing is asked of AWS."""
+"""What an endpoint is made of, and what it costs; nothing is asked of AWS."""
 
 from __future__ import annotations
 

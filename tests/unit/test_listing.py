@@ -504,17 +504,17 @@ def test_an_archive_whose_members_are_known_is_not_read_again(tmp_path: Path) ->
     version = first[0].version
     sources = [item.source for item in first]
 
-    def known(place: str, at: str) -> list[str] | None:
+    def recall_sources(place: str, at: str) -> list[str] | None:
         return sources if (place, at) == (archive, version) else None
 
     with Path(archive).open("r+b") as file:
         file.write(bytes(10))  # so that reading it would fail
     os.utime(archive, ns=(0, int((version or "").partition("-")[0], 16)))
-    full = list(list_inputs([archive], known=known))
+    full = list(list_inputs([archive], recall_sources=recall_sources))
     assert [(item.source, item.version) for item in full] == [(source, version) for source in sources]
     for k, item in enumerate(full[:-1]):
         left = sources[k + 1 :]
-        rest = list_inputs([archive], after=item.cursor, known=lambda place, at: left)  # noqa: B023
+        rest = list_inputs([archive], after=item.cursor, recall_sources=lambda place, at: left)  # noqa: B023
         assert list(rest) == full[k + 1 :]
         with pytest.raises(SourceChangedError, match="is not known any more"):
             list(list_inputs([archive], after=item.cursor))

@@ -1,4 +1,4 @@
-"""python -m catdog.predict as a user runs it, and the text of each format."""
+"""catdog predict as a user runs it, and the text of each format."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_usage_errors(run: Run, arguments: list[str]) -> None:
 
 def test_help_has_examples(run: Run) -> None:
     text = run("--help").stdout.decode()
-    assert "cat dog.jpg | python -m catdog.predict -" in text
+    assert "cat dog.jpg | catdog predict -" in text
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv", "table"])

@@ -73,8 +73,8 @@ class Endpoint:
             return Prediction.failed(
                 source,
                 f"{source}: {len(data) / 2**20:.1f} MB, and an endpoint takes {PAYLOAD_BYTES // 2**20} MB at most; "
-                "make it smaller, or use an endpoint made with --async, python -m catdog.aws transform, or "
-                "python -m catdog.predict",
+                "make it smaller, or use an endpoint made with --async, catdog aws transform, or "
+                "catdog predict",
             )
         try:
             body = self.ask(data)
@@ -95,7 +95,7 @@ class Endpoint:
             except Exception as error:
                 if is_missing(error):
                     raise SettingsError(
-                        f"there is no endpoint {self.name} in {self._client.meta.region_name}; python -m catdog.aws ps "
+                        f"there is no endpoint {self.name} in {self._client.meta.region_name}; catdog aws ps "
                         "lists those that are there"
                     ) from error
                 pause = next(pauses, None)

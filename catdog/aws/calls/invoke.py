@@ -1,4 +1,4 @@
-"""python -m catdog.aws invoke: ask an endpoint about photos, or measure how fast it answers."""
+"""catdog aws invoke: ask an endpoint about photos, or measure how fast it answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MOST_BENCH_PHOTOS: Final = 200  # in memory
 
 _HELP: Final = """Ask an endpoint about photos.
 
-The answers have the format, the fields and the exit codes of python -m catdog.predict. A photo that can't be read, or
+The answers have the format, the fields and the exit codes of catdog predict. A photo that can't be read, or
 that the endpoint refuses, is answered with its error. Requests that are throttled, or that meet an overload, are tried
 again after a pause.
 
@@ -46,10 +46,10 @@ again after a pause.
 
 \b
 Examples:
-  python -m catdog.aws invoke NAME cat.jpg
-  python -m catdog.aws invoke NAME photos/ "old/**/*.png" --format csv > answers.csv
-  cat dog.jpg | python -m catdog.aws invoke NAME -
-  python -m catdog.aws invoke NAME cat.jpg dog.jpg --bench 200 --parallel 8
+  catdog aws invoke NAME cat.jpg
+  catdog aws invoke NAME photos/ "old/**/*.png" --format csv > answers.csv
+  cat dog.jpg | catdog aws invoke NAME -
+  catdog aws invoke NAME cat.jpg dog.jpg --bench 200 --parallel 8
 
 \b
 Exit codes: 0 all answered, 1 some photo has no answer, 2 a bad argument, or AWS refuses, 130 interrupted, 141 the

@@ -31,7 +31,7 @@ from catdog.sources.stores import Store, open_store
 ENDING: Final = ".out"
 PART_ROWS: Final = 10_000
 PARALLEL: Final = 16  # outputs that are read at once
-_RECORD_ENDING: Final = ".run.json"  # catdog.score has its own record there, so each refuses the other's results
+_RECORD_ENDING: Final = ".run.json"  # catdog score has its own record there, so each refuses the other's results
 _RECORD: Final = b'{"written_by": "catdog.aws transform"}'
 
 
@@ -96,7 +96,7 @@ def open_table(out: str) -> tuple[Store, str]:
     """Return the store and the name of the table ``out``, .parquet, .csv or .jsonl, here or in S3.
 
     Raises SettingsError for another ending, and if something lies there that a transform did not write: a file, or
-    the parts of a run of catdog.score that isn't finished.
+    the parts of a run of catdog score that isn't finished.
     """
     store, name = open_store(out)
     output.ending(name)
@@ -104,7 +104,7 @@ def open_table(out: str) -> tuple[Store, str]:
     is_free = record is None and not store.exists(name) and not store.names(f"{name}.parts")
     if record != _RECORD and not is_free:
         raise SettingsError(
-            f"--out {out}: holds what catdog.aws transform didn't write; name another file, or remove that one"
+            f"--out {out}: holds what catdog aws transform didn't write; name another file, or remove that one"
         )
     return store, name
 

@@ -1,4 +1,4 @@
-"""python -m catdog.aws transform: score all photos under an S3 prefix with a batch transform job, into one table."""
+"""catdog aws transform: score all photos under an S3 prefix with a batch transform job, into one table."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _HELP: Final = """Score all photos under an S3 prefix with a Batch Transform job
 
 MODEL is what it is for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a
 small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row an object,
-with the columns of python -m catdog.score. The instances end with the job. For a few thousand photos catdog.score is
+with the columns of catdog score. The instances end with the job. For a few thousand photos catdog score is
 faster: a job takes minutes to start.
 
 --no-wait returns once the job has begun; --job NAME --out FILE waits for it and joins later.
 
 \b
 Examples:
-  python -m catdog.aws transform runs/mine s3://bucket/catdog/datasets/mine/ --out results.parquet
-  python -m catdog.aws transform embedded s3://bucket/photos/ s3://bucket/answers/ --no-wait
-  python -m catdog.aws transform --job catdog-transform-20261121-120000-1a2b --out s3://bucket/results.csv
+  catdog aws transform runs/mine s3://bucket/catdog/datasets/mine/ --out results.parquet
+  catdog aws transform embedded s3://bucket/photos/ s3://bucket/answers/ --no-wait
+  catdog aws transform --job catdog-transform-20261121-120000-1a2b --out s3://bucket/results.csv
 
 \b
 Exit codes: 0 every object is answered, 1 some isn't or the job failed, 2 a bad argument, or AWS refuses, 130 Ctrl-C
@@ -92,7 +92,7 @@ def transform(
     if account.dry_run:
         print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
     elif no_wait:
-        print_result({"job": name, "status": "InProgress"}, f"catdog.aws transform --job {name} --out results.parquet")
+        print_result({"job": name, "status": "InProgress"}, f"catdog aws transform --job {name} --out results.parquet")
     else:
         say(f"{name}: begun; after Ctrl-C it goes on, and --job {name} joins it later")
         _finish(account, name, out)
@@ -164,7 +164,7 @@ def _finish(account: Account, job: str, out: str | None) -> None:
     try:
         description = _wait(sagemaker, job)
     except KeyboardInterrupt:
-        say(f"{job}: goes on; python -m catdog.aws transform --job {job} --out FILE waits and joins")
+        say(f"{job}: goes on; catdog aws transform --job {job} --out FILE waits and joins")
         raise
     tags = read_tags(sagemaker, description["TransformJobArn"])
     if tags.get("Project") == PROJECT:

@@ -1,4 +1,4 @@
-"""python -m catdog.aws deploy: put a model into service at an endpoint that is known to answer rightly."""
+"""catdog aws deploy: put a model into service at an endpoint that is known to answer rightly."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ CAPTURE_PREFIX: Final = "catdog/capture"
 
 _HELP: Final = f"""Serve a model at an endpoint.
 
-MODEL is a run folder of train.py with its ONNX file, a {ARCHIVE_NAME} here or in S3, or "{EMBEDDED}"; --from-job names
-a training job instead. It is packed with the handler, uploaded, and served. If --name names an endpoint that exists,
-that one is updated without downtime.
+MODEL is a run folder of catdog train with its ONNX file, a {ARCHIVE_NAME} here or in S3, or "{EMBEDDED}"; --from-job
+names a training job instead. It is packed with the handler, uploaded, and served. If --name names an endpoint that
+exists, that one is updated without downtime.
 
 Once the endpoint is in service it is asked about test photos: those that catdog draws, and yours (--test-photo). After
 wrong answers, an error or Ctrl-C, all that was made is deleted; an endpoint that was updated serves its former model
 again.
 
 An endpoint costs by the hour until it is deleted, whether it is asked or not; a serverless one by the second of its
-answers. --ttl notes when it may go: python -m catdog.aws delete --expired deletes what is past it. Nothing is deleted
+answers. --ttl notes when it may go: catdog aws delete --expired deletes what is past it. Nothing is deleted
 by itself.
 
 \b
 Examples:
-  python -m catdog.aws deploy runs/mine --ttl 2h
-  python -m catdog.aws deploy --from-job catdog-train-20261121-120000 --name {PROJECT}-prod
-  python -m catdog.aws deploy {EMBEDDED} --serverless --memory 3072
-  python -m catdog.aws deploy runs/mine --instance-type ml.c5.xlarge --autoscale 1..4 --capture 10
-  python -m catdog.aws deploy runs/mine --name {PROJECT}-prod --dry-run
+  catdog aws deploy runs/mine --ttl 2h
+  catdog aws deploy --from-job catdog-train-20261121-120000 --name {PROJECT}-prod
+  catdog aws deploy {EMBEDDED} --serverless --memory 3072
+  catdog aws deploy runs/mine --instance-type ml.c5.xlarge --autoscale 1..4 --capture 10
+  catdog aws deploy runs/mine --name {PROJECT}-prod --dry-run
 
 \b
 Exit codes: 0 in service and tested, 1 it isn't, 2 a bad argument or model, or AWS refuses, 130 Ctrl-C, 143 SIGTERM."""
@@ -193,7 +193,7 @@ def _read_current(account: Account, name: str, mode: Mode) -> dict[str, Any] | N
             f"--name {name}: is {current_mode}, and SageMaker doesn't turn that into {mode}; take another name"
         )
     if [variant["VariantName"] for variant in variants] != [VARIANT]:
-        raise SettingsError(f"--name {name}: wasn't made by catdog.aws deploy (it has other variants)")
+        raise SettingsError(f"--name {name}: wasn't made by catdog aws deploy (it has other variants)")
     return current
 
 
@@ -217,7 +217,7 @@ def _print_report(account: Account, plan: Plan, tested: dict[str, Any], has_wait
         "cost": estimate_hosting(plan.hosting, account.region),
     }
     flags = " --async" if plan.hosting.asynchronous else ""
-    print_result(report, f"catdog.aws invoke {plan.name} photo.jpg{flags}")
+    print_result(report, f"catdog aws invoke {plan.name} photo.jpg{flags}")
 
 
 def _delete_former(account: Account, config: str) -> None:
@@ -226,4 +226,4 @@ def _delete_former(account: Account, config: str) -> None:
     try:
         delete_versions(sagemaker, [config], list_models_of(sagemaker, config))
     except Exception as error:
-        say(f"the former config {config} could not be deleted ({error}); python -m catdog.aws delete does, later")
+        say(f"the former config {config} could not be deleted ({error}); catdog aws delete does, later")

@@ -1,4 +1,4 @@
-"""python -m catdog.aws ps and delete: what costs money at present, and how to end it."""
+"""catdog aws ps and delete: what costs money at present, and how to end it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _PS_HELP: Final = """List this project's endpoints: status, age, what they cost 
 
 \b
 Examples:
-  python -m catdog.aws ps
-  python -m catdog.aws ps --expired
+  catdog aws ps
+  catdog aws ps --expired
 
 \b
 Exit codes: 0 listed, 2 a bad argument, or AWS refuses."""
@@ -45,9 +45,9 @@ what is there and deletes nothing.
 
 \b
 Examples:
-  python -m catdog.aws delete catdog-prod
-  python -m catdog.aws delete --expired --everyone --yes
-  python -m catdog.aws delete --all
+  catdog aws delete catdog-prod
+  catdog aws delete --expired --everyone --yes
+  catdog aws delete --all
 
 \b
 Exit codes: 0 deleted, 1 you said no, 2 a bad argument, or AWS refuses."""
@@ -78,7 +78,7 @@ def ps(
             "prices": f"{prices['region']}, {prices['as_of']}, {prices['source']}",
             "region": account.region,
         },
-        "catdog.aws delete --expired" if any(endpoint["expired"] for endpoint in endpoints) else None,
+        "catdog aws delete --expired" if any(endpoint["expired"] for endpoint in endpoints) else None,
     )
 
 
@@ -128,7 +128,7 @@ def delete(
     for deletion in deletions:
         _delete(account, deletion)
         say(f"{deletion['endpoint']}: deleted")
-    print_result(summary, "catdog.aws ps")
+    print_result(summary, "catdog aws ps")
 
 
 def _print_without_asking(recorder: Account, names: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Training and tuning jobs as plain data: what they run on, what they read, what they print. Sends nothing to AWS.
 
-train.py's arguments -> parse_job_settings -> hyperparameters and channels -> jobs.sdk
+catdog train's arguments -> parse_job_settings -> hyperparameters and channels -> jobs.sdk
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METRICS: Final[Mapping[str, str]] = {
     name: rf"(?:^|\s){name}=([-+.0-9e]+)"
     for name in dict.fromkeys(_EPOCH + _END)
 }
-"""Names and regular expressions of what train.py prints, a line an epoch and one at the end."""
+"""Names and regular expressions of what catdog train prints, a line an epoch and one at the end."""
 OBJECTIVES: Final[Mapping[str, Literal["Maximize", "Minimize"]]] = {
     "val_accuracy": "Maximize",
     "val_f1": "Maximize",
@@ -109,16 +109,16 @@ def make_channels(train: str, validation: str | None, test: str | None) -> dict[
             try:
                 _, key = split_uri(uri)
             except SettingsError as error:
-                raise SettingsError(f"{flag}{error}; python -m catdog.aws upload gives one") from error
+                raise SettingsError(f"{flag}{error}; catdog aws upload gives one") from error
             channels[name] = uri if is_archive_name(key) else uri.rstrip("/") + "/"
     return channels
 
 
 def parse_job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Parse train.py's arguments, with train.py's own parser, into hyperparameters and channels for weights on S3.
+    """Parse catdog train's arguments, with its own parser, into hyperparameters and channels for weights on S3.
 
-    ``photos`` are the channels of photos. Raises SettingsError for what train.py would refuse, and for paths of this
-    machine, which no job could see.
+    ``photos`` are the channels of photos. Raises SettingsError for what catdog train would refuse, and for paths of
+    this machine, which no job could see.
     """
     container = {"TRAINING_JOB_NAME": "here", "SM_MODEL_DIR": "/opt/ml/model", "SM_OUTPUT_DATA_DIR": "/opt/ml/output"}
     container |= {f"SM_CHANNEL_{name.upper()}": str(CHANNEL_ROOT / name) for name in photos}

@@ -67,7 +67,7 @@ def start_tuning(
             objective_type=OBJECTIVES[objective],
             hyperparameter_ranges={name: _make_parameter(choice) for name, choice in ranges.items()},
             metric_definitions=estimator.metric_definitions,
-            early_stopping_type="Auto",  # as the median rule of catdog.training.tune
+            early_stopping_type="Auto",  # as the median rule of catdog tune
             tags=estimator.tags,
             **limits,
         )

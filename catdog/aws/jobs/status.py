@@ -1,4 +1,4 @@
-"""python -m catdog.aws status [NAME]: what AWS says of jobs, their logs and what they cost.
+"""catdog aws status [NAME]: what AWS says of jobs, their logs and what they cost.
 
 describe_job(account, name)           -> {"name": ..., "kind": "training", "state": "Completed", "usd": 0.06, ...}
 watch_job(account, name, kind, say)   -> the same, once the job has ended; meanwhile its log is shown
@@ -40,8 +40,8 @@ on-demand instances, from a dated table; a search's cost is added up only when y
 
 \b
 Examples:
-  python -m catdog.aws status
-  python -m catdog.aws status catdog-train-20261121-120000-1a2b --logs
+  catdog aws status
+  catdog aws status catdog-train-20261121-120000-1a2b --logs
 
 \b
 {EXIT_CODES}"""
@@ -88,7 +88,7 @@ def describe_job(account: Account, name: str, kind: Kind | None = None) -> dict[
         job = find(partial(describe, client, account, name))
         if job is not None:
             return job
-    raise SettingsError(f"{name}: there is no such job in {account.region}; python -m catdog.aws status lists them")
+    raise SettingsError(f"{name}: there is no such job in {account.region}; catdog aws status lists them")
 
 
 def sum_trial_costs(account: Account, name: str) -> float | None:
@@ -129,10 +129,10 @@ def watch_job(
                 tell(line)
     except Exception as error:
         if is_aws_error(error):
-            tell(f"{name}: goes on without being watched: python -m catdog.aws status {name} --logs")
+            tell(f"{name}: goes on without being watched: catdog aws status {name} --logs")
         raise
     if job["state"] != "Completed":
-        reason = job.get("failure") or f"python -m catdog.aws status {name} --logs shows its log"
+        reason = job.get("failure") or f"catdog aws status {name} --logs shows its log"
         raise CloudError(f"{name}: {'was stopped' if job['state'] == 'Stopped' else 'failed'}: {reason}")
     return job
 
@@ -153,7 +153,7 @@ def report_start(
         next_command = _suggest_command(job)
     else:
         job = {"name": name, "state": "InProgress"}
-        next_command = f"catdog.aws status {name}{' --logs' if kind == 'training' else ''}"
+        next_command = f"catdog aws status {name}{' --logs' if kind == 'training' else ''}"
     print_result(job | {"cost": cost}, next_command, account.asked_region)
 
 
@@ -298,13 +298,13 @@ def _print_table(jobs: list[dict[str, Any]]) -> None:
     if jobs:
         console.print(table)
     else:
-        say("no jobs; python -m catdog.aws train starts one")
+        say("no jobs; catdog aws train starts one")
 
 
 def _suggest_command(job: dict[str, Any]) -> str:
     name, is_done = job["name"], job["state"] == "Completed"
     if job["kind"] == "training" and is_done:
-        return f"catdog.aws deploy --from-job {name} --ttl 2h"
+        return f"catdog aws deploy --from-job {name} --ttl 2h"
     if job["kind"] == "tuning" and is_done:
-        return f"catdog.aws tune --best {name} --out config.yaml"
-    return f"catdog.aws status {name}" if job["state"] not in ENDED else "catdog.aws status"
+        return f"catdog aws tune --best {name} --out config.yaml"
+    return f"catdog aws status {name}" if job["state"] not in ENDED else "catdog aws status"

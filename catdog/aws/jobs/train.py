@@ -1,4 +1,4 @@
-"""python -m catdog.aws train s3://BUCKET/PHOTOS [-- any setting of train.py]"""
+"""catdog aws train s3://BUCKET/PHOTOS [-- any setting of catdog train]"""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from catdog.aws.jobs.requests import Machines, estimate_jobs, make_channels, par
 from catdog.aws.jobs.sdk import start_training
 from catdog.aws.jobs.status import report_start
 
-_HELP = f"""Train on SageMaker: train.py in AWS's PyTorch container.
+_HELP = f"""Train on SageMaker: catdog train in AWS's PyTorch container.
 
-PHOTOS is the address that upload gave: a dataset of catdog.dataset, raw photos, or an archive of them. What follows --
-goes to train.py and is checked before anything is sent; weights may be an s3:// address. The model is written to
+PHOTOS is the address that upload gave: a dataset of catdog dataset, raw photos, or an archive of them. What follows --
+goes to catdog train and is checked before anything is sent; weights may be an s3:// address. The model is written to
 s3://BUCKET/catdog/jobs/NAME/output/model.tar.gz.
 
 A checkpoint is kept after every epoch, so a spot job that AWS interrupts goes on by itself, and --resume NAME goes on
@@ -25,9 +25,9 @@ where an earlier job stopped, with the same settings.
 
 \b
 Examples:
-  python -m catdog.aws train s3://bucket/catdog/datasets/data/ --dry-run
-  python -m catdog.aws train s3://bucket/catdog/datasets/data/ --spot --wait -- --epochs 12 --arch resnet34
-  python -m catdog.aws train s3://bucket/photos.zip --instance-type ml.g5.12xlarge -- --config runs/best/config.yaml
+  catdog aws train s3://bucket/catdog/datasets/data/ --dry-run
+  catdog aws train s3://bucket/catdog/datasets/data/ --spot --wait -- --epochs 12 --arch resnet34
+  catdog aws train s3://bucket/photos.zip --instance-type ml.g5.12xlarge -- --config runs/best/config.yaml
 
 \b
 {EXIT_CODES}"""
@@ -44,7 +44,7 @@ def train(
     account: Account,
     photos: Annotated[str, typer.Argument(metavar="PHOTOS", help="s3://bucket/prefix/ or an archive there.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="-- SETTINGS...", help="Any of python train.py --help.")
+        list[str] | None, typer.Argument(metavar="-- SETTINGS...", help="Any of catdog train --help.")
     ] = None,
     *,
     validation: Validation = None,

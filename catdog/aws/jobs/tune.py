@@ -1,4 +1,4 @@
-"""python -m catdog.aws tune SPACE.yaml s3://BUCKET/PHOTOS; and tune --best NAME --out config.yaml"""
+"""catdog aws tune SPACE.yaml s3://BUCKET/PHOTOS; and tune --best NAME --out config.yaml"""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ MACHINES: Final = Machines(max_hours=2.0)
 
 _HELP = f"""Search for good settings on SageMaker.
 
-SPACE is the file that catdog.training.tune takes; docs/space.yaml is one to start from. Each trial is a training job of
+SPACE is the file that catdog tune takes; docs/space.yaml is one to start from. Each trial is a training job of
 SageMaker's automatic model tuning; trials that do badly are ended early. When the search has ended, --best NAME
---out FILE writes the best trial's settings for train.py --config.
+--out FILE writes the best trial's settings for catdog train --config.
 
 \b
 Examples:
-  python -m catdog.aws tune docs/space.yaml s3://bucket/catdog/datasets/data/ --max-jobs 20 --parallel 4 --spot
-  python -m catdog.aws tune --best catdog-tune-20261121-120000-1a2b --out config.yaml
-  python -m catdog.aws train s3://bucket/catdog/datasets/data/ -- --config config.yaml
+  catdog aws tune docs/space.yaml s3://bucket/catdog/datasets/data/ --max-jobs 20 --parallel 4 --spot
+  catdog aws tune --best catdog-tune-20261121-120000-1a2b --out config.yaml
+  catdog aws train s3://bucket/catdog/datasets/data/ -- --config config.yaml
 
 \b
 {EXIT_CODES}"""
@@ -97,7 +97,7 @@ def _write_best(account: Account, name: str, out: Path) -> None:
     winner = search.get("BestTrainingJob") or {}
     tuned = winner.get("TunedHyperParameters")
     if not tuned:
-        raise CloudError(f"{name}: no trial has a result yet; python -m catdog.aws status {name} shows how far it is")
+        raise CloudError(f"{name}: no trial has a result yet; catdog aws status {name} shows how far it is")
     definition = search.get("TrainingJobDefinition", {})
     settings = read_trial_settings(definition, tuned)
     with replace_file(out) as temporary:
@@ -111,7 +111,7 @@ def _write_best(account: Account, name: str, out: Path) -> None:
             "params": {key: _decode(value) for key, value in tuned.items()},
             "config": str(out),
         },
-        f"catdog.aws train {_read_channels(definition).get('train', 's3://...')} -- --config {out}",
+        f"catdog aws train {_read_channels(definition).get('train', 's3://...')} -- --config {out}",
         account.asked_region,
     )
 
@@ -119,7 +119,7 @@ def _write_best(account: Account, name: str, out: Path) -> None:
 def read_trial_settings(definition: dict[str, Any], tuned: dict[str, str]) -> Settings:
     """Return the settings of a trial from the search's definition and its tuned values, both text from SageMaker.
 
-    Weights that came by a channel get their s3:// address again, which ``catdog.aws train`` understands.
+    Weights that came by a channel get their s3:// address again, which ``catdog aws train`` understands.
     """
     known = Settings.__dataclass_fields__.keys()
     texts = {**definition.get("StaticHyperParameters", {}), **tuned}
@@ -139,7 +139,7 @@ def _read_channels(definition: dict[str, Any]) -> dict[str, str]:
 
 
 def _decode(text: str) -> str:
-    """Turn SageMaker's JSON in text (``"\\"layer2\\""``, ``"0.05"``) into what train.py's parser takes."""
+    """Turn SageMaker's JSON in text (``"\\"layer2\\""``, ``"0.05"``) into what catdog train's parser takes."""
     try:
         return str(json.loads(text))
     except ValueError:
