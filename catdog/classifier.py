@@ -75,6 +75,11 @@ class Classifier:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._data, self._threads, self.name, self._provider, self.threshold)
 
+    @property
+    def data(self) -> bytes:
+        """The ONNX file."""
+        return self._data
+
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Answer uint8 (N, H, W, 3) of the contract's size with float32 (N, C), each row summing to 1."""
         (result,) = self._run(images, [OUTPUT_NAME])

@@ -32,6 +32,7 @@ ROOMS: Final = {
     "evaluate": Room("catdog.training.evaluate", "Measure a model on photos."),
     "export": Room("catdog.export.__main__", "Write a trained model as one proven ONNX file."),
     "serve": Room("catdog.serving.__main__", "Answer photos over HTTP, with a page."),
+    "page": Room("catdog.serving.site", "Write the page as a static site, without a server."),
     "aws": Room("catdog.aws.__main__", "Train, deploy and call on Amazon SageMaker."),
     "lambda": Room("catdog.serving.lambda_package", "Serve on AWS Lambda."),
     "doctor": Room("catdog.doctor", "Say what is installed here, and what is missing."),
@@ -47,6 +48,7 @@ Examples:
   catdog train --data data --output runs/first
   catdog export runs/first --out model.onnx
   catdog serve                                            a page to drop photos on, and an HTTP interface
+  catdog page --out site                                  the same page without a server, for any host of files
   catdog doctor                                           what is installed here, and what is missing
 
 catdog COMMAND --help says more. catdog --install-completion teaches your shell to complete all of it."""

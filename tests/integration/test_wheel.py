@@ -41,7 +41,11 @@ def test_it_holds_the_package_and_its_data_and_no_tests(wheel: Path) -> None:
     wanted |= {
         f"catdog/{name}" for name in ("assets/catdog.onnx", "assets/contract.json", "py.typed", "aws/prices.json")
     }
-    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "catdog/serving/page").iterdir()}
+    wanted |= {
+        path.relative_to(ROOT).as_posix()
+        for place in ("page", "device")
+        for path in (ROOT / "catdog/serving" / place).iterdir()
+    }
     assert wanted <= names
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == {"catdog"}  # no package named export, tests or benchmarks on somebody's machine

@@ -11,7 +11,7 @@ const rows = new Map(); // by id, the newest has the largest: {id, time, name, c
 const queue = []; // ids of photos that wait
 let working = 0;
 let done = 0; // of those since the queue was last empty
-let cut = false; // whether the server can't be reached
+let cut = ""; // why nothing can be answered now
 let stopping = new AbortController();
 let only = null; // the label that is shown alone
 let lastId = Date.now();
@@ -26,7 +26,7 @@ function add(files) {
     const row = { id: lastId - index, time: Date.now(), name: file.name || "pasted photo", file };
     row.card = cards.make(row.name, () => remove(row.id));
     row.thumb = makeThumb(file);
-    row.thumb.then((blob) => cards.showPicture(row.card, blob));
+    row.thumb.then((blob) => rows.has(row.id) && cards.showPicture(row.card, blob));
     rows.set(row.id, row);
     queue.push(row.id);
     return row;
@@ -59,7 +59,7 @@ async function settle(row, signal) {
   } catch (error) {
     if (signal.aborted) return;
     if (error instanceof Unreachable) {
-      cut = true;
+      cut = error.message;
       queue.unshift(row.id);
       return;
     }
@@ -67,12 +67,19 @@ async function settle(row, signal) {
   }
   if (!rows.has(row.id)) return;
   const { label, confidence, probabilities, error } = result;
-  Object.assign(row, { label, confidence, probabilities, error, time: Date.now() });
+  Object.assign(row, { label, confidence, probabilities, error, time: Date.now(), file: null });
   done++;
   cards.showAnswer(row.card, row);
-  say(`${row.name}: ${error ?? (label in probabilities ? `${label}, ${cards.percent(confidence)}` : label)}`);
+  tell(row);
   const { id, time, name } = row;
   history.keep({ id, time, name, label, confidence, probabilities, error, thumb: await row.thumb });
+}
+
+/** Lets a screen reader say the answer, of many photos only that all are answered. */
+function tell({ name, label, confidence, probabilities, error }) {
+  const left = queue.length + working - 1;
+  if (done + left <= 3) say(`${name}: ${error ?? (label in probabilities ? `${label}, ${cards.percent(confidence)}` : label)}`);
+  else if (!left) say(`All ${done} photos are answered.`);
 }
 
 function remove(id) {
@@ -101,7 +108,7 @@ function stop() {
   stopping.abort();
   stopping = new AbortController();
   queue.length = 0;
-  cut = false;
+  cut = "";
   for (const [id, row] of rows) {
     if (row.file && row.label === undefined) {
       rows.delete(id);
@@ -112,7 +119,7 @@ function stop() {
 }
 
 function tryAgain() {
-  cut = false;
+  cut = "";
   update();
   work();
 }
@@ -128,7 +135,7 @@ function update() {
   at("banner").hidden = !cut;
   if (cut) {
     const photos = queue.length === 1 ? "1 photo waits" : `${queue.length} photos wait`;
-    const text = `The server can't be reached. ${photos} here and can be sent again.`;
+    const text = `${cut} ${photos} here and can be tried again.`;
     if (at("banner-text").textContent !== text) say(text);
     at("banner-text").textContent = text;
   } else {

@@ -5,7 +5,7 @@ const pictures = new Map(); // cards to the addresses of their pictures
 
 export const percent = (share) => {
   const value = 100 * share;
-  if (value > 99.9 || value < 0.1) return value > 50 ? "> 99.9%" : "< 0.1%"; // a model is never certain
+  if (value > 99.9 || value < 0.1) return value > 50 ? ">\u00a099.9%" : "<\u00a00.1%"; // a model is never certain
   return `${value.toFixed(value > 99 || value < 1 ? 1 : 0)}%`;
 };
 

@@ -61,8 +61,15 @@ async function walk(entry, found) {
   }
 }
 
+let before = Promise.resolve();
+
 /** Returns a small JPEG of a photo, null where the browser can't show it (HEIC and TIFF, mostly). */
-export async function makeThumb(file) {
+export function makeThumb(file) {
+  before = before.then(() => draw(file)); // one after the other: hundreds of open photos would take gigabytes
+  return before;
+}
+
+async function draw(file) {
   try {
     const bitmap = await createImageBitmap(file);
     const scale = Math.min(1, Math.max(THUMB.width / bitmap.width, THUMB.height / bitmap.height));
