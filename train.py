@@ -6,6 +6,6 @@ The same file runs on a laptop and as a SageMaker training job's entry point.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from catdog.edge import start
+    from catdog.start import start
 
     start("train")

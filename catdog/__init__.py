@@ -9,9 +9,11 @@ A name is imported when it is first used: onnxruntime and numpy take most of a s
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as typing has it, whose import takes longer than all that comes before catdog.start
 if TYPE_CHECKING:
+    from typing import Any
+
     from catdog.classifier import Classifier, load
     from catdog.contract import Contract
     from catdog.errors import CatdogError

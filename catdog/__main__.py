@@ -1,6 +1,6 @@
 """python -m catdog"""
 
-from catdog.edge import start
+from catdog.start import start
 
 if __name__ == "__main__":
     start()

@@ -6,7 +6,7 @@
 
     0 done, 1 the work failed, 2 a bad argument, input, model or disk, 130 Ctrl-C, 141 the reader of stdout went away
 
-This module imports next to nothing, so that ``start`` can watch over the imports of everything else.
+This module imports next to nothing, so that ``run_command`` can watch over the imports of everything else.
 """
 
 from __future__ import annotations
@@ -108,12 +108,9 @@ def write_summary(summary: Mapping[str, Any]) -> None:
         sys.stdout.flush()
 
 
-def start(command: str | None = None) -> NoReturn:
-    """Run ``catdog``, or the one command of it that an older name stands for, and end the process."""
+def run_command(command: str | None = None) -> NoReturn:
+    """Do what ``catdog.start`` promises; Ctrl-C is its own until ``watch_ctrl_c``."""
     name = f"catdog {command}" if command else "catdog"
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Until the command's own edge takes over: an interrupted import may swallow a KeyboardInterrupt, or print it.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
     code: int | str | None = 0
     ended = None  # keeps alive what was at work: pools of threads would be waited for where they are taken down
     try:
@@ -137,7 +134,7 @@ def start(command: str | None = None) -> NoReturn:
 
 
 def watch_ctrl_c() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt again, once the imports of ``start`` are done."""
+    """Let Ctrl-C raise KeyboardInterrupt again, once the imports of ``run_command`` are done."""
     if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

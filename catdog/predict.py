@@ -12,7 +12,7 @@ Exit codes: 0 all answered, 1 some input failed, and those of ``catdog.edge``.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
-    from catdog.edge import start
+    from catdog.start import start
 
     start("predict")
 

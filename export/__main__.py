@@ -1,6 +1,6 @@
 """python -m export CHECKPOINT --out model.onnx [--int8]"""
 
-from catdog.edge import start
+from catdog.start import start
 
 if __name__ == "__main__":
     start("export")

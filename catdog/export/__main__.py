@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
-    from catdog.edge import start
+    from catdog.start import start
 
     start("export")
 

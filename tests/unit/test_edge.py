@@ -194,7 +194,7 @@ def test_a_closed_standard_input_is_a_photo_that_cannot_be_read(run: Run) -> Non
     assert '"error": "-: the file is empty"' in done.stdout
 
 
-@pytest.mark.parametrize("package", ["typer", "numpy", "onnxruntime", "catdog.cli"])
+@pytest.mark.parametrize("package", ["catdog.edge", "catdog.errors", "typer", "numpy", "onnxruntime", "catdog.cli"])
 @pytest.mark.parametrize("command", [["-m", "catdog.predict"], ["-m", "catdog", "predict"]], ids=" ".join)
 def test_ctrl_c_during_the_imports(run: Run, command: list[str], package: str) -> None:
     done = run(*command, "red.png", ctrl_c_at=package)
@@ -212,6 +212,7 @@ def test_ctrl_c_during_the_imports(run: Run, command: list[str], package: str) -
     ],
     ids=" ".join,
 )
-def test_ctrl_c_during_the_imports_of_the_other_commands(run: Run, command: list[str]) -> None:
-    done = run(*command, ctrl_c_at="typer")
+@pytest.mark.parametrize("package", ["catdog.edge", "typer"])
+def test_ctrl_c_during_the_imports_of_the_other_commands(run: Run, command: list[str], package: str) -> None:
+    done = run(*command, ctrl_c_at=package)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
