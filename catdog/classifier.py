@@ -151,8 +151,17 @@ class Classifier:
         ``load_pixels`` replaces ``catdog.image.load_pixels``, and must give the same pixels or raise ImageError.
         """
         named = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
-        for batch in batches_ahead(lambda item: (item[1], self._load(*item, load_pixels)), named, batch_size):
+        for batch in self.load_batches(named, batch_size, load_pixels):
             yield from self._decide(batch, self.threshold if threshold is None else threshold)
+
+    def load_batches(
+        self,
+        named: Iterable[tuple[Any, str]],
+        batch_size: int = BATCH_SIZE,
+        load_pixels: Callable[[Any, Contract, str], Pixels] = load_pixels,
+    ) -> Iterator[list[tuple[str, Pixels | ImageError]]]:
+        """Yield what ``stream`` gives the model, in batches: photos' names, and their pixels or why there are none."""
+        return batches_ahead(lambda item: (item[1], self._load(*item, load_pixels)), named, batch_size)
 
     def _load(self, photo: Any, name: str, load_pixels: Callable[[Any, Contract, str], Pixels]) -> Pixels | ImageError:
         if isinstance(photo, ImageError):

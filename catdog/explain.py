@@ -22,7 +22,7 @@ from catdog.colours import ORANGE
 from catdog.contract import UNSURE, Contract
 from catdog.errors import ImageError, SettingsError
 from catdog.files import check_output_file, replace_file
-from catdog.image import describe, find_kept_box, open_photo, resize
+from catdog.image import Pixels, describe, find_kept_box, open_photo, resize
 from catdog.prediction import Prediction, decide
 from catdog.sources import Input
 
@@ -32,13 +32,16 @@ _DIMMED: Final = 0.4  # of the brightness where there is none
 _MARK: Final = "catdog's explanation"  # in a picture's file, by which a later run knows that it may replace it
 
 
+Heat = npt.NDArray[np.float32]
+"""(h, w), [0, 1]: how much each place of the model's input speaks for the answer; 1 at the strongest one."""
+
+
 @dataclass(frozen=True)
 class Explanation:
     """An answer and what spoke for it. Both other fields are None where the photo can't be read."""
 
     prediction: Prediction
-    heat: npt.NDArray[np.float32] | None
-    """(h, w), [0, 1]: how much each place of the model's input speaks for the answer; 1 at the strongest one."""
+    heat: Heat | None
     picture: Image.Image | None
     """The photo, at most MAX_SIDE px, bright and coloured where the heat is."""
 
@@ -48,27 +51,34 @@ def explain(
 ) -> Explanation:
     """Answer a photo, as ``Classifier.predict`` does, and show where the model looked.
 
-    ``photo``: as ``catdog.image.open_photo`` takes it. Of an answer "unsure" it is the likeliest class that is
-    shown. Raises ModelError where the model has no evidence to show.
+    ``photo``: as ``catdog.image.open_photo`` takes it. Raises ModelError where the model has no evidence to show.
     """
     source = describe(photo) if name is None else name
     contract = classifier.contract
-    limit = classifier.threshold if threshold is None else threshold
     try:
         image = open_photo(photo, source, at_least=max(MAX_SIDE, 2 * contract.resized))
     except ImageError as error:
         return Explanation(Prediction.failed(source, error), None, None)
-    probabilities, evidence = classifier.evidence(resize(image, contract)[None])
-    (prediction,) = decide([source], probabilities, contract, limit)
-    names = contract.class_names
-    shown = (
-        int(probabilities[0].argmax()) if prediction.label in (None, UNSURE) else names.index(prediction.label or "")
-    )
-    heat = find_heat(evidence[0], shown)
+    prediction, heat = look(classifier, resize(image, contract), source, threshold)
     return Explanation(prediction, heat, draw_heat(image, heat, contract))
 
 
-def find_heat(evidence: npt.NDArray[np.float32], shown: int) -> npt.NDArray[np.float32]:
+def look(classifier: Classifier, pixels: Pixels, name: str, threshold: float | None = None) -> tuple[Prediction, Heat]:
+    """Answer one photo's pixels, and return with it where the model looked; of "unsure", for the likeliest class.
+
+    Raises ModelError where the model has no evidence to show.
+    """
+    limit = classifier.threshold if threshold is None else threshold
+    probabilities, evidence = classifier.evidence(pixels[np.newaxis])
+    (prediction,) = decide([name], probabilities, classifier.contract, limit)
+    names = classifier.contract.class_names
+    shown = (
+        int(probabilities[0].argmax()) if prediction.label in (None, UNSURE) else names.index(prediction.label or "")
+    )
+    return prediction, find_heat(evidence[0], shown)
+
+
+def find_heat(evidence: npt.NDArray[np.float32], shown: int) -> Heat:
     """Return how much each place speaks for class ``shown`` rather than the others, (h, w) in [0, 1].
 
     ``evidence``: float (C, h, w). A place that speaks against the class counts as 0, the strongest one as 1.
@@ -79,7 +89,7 @@ def find_heat(evidence: npt.NDArray[np.float32], shown: int) -> npt.NDArray[np.f
     return np.asarray(heat / largest if largest > 0 else heat, np.float32)
 
 
-def draw_heat(image: Image.Image, heat: npt.NDArray[np.float32], contract: Contract) -> Image.Image:
+def draw_heat(image: Image.Image, heat: Heat, contract: Contract) -> Image.Image:
     """Return the photo with the heat over the part of it that the model saw, the rest as dim as where there is none."""
     picture = image.copy()
     picture.thumbnail((MAX_SIDE, MAX_SIDE))

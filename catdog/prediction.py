@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from catdog.contract import NEITHER, UNSURE, Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.text import escape_name, printable
+
+T = TypeVar("T", bound="Prediction")
 
 DECIMALS = 6  # of every probability that leaves catdog, so that JSON, CSV and tables agree to the digit
 
@@ -32,7 +34,7 @@ class Prediction:
     """Why there is no answer; one line."""
 
     @classmethod
-    def failed(cls, source: str, error: object) -> Prediction:
+    def failed(cls: type[T], source: str, error: object) -> T:
         """Return the row of an input that could not be read."""
         return cls(source, None, None, None, printable(str(error)))
 

@@ -71,6 +71,35 @@ def build_tiny_model(
     return bytes(model.SerializeToString())
 
 
+def build_looking_model(contract: Contract) -> bytes:
+    """A model of the same answers, whose evidence is the colour of each 4x4 px: red speaks for cat, blue for dog."""
+    onnx = pytest.importorskip("onnx")
+    helper, types = onnx.helper, onnx.TensorProto
+    weights = np.zeros((2, 3, 1, 1), np.float32)
+    weights[0, 0] = weights[1, 2] = 1 / 16
+    size = contract.input_size
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=types.FLOAT),
+            helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["planes"], ["places"], kernel_shape=[4, 4], strides=[4, 4]),
+            helper.make_node("Conv", ["places", "weights"], ["evidence"]),
+            helper.make_node("ReduceMean", ["evidence"], ["logits"], axes=[2, 3], keepdims=0),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("image", types.UINT8, ["N", size, size, 3])],
+        [
+            helper.make_tensor_value_info("probabilities", types.FLOAT, ["N", 2]),
+            helper.make_tensor_value_info("evidence", types.FLOAT, ["N", 2, size // 4, size // 4]),
+        ],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+    return bytes(model.SerializeToString())
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded photos of tests don't go to the user's cache; processes that tests start inherit this."""
@@ -89,6 +118,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_model: Path) -> Classifier:
     """That model, loaded."""
     return Classifier(tiny_model, threads=1)
+
+
+@pytest.fixture(scope="session")
+def looking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a model that answers as the tiny one and says where it looked, in 4x4 places."""
+    path = tmp_path_factory.mktemp("model") / "looking.onnx"
+    path.write_bytes(build_looking_model(TINY_CONTRACT))
+    return path
 
 
 @pytest.fixture(scope="session")

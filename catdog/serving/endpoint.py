@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -25,6 +25,7 @@ from catdog.contract import Contract
 from catdog.errors import CatdogError, ImageError
 from catdog.image import Pixels
 from catdog.prediction import Prediction, decide
+from catdog.serving.explaining import ExplainedPrediction, explain_pixels, explain_stream
 from catdog.serving.limits import LateError, LoadPixels, load_within_limits
 from catdog.serving.requests import (
     ALLOWED_S3,
@@ -66,10 +67,12 @@ class Refusal:
 class Answers:
     """Predictions in the order of the request."""
 
-    rows: list[Prediction]
+    rows: Sequence[Prediction]
     class_names: tuple[str, ...]
     single: bool
     """Whether the request was about one photo; its answer is one JSON object instead of an array."""
+    explained: bool = False
+    """Whether each row says where the model looked."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,13 @@ class Reply:
         return HTTPStatus(self.status).phrase
 
 
-def read_request(body: object, content_type: object) -> Request | Refusal:
-    """Return the photos of a request, none of them decoded yet."""
+def read_request(body: object, content_type: object, explain: object = None) -> Request | Refusal:
+    """Return the photos of a request, none of them decoded yet. ``explain``: as in the address, "1", "0" or None."""
     try:
-        return parse_request(body, content_type, parse_prefixes(os.environ.get(ALLOWED_S3, "")))
+        if explain not in (None, "0", "1"):
+            raise RequestError("explain: give 1 or 0")
+        request = parse_request(body, content_type, parse_prefixes(os.environ.get(ALLOWED_S3, "")))
+        return replace(request, explain=explain == "1")
     except Exception as error:
         return _make_refusal(error)
 
@@ -103,10 +109,12 @@ def answer_request(
     """Answer each photo. One that can't be read fails a request about one photo, and only its own row in a list."""
     if isinstance(request, Refusal):
         return request
+    if request.explain and not classifier.has_evidence:
+        return Refusal(BAD_REQUEST, "explain: this server's model can't say where it looked; ask without explain")
     try:
         answer = _answer_one if request.single else _answer_many
         rows = answer(request, classifier, budget_s, load_pixels)
-        return Answers(rows, classifier.contract.class_names, request.single)
+        return Answers(rows, classifier.contract.class_names, request.single, request.explain)
     except Exception as error:
         return _make_refusal(error)
 
@@ -118,6 +126,8 @@ def write_reply(answers: Answers | Refusal, accept: object) -> Reply:
         refusal = answers
     elif kind is None:
         refusal = Refusal(HTTPStatus.NOT_ACCEPTABLE, f"Accept: answers come as {', '.join(FORMS)}")
+    elif kind == CSV_TYPE and answers.explained:
+        refusal = Refusal(BAD_REQUEST, f"explain: {CSV_TYPE} has no place for it; accept {JSON_TYPE}")
     else:
         form = as_jsonl if answers.single and kind == JSON_TYPE else FORMS[kind]
         text = "".join(form(answers.rows, answers.class_names))
@@ -137,21 +147,25 @@ def choose_media_type(accept: object) -> str | None:
     return next((name for weight, _, name in sorted(found) if weight < 0 and name in FORMS), None)
 
 
-def _answer_one(request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels) -> list[Prediction]:
+def _answer_one(
+    request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels
+) -> Sequence[Prediction]:
     photo, name, deadline = request.photos[0], request.names[0], time.monotonic() + budget_s
     try:
         data = _read_in_time(photo, name, deadline, budget_s)
         pixels = load_pixels(data, classifier.contract, name, deadline)
     except ImageError as error:
         if os.environ.get(ANSWER_ALL):
-            return [Prediction.failed(name, error)]
+            return [(ExplainedPrediction if request.explain else Prediction).failed(name, error)]
         raise RequestError(str(error), BAD_REQUEST if error is photo else _choose_status(error)) from error
+    if request.explain:
+        return [explain_pixels(classifier, pixels, name)]
     return decide([name], classifier.probabilities(pixels[np.newaxis]), classifier.contract)
 
 
 def _answer_many(
     request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels
-) -> list[Prediction]:
+) -> Sequence[Prediction]:
     deadline = time.monotonic() + budget_s
     pairs = zip(request.photos, request.names, strict=True)
     photos = (partial(_read_in_time, *pair, deadline, budget_s) for pair in pairs)
@@ -159,6 +173,8 @@ def _answer_many(
     def load_in_time(data: object, contract: Contract, name: str) -> Pixels:
         return load_pixels(data, contract, name, deadline)
 
+    if request.explain:
+        return list(explain_stream(classifier, zip(photos, request.names, strict=True), load_in_time))
     return list(classifier.stream(photos, names=request.names, load_pixels=load_in_time))
 
 

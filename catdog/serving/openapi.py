@@ -31,6 +31,25 @@ _SCHEMAS: Final[Json] = {
             "confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
             "probabilities": {"type": ["object", "null"], "additionalProperties": {"type": "number"}},
             "error": {"type": ["string", "null"]},
+            "heat": {
+                "type": ["array", "null"],
+                "description": (
+                    "With explain=1: rows of how much each place of what the model saw speaks for the answer."
+                ),
+                "items": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+            },
+            "seen": {
+                "type": ["object", "null"],
+                "description": (
+                    "With explain=1: the model saw the middle of the photo, crop being its share of each side (resize: "
+                    "stretch) or, as a square, of the shorter side (short_side)."
+                ),
+                "required": ["resize", "crop"],
+                "properties": {
+                    "resize": {"enum": ["stretch", "short_side"]},
+                    "crop": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                },
+            },
         },
     },
     "Status": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
@@ -47,7 +66,7 @@ _SCHEMAS: Final[Json] = {
     },
 }
 _REFUSALS: Final = {
-    400: "The body is not what its Content-Type says, or a photo may not be read.",
+    400: "The body is not what its Content-Type says, a photo may not be read, or explain can't be had.",
     406: "Accept names only media types that are not written.",
     408: "The body did not arrive in time.",
     413: "The body, a photo, or the number of photos is over a limit.",
@@ -126,6 +145,12 @@ def _describe_predict(max_body: int) -> Json:
         JSON_TYPE: {"schema": _one_of("image", _PHOTO, "images", photos)},
         MULTIPART_TYPE: {"schema": _one_of("image", {"type": "string", "format": "binary"}, "images", files)},
     }
+    explain: Json = {
+        "name": "explain",
+        "in": "query",
+        "description": f"1: answers say where the model looked, where it can. Not as {CSV_TYPE}.",
+        "schema": {"enum": ["0", "1"], "default": "0"},
+    }
     one, many = {"$ref": "#/components/schemas/Prediction"}, {"type": "array", "items": _ref("Prediction")}
     answers: Json = {kind: {"schema": _text()} for kind in FORMS} | {JSON_TYPE: {"schema": {"oneOf": [one, many]}}}
     return {
@@ -134,8 +159,9 @@ def _describe_predict(max_body: int) -> Json:
             f"One photo as it is, or one in a field named image, is answered with one object. Up to {MAX_PHOTOS} in a "
             f"field named images are answered with a list, in which a photo that can't be read has its own error. "
             f"Accept chooses between {JSON_TYPE}, {JSON_LINES_TYPE} and {CSV_TYPE}. "
-            f"A body may have {max_body:,} bytes."
+            f"A body may have {max_body:,} bytes. With explain=1 each answer in JSON says where the model looked."
         ),
+        "parameters": [explain],
         "requestBody": {"required": True, "content": content},
         "responses": {"200": {"description": "The answers.", "content": answers}} | _refuse(*_REFUSALS),
     }

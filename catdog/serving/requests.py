@@ -75,6 +75,8 @@ class Request:
     names: list[str]
     single: bool
     """Whether one photo was sent rather than a list; then a photo that can't be read fails the request."""
+    explain: bool = False
+    """Whether each answer says where the model looked."""
 
 
 def parse_request(body: object, content_type: object, allowed: Prefixes) -> Request:

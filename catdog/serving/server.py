@@ -125,9 +125,10 @@ class Server:
     async def predict(self, request: Request) -> Response:
         """Answer photos as ``catdog predict`` does."""
         kind, accept = request.headers.get("content-type"), request.headers.get("accept")
+        explain = request.query_params.get("explain")
 
         def handle(body: bytes, left_s: float) -> tuple[Response, Counter[str]]:
-            answers = self._answer(endpoint.read_request(body, kind), left_s)
+            answers = self._answer(endpoint.read_request(body, kind, explain), left_s)
             reply = endpoint.write_reply(answers, accept)
             return Response(reply.body, reply.status, media_type=reply.content_type), _tally(answers)
 

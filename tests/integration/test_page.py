@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.integration.browsers import DESKTOP, PHONE, SMALL, find_serious, open_browser
 from tests.integration.server_process import ServerProcess, go_on, stop
@@ -18,9 +19,9 @@ Encode = Callable[..., bytes]
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The tiny model, served: red is a cat, blue a dog, grey unsure."""
-    with ServerProcess(tmp_path_factory.mktemp("page") / "log", "--model", str(tiny_model)) as running:
+def server(looking_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A tiny model, served: red is a cat, blue a dog, grey unsure; it says where it looked."""
+    with ServerProcess(tmp_path_factory.mktemp("page") / "log", "--model", str(looking_model)) as running:
         yield running.wait_ready()
 
 
@@ -171,10 +172,10 @@ def test_with_the_network_cut_the_page_stays_and_says_so(open_page: Callable[...
     page.context.set_offline(False)  # the browser tells the page, which goes on by itself
     assert cards(page) == [("red.png", "cat"), ("blue.jpg", "dog")]
     assert page.locator("#banner").is_hidden()
-    page.route("**/predict", lambda route: route.abort())  # the network is there, the server isn't
+    page.route("**/predict*", lambda route: route.abort())  # the network is there, the server isn't
     give(page, files["grey.png"])
     page.get_by_text("The server can't be reached. 1 photo waits here and can be tried again.").first.wait_for()
-    page.unroute("**/predict")
+    page.unroute("**/predict*")
     page.get_by_role("button", name="Try again").click()
     assert cards(page)[0] == ("grey.png", "unsure")
 
@@ -206,7 +207,7 @@ def test_a_busy_server_is_asked_again(open_page: Callable[..., Any], files: dict
         else:
             route.continue_()
 
-    page.route("**/predict", refuse_once)
+    page.route("**/predict*", refuse_once)
     give(page, files["red.png"])
     assert cards(page) == [("red.png", "cat")]
     assert len(asked) == 2
@@ -216,11 +217,90 @@ def test_other_labels_are_shown_as_they_come(open_page: Callable[..., Any], file
     page = open_page()
     shares = {"cat": 0.1, "dog": 0.15, "neither": 0.75}
     answer = {"source": "x", "label": "neither", "confidence": 0.75, "probabilities": shares, "error": None}
-    page.route("**/predict", lambda route: route.fulfill(json=[answer]))
+    page.route("**/predict*", lambda route: route.fulfill(json=[answer]))
     give(page, files["red.png"])
     assert cards(page) == [("red.png", "neither")]
     assert page.locator("dt").all_inner_texts() == ["cat", "dog", "neither"]
     assert page.locator(".confidence").inner_text() == "75%"
+
+
+def draw_corner(size: tuple[int, int]) -> dict[str, Any]:
+    """A black photo, red in the upper right quarter."""
+    photo, buffer = Image.new("RGB", size), io.BytesIO()
+    photo.paste((255, 0, 0), (size[0] // 2, 0, size[0], size[1] // 2))
+    photo.save(buffer, "PNG")
+    return {"name": f"{size[0]}x{size[1]}.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+
+
+def read_covers(page: Any, *places: tuple[float, float]) -> list[float]:
+    """How much the first card's spotlight covers at places, (x, y) in [0, 1] from the upper left: 0.3 lit, 0.6 not."""
+    page.wait_for_function("document.querySelector('.card canvas').width !== 300")  # which it has before it is drawn
+    return [
+        page.evaluate(
+            """([x, y]) => {
+                const canvas = document.querySelector(".card canvas");
+                const at = [Math.floor(x * canvas.width), Math.floor(y * canvas.height)];
+                return canvas.getContext("2d").getImageData(...at, 1, 1).data[3] / 255;
+            }""",
+            place,
+        )
+        for place in places
+    ]
+
+
+@pytest.mark.parametrize("size", [(320, 240), (90, 900), (1500, 100)], ids=["usual", "tall", "panorama"])
+def test_it_shows_where_the_model_looked(open_page: Callable[..., Any], size: tuple[int, int]) -> None:
+    page = open_page()
+    give(page, draw_corner(size))
+    cards(page)
+    switch = page.get_by_role("button", name="Show where it looked")
+    spot = page.locator(".card canvas")
+    switch.wait_for()
+    assert (switch.get_attribute("aria-pressed"), spot.is_visible()) == ("false", False)
+    switch.focus()
+    page.keyboard.press("Space")
+    assert (switch.get_attribute("aria-pressed"), spot.is_visible()) == ("true", True)
+    corners = [(0.95, 0.05), (0.05, 0.05), (0.05, 0.95), (0.95, 0.95)]
+    assert read_covers(page, *corners) == pytest.approx([0.3, 0.6, 0.6, 0.6], abs=0.03)
+    assert page.evaluate("(img => img.naturalWidth / img.naturalHeight)(document.querySelector('.card img'))") == (
+        pytest.approx(size[0] / size[1], rel=0.02)
+    ), "the small picture is all of the photo"
+    page.reload()
+    cards(page, "#earlier")
+    assert (switch.get_attribute("aria-pressed"), spot.is_visible()) == ("true", True)
+    assert read_covers(page, *corners) == pytest.approx([0.3, 0.6, 0.6, 0.6], abs=0.03)
+    switch.click()
+    page.reload()
+    cards(page, "#earlier")
+    assert (switch.get_attribute("aria-pressed"), spot.is_visible()) == ("false", False)
+
+
+def test_what_the_model_did_not_see_is_dim(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    answer = {"source": "x", "label": "cat", "confidence": 1, "probabilities": {"cat": 1, "dog": 0}, "error": None}
+    seen = {"heat": [[1, 1], [1, 1]], "seen": {"resize": "short_side", "crop": 0.5}}
+    page.route("**/predict*", lambda route: route.fulfill(json=[answer | seen]))
+    give(page, draw_corner((400, 200)))
+    cards(page)
+    inside, outside = [(0.5, 0.5), (0.4, 0.3), (0.6, 0.7)], [(0.5, 0.2), (0.5, 0.8), (0.34, 0.5), (0.66, 0.5)]
+    assert read_covers(page, *inside, *outside) == pytest.approx([0.3] * 3 + [0.6] * 4, abs=0.01)
+
+
+def test_a_model_that_cannot_say_where_it_looked_leaves_the_button_out(
+    browser: Any, tiny_model: Path, tmp_path: Path, files: dict[str, Any]
+) -> None:
+    with ServerProcess(tmp_path / "log", "--model", str(tiny_model)) as server:
+        page = browser.new_page()
+        page.goto(server.wait_ready().url)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+        for name in ("red.png", "blue.jpg"):
+            give(page, files[name])
+            cards(page)
+        assert cards(page) == [("blue.jpg", "dog"), ("red.png", "cat")]
+        assert asked == [f"{server.url}/predict{query}" for query in ("?explain=1", "", "")]
+        assert page.get_by_role("button", name="Show where it looked").count() == 0
+        page.close()
 
 
 def test_by_keyboard_alone_and_with_a_screen_reader(open_page: Callable[..., Any], files: dict[str, Any]) -> None:
@@ -257,6 +337,9 @@ def test_it_fits_and_axe_finds_nothing_serious(
     give(page, *[one | {"name": f"a name without end {i} {one['name']}"} for i, one in enumerate(files.values())])
     cards(page)
     assert find_serious(page) == []
+    page.get_by_role("button", name="Show where it looked").click()
+    assert find_serious(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off at the side"
     page.goto(f"{page.url}docs")
     assert find_serious(page) == []
     for path in ("", "docs"):

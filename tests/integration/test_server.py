@@ -130,6 +130,24 @@ def test_mistakes_are_refused_in_a_line(server: ServerProcess, photo: Encode) ->
         assert refused(response)[1]
 
 
+def test_explain_says_where_the_model_looked(
+    server: ServerProcess, looking_model: Path, photo: Encode, tmp_path: Path
+) -> None:
+    status, why = refused(server.http.post("/predict?explain=1", files={"image": photo("red")}))
+    assert (status, "can't say where it looked" in why) == (400, True)
+    with ServerProcess(tmp_path / "log", "--model", str(looking_model)) as looking:
+        looking.wait_ready()
+        for route in ("/predict?explain=1", "/invocations?explain=1"):
+            files = [("images", ("a.png", photo("red"))), ("images", ("no photo", b"x"))]
+            red, junk = looking.http.post(route, files=files).json()
+            assert (red["label"], red["heat"], red["seen"]["crop"]) == ("cat", [[1.0] * 4] * 4, 1)
+            assert (junk["label"], junk["heat"], junk["seen"]) == (None, None, None)
+        assert "heat" not in looking.predict(photo("red")).json()
+        csv = looking.http.post("/predict?explain=1", files=files, headers={"Accept": "text/csv"})
+        assert refused(csv)[0] == 400
+        assert refused(looking.http.post("/predict?explain=yes", files=files)) == (400, "explain: give 1 or 0")
+
+
 def test_a_body_over_the_limit_is_413(server: ServerProcess) -> None:
     def chunks() -> Iterator[bytes]:
         yield from [bytes(MIB)] * 6

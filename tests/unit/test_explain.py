@@ -12,46 +12,15 @@ import pytest
 from PIL import Image
 
 from catdog.classifier import Classifier
-from catdog.contract import METADATA_KEY, Contract
 from catdog.errors import ModelError
 from catdog.explain import explain, find_heat
 from catdog.image import find_kept_box
-
-CONTRACT = Contract(class_names=("cat", "dog"), input_size=16, threshold=0.6)
-
-
-def build_model(contract: Contract) -> bytes:
-    """A model whose evidence is the colour of each 4x4 px: red speaks for cat, blue for dog."""
-    onnx = pytest.importorskip("onnx")
-    helper, types = onnx.helper, onnx.TensorProto
-    weights = np.zeros((2, 3, 1, 1), np.float32)
-    weights[0, 0] = weights[1, 2] = 1 / 16
-    size = contract.input_size
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=types.FLOAT),
-            helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
-            helper.make_node("AveragePool", ["planes"], ["places"], kernel_shape=[4, 4], strides=[4, 4]),
-            helper.make_node("Conv", ["places", "weights"], ["evidence"]),
-            helper.make_node("ReduceMean", ["evidence"], ["logits"], axes=[2, 3], keepdims=0),
-            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("image", types.UINT8, ["N", size, size, 3])],
-        [
-            helper.make_tensor_value_info("probabilities", types.FLOAT, ["N", 2]),
-            helper.make_tensor_value_info("evidence", types.FLOAT, ["N", 2, size // 4, size // 4]),
-        ],
-        [onnx.numpy_helper.from_array(weights, "weights")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
-    return bytes(model.SerializeToString())
+from tests.conftest import TINY_CONTRACT, build_looking_model
 
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier(build_model(CONTRACT), threads=1)
+    return Classifier(build_looking_model(TINY_CONTRACT), threads=1)
 
 
 @pytest.fixture
@@ -87,9 +56,9 @@ def test_a_place_that_speaks_against_the_class_counts_as_nothing() -> None:
 
 
 def test_what_the_crop_cuts_off_stays_dim() -> None:
-    contract = CONTRACT.with_(resize="short_side", crop=0.5)
+    contract = TINY_CONTRACT.with_(resize="short_side", crop=0.5)
     assert find_kept_box((200, 100), contract) == (75, 25, 125, 75)
-    explanation = explain(Classifier(build_model(contract), threads=1), Image.new("RGB", (200, 100), "red"))
+    explanation = explain(Classifier(build_looking_model(contract), threads=1), Image.new("RGB", (200, 100), "red"))
     assert explanation.picture is not None
     picture = np.asarray(explanation.picture)
     assert picture[50, 100, 0] > 200
@@ -113,7 +82,7 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_predict_writes_a_picture_a_photo(tmp_path: Path, corner: Image.Image) -> None:
-    (tmp_path / "model.onnx").write_bytes(build_model(CONTRACT))
+    (tmp_path / "model.onnx").write_bytes(build_looking_model(TINY_CONTRACT))
     for name in ("a/one photo.png", "b/one photo.bmp", "c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         corner.save(tmp_path / name)

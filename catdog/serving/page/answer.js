@@ -10,21 +10,28 @@ export const PRIVACY = "Photos go to the server that this page came from, which 
 /** The server can't be reached; the photo is all right and may be sent again. */
 export class Unreachable extends Error {}
 
-/** Returns the answer to one photo, as {label, confidence, probabilities, error}. */
+let query = "?explain=1"; // until the server says that its model can't
+
+/** Returns the answer to one photo, as {label, confidence, probabilities, error, heat?, seen?}. */
 export async function answer(file, signal) {
   if (file.size > LARGEST) return failure("It is too large to be a photo.");
   for (let attempt = 1; ; attempt++) {
     const form = new FormData();
     form.append("images", file, file.name || "photo");
+    const asked = query;
     let response;
     try {
-      response = await fetch("predict", { method: "POST", body: form, headers: { Accept: "application/json" }, signal });
+      response = await fetch(`predict${asked}`, { method: "POST", body: form, headers: { Accept: "application/json" }, signal });
     } catch (error) {
       if (signal.aborted) throw error;
       throw new Unreachable("The server can't be reached.");
     }
     const given = await response.json().catch(() => ({}));
     if (response.ok) return given[0].error ? failure(given[0].error, given[0].source) : given[0];
+    if (response.status === 400 && asked) {
+      query = "";
+      continue;
+    }
     const isBusy = response.status === 429 || (response.status === 503 && response.headers.has("Retry-After"));
     if (!isBusy || attempt === AGAIN) return failure(given.error ?? `The server answered ${response.status}.`, file.name);
     await pause(1000 * (Number(response.headers.get("Retry-After")) || 1) * (0.75 + Math.random() / 2), signal);

@@ -7,7 +7,7 @@ import * as history from "./history.js";
 import { listen, makeThumb } from "./photos.js";
 
 const at = (id) => document.getElementById(id);
-const rows = new Map(); // by id, the newest has the largest: {id, time, name, card, file, label, confidence, probabilities, error}
+const rows = new Map(); // by id, the newest has the largest: {id, time, name, card, file, label, confidence, probabilities, error, heat?, seen?}
 const queue = []; // ids of photos that wait
 let working = 0;
 let done = 0; // of those since the queue was last empty
@@ -66,13 +66,13 @@ async function settle(row, signal) {
     throw error;
   }
   if (!rows.has(row.id)) return;
-  const { label, confidence, probabilities, error } = result;
-  Object.assign(row, { label, confidence, probabilities, error, time: Date.now(), file: null });
+  const { label, confidence, probabilities, error, heat, seen } = result;
+  Object.assign(row, { label, confidence, probabilities, error, heat, seen, time: Date.now(), file: null });
   done++;
   cards.showAnswer(row.card, row);
   tell(row);
   const { id, time, name } = row;
-  history.keep({ id, time, name, label, confidence, probabilities, error, thumb: await row.thumb });
+  history.keep({ id, time, name, label, confidence, probabilities, error, heat, seen, thumb: await row.thumb });
 }
 
 /** Lets a screen reader say the answer, of many photos only that all are answered. */
@@ -142,6 +142,7 @@ function update() {
     at("banner-text").textContent = "";
   }
   at("results").hidden = !rows.size;
+  at("heat").hidden = ![...rows.values()].some((row) => row.heat && cards.hasPicture(row.card));
   document.body.classList.toggle("has-answers", rows.size > 0);
   at("earlier-part").hidden = !at("earlier").childElementCount;
   filter();
@@ -174,6 +175,17 @@ function filter() {
 
 const rank = (label) => ({ neither: 1, unsure: 2, "no answer": 3 })[label] ?? 0;
 
+/** Turns the spotlights on or off, and remembers it where the browser lets it. */
+function showHeat(on) {
+  document.body.classList.toggle("shows-heat", on);
+  at("heat").setAttribute("aria-pressed", String(on));
+  try { localStorage.setItem("heat", String(on)); } catch { /* cookies are blocked */ }
+}
+
+function wantsHeat() {
+  try { return localStorage.getItem("heat") === "true"; } catch { return false; }
+}
+
 function say(text) {
   at("status").textContent = text;
 }
@@ -185,6 +197,8 @@ listen({
 at("again").addEventListener("click", tryAgain);
 at("stop").addEventListener("click", stop);
 at("clear").addEventListener("click", clear);
+at("heat").addEventListener("click", () => showHeat(at("heat").getAttribute("aria-pressed") !== "true"));
+showHeat(wantsHeat());
 at("csv").addEventListener("click", () => {
   const answered = [...rows.values()].filter((row) => row.label !== undefined).sort((a, b) => b.id - a.id);
   csv.download(csv.write(answered), "catdog.csv");

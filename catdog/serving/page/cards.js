@@ -2,6 +2,7 @@
 
 const template = document.getElementById("card");
 const pictures = new Map(); // cards to the addresses of their pictures
+const SPOT = { orange: [213, 94, 0], tint: 0.3, dimmed: 0.4, side: 96 }; // drawn as catdog/explain.py does; px
 
 export const percent = (share) => {
   const value = 100 * share;
@@ -38,6 +39,8 @@ export function showPicture(card, blob) {
   pictures.set(card, image.src);
 }
 
+export const hasPicture = (card) => pictures.has(card);
+
 export function showAnswer(card, row) {
   card.dataset.state = row.error ? "error" : row.label in row.probabilities ? "sure" : "unsure";
   card.querySelector(".label").textContent = row.error ? "No answer" : row.label;
@@ -48,12 +51,45 @@ export function showAnswer(card, row) {
   const shares = Object.entries(row.probabilities ?? {});
   card.style.setProperty("--colour", colourOf(shares.findIndex(([name]) => name === row.label)));
   card.querySelector(".bars").replaceChildren(...shares.map(makeBar));
+  const image = card.querySelector("img");
+  const draw = () => drawHeat(card.querySelector("canvas"), row, image.naturalWidth / image.naturalHeight);
+  if (row.heat && image.naturalWidth) draw();
+  else if (row.heat) image.addEventListener("load", draw, { once: true });
 }
 
 export function discard(card) {
   URL.revokeObjectURL(pictures.get(card));
   pictures.delete(card);
   card.remove();
+}
+
+/** Draws what lies over a picture so that it is bright and slightly orange where the heat is, and dim elsewhere. */
+function drawHeat(canvas, { heat, seen }, aspect) {
+  canvas.width = Math.ceil(SPOT.side * Math.min(1, aspect));
+  canvas.height = Math.ceil(SPOT.side / Math.max(1, aspect));
+  const small = document.createElement("canvas");
+  small.width = heat[0].length;
+  small.height = heat.length;
+  const colours = heat.flat().flatMap((value) => {
+    const tint = SPOT.tint * value;
+    const cover = tint + (1 - SPOT.dimmed) * (1 - value);
+    return [...SPOT.orange.map((level) => (level * tint) / cover), 255 * cover];
+  });
+  small.getContext("2d").putImageData(new ImageData(Uint8ClampedArray.from(colours), small.width), 0, 0);
+  const context = canvas.getContext("2d");
+  const kept = findKeptBox(canvas, seen);
+  context.fillStyle = `rgb(0 0 0 / ${1 - SPOT.dimmed})`;
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.clearRect(...kept);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(small, ...kept);
+}
+
+/** Returns the part of a picture that the model saw: left, top, width and height. */
+function findKeptBox({ width, height }, { resize, crop } = { resize: "stretch", crop: 1 }) {
+  const sides = resize === "stretch" ? [width, height] : Array(2).fill(Math.min(width, height));
+  const [keptWidth, keptHeight] = sides.map((side) => Math.round(side * crop));
+  return [Math.round((width - keptWidth) / 2), Math.round((height - keptHeight) / 2), keptWidth, keptHeight];
 }
 
 function makeBar([name, share], index) {

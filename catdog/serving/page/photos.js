@@ -1,6 +1,6 @@
 // Where photos come from: files that are dropped, also in folders, pasted, chosen or just taken; and small pictures of them.
 
-const THUMB = { width: 480, height: 360 }; // px; cards are at most half as large on ordinary screens
+const THUMB = { width: 480, height: 360, most: 1440 }; // px; cards are at most half as large on ordinary screens
 const JUNK = /^(\.|Thumbs\.db$|desktop\.ini$)/i;
 
 /** Calls `take` with files whenever some are added; `highlight` with whether some are dragged over the page. */
@@ -72,16 +72,16 @@ export function makeThumb(file) {
 async function draw(file) {
   try {
     const bitmap = await createImageBitmap(file);
-    const scale = Math.min(1, Math.max(THUMB.width / bitmap.width, THUMB.height / bitmap.height));
+    const cover = Math.max(THUMB.width / bitmap.width, THUMB.height / bitmap.height);
+    const scale = Math.min(1, cover, THUMB.most / Math.max(bitmap.width, bitmap.height));
     const canvas = document.createElement("canvas");
-    canvas.width = Math.max(1, Math.round(Math.min(bitmap.width * scale, 2 * THUMB.width)));
-    canvas.height = Math.max(1, Math.round(Math.min(bitmap.height * scale, 2 * THUMB.height)));
+    canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+    canvas.height = Math.max(1, Math.round(bitmap.height * scale));
     const context = canvas.getContext("2d");
     context.fillStyle = "#fff";
     context.fillRect(0, 0, canvas.width, canvas.height);
-    const [width, height] = [canvas.width / scale, canvas.height / scale];
     context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, (bitmap.width - width) / 2, (bitmap.height - height) / 2, width, height, 0, 0, canvas.width, canvas.height);
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     bitmap.close();
     return await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.82));
   } catch {
