@@ -31,6 +31,7 @@ def main() -> None:
         page.set_input_files("#files", photos)
         page.wait_for_selector("#now .card img:visible")
         page.wait_for_selector("[data-state=waiting]", state="detached")
+        page.get_by_role("button", name="Show where it looked").click()
         page.wait_for_timeout(500)  # the pictures fade in
         page.screenshot(path=OUT, type="jpeg", quality=90)
 
