@@ -9,7 +9,7 @@ Exit codes: 0 ended by SIGTERM once all was answered, and those of ``catdog.edge
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
-    from catdog.edge import start
+    from catdog.start import start
 
     start("serve")
 

@@ -7,7 +7,7 @@ DIR/function.zip    the same as a zip, for a function without an image
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
-    from catdog.edge import start
+    from catdog.start import start
 
     start("lambda")
 

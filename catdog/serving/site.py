@@ -9,7 +9,7 @@ The model runs in onnxruntime-web, which npm brings: two of its files are copied
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered during them, too
-    from catdog.edge import start
+    from catdog.start import start
 
     start("page")
 
