@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/server.py PHOTOS [--seconds 6] [--mixed 10000]
 
-PHOTOS: a folder or .zip of JPEGs. All answer with the embedded model and catdog's own functions, one photo a request, so
-that what is compared is the serving:
+PHOTOS: a folder or .zip of JPEGs. All answer with the embedded model and catdog's own functions, one photo a request:
+what is compared is the serving.
 
 - bare: ``Classifier.predict`` in this process, without HTTP; the latency that can't be beaten.
 - catdog: ``catdog serve`` as it comes.
