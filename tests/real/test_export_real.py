@@ -61,8 +61,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, photos: Manifest) -> Pa
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, photos: Manifest) -> tuple[Path, Proof]:
     out = tmp_path_factory.mktemp("int8") / "model.onnx"
-    # On this few photos one flip is more than 0.1 points; two flips of about 160 pass.
-    return out, export(checkpoint, out, photos, int8=True, min_photos=100, gates=Gates(accuracy_loss=1.5))
+    # Of the 67 validation photos, by which layers are left in float, one is 1.5 points; two flips pass.
+    return out, export(checkpoint, out, photos, int8=True, min_photos=100, gates=Gates(accuracy_loss=3))
 
 
 def test_float_is_torch_s_equal_on_real_and_awkward_photos(int8: tuple[Path, Proof]) -> None:
