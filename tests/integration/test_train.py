@@ -82,7 +82,8 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
 def test_its_last_words_say_what_was_written_and_what_was_not(
     finished: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["--config", str(finished / "config.yaml"), "--export"]
+    untrained = ["--weights", str(finished / "model.safetensors"), "--frozen-epochs", "0", "--epochs", "0"]
+    settings = ["--config", str(finished / "config.yaml"), *untrained, "--export"]
 
     whole = tmp_path / "a run"
     assert main([*settings, "True", "--output", str(whole)]) == 0
