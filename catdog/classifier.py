@@ -213,7 +213,7 @@ class Classifier:
             and [(o.name, o.type) for o in outputs[:1]] == [(OUTPUT_NAME, "tensor(float)")]
             and outputs[0].shape[1:] == [classes]
             and [(o.name, o.type) for o in outputs[1:]] in ([], [(EVIDENCE_NAME, "tensor(float)")])
-            and all(o.shape[1] == classes and _are_sides(o.shape[2:]) for o in outputs[1:])
+            and all(o.shape[1:2] == [classes] and _are_sides(o.shape[2:]) for o in outputs[1:])
         )
         self.has_evidence = len(outputs) == 2
         if not fits:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from catdog.contract import NEITHER, Contract
@@ -59,10 +61,14 @@ def fit_thresholds(contract: Contract, probabilities: Tensor, labels: Tensor) ->
     """
     if NEITHER not in contract.class_names:
         return contract.with_(threshold=fit_threshold(probabilities, labels))
-    neither = contract.class_names.index(NEITHER)
-    is_pet = labels != neither
-    refused = fit_neither_threshold(probabilities[is_pet, neither])
+    is_pet = find_pets(labels, contract.class_names)
+    refused = fit_neither_threshold(probabilities[is_pet, contract.class_names.index(NEITHER)])
     return contract.with_(threshold=fit_threshold(probabilities[is_pet], labels[is_pet]), neither_threshold=refused)
+
+
+def find_pets(labels: Tensor, class_names: Sequence[str]) -> Tensor:
+    """Return which photos show another class than "neither", bool (N,); being unsure is a question of those alone."""
+    return labels != class_names.index(NEITHER) if NEITHER in class_names else torch.ones_like(labels, dtype=torch.bool)
 
 
 def fit_neither_threshold(refusal: Tensor) -> float:

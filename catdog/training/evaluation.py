@@ -26,6 +26,7 @@ from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import write_csv, write_text
 from catdog.prediction import decide
 from catdog.training import charts
+from catdog.training.calibration import find_pets
 from catdog.training.metrics import (
     RESAMPLES,
     estimate_intervals,
@@ -91,9 +92,8 @@ def choose_photos(
         left_out = json.loads((manifest.root / REPORT_NAME).read_bytes())["reasons"]
         part = part or "all"
     name = ", ".join(map(str, sources))
-    if {*manifest.class_names, NEITHER} != {*contract.class_names, NEITHER} or (
-        NEITHER in manifest.class_names and NEITHER not in contract.class_names
-    ):
+    given, known = set(manifest.class_names), set(contract.class_names)
+    if given - known or known - given - {NEITHER}:
         theirs, ours = (", ".join(names) for names in (manifest.class_names, contract.class_names))
         raise DataError(f"{name}: photos of {theirs}, but the model answers {ours}; give photos of its classes")
     photos = manifest.photos if part == "all" else manifest.of(part)
@@ -152,16 +152,11 @@ def evaluate(
     }
 
 
-def is_pet(labels: Tensor, names: Sequence[str]) -> Tensor:
-    """Return which photos show another class than "neither", bool (N,); being unsure is a question of those alone."""
-    return labels != names.index(NEITHER) if NEITHER in names else torch.ones(len(labels), dtype=torch.bool)
-
-
 def _measure_answers(contract: Contract, chosen: ChosenPhotos, probabilities: Tensor) -> dict[str, Any]:
     """Return what the thresholds do: which photos are answered at which, and what becomes of those of "neither"."""
     names, clusters = contract.class_names, [photo.cluster for photo in chosen.photos]
     labels = chosen.index_labels(names)
-    kept, refusal = is_pet(labels, names), None
+    kept, refusal = find_pets(labels, names), None
     if NEITHER in names:
         verdicts = [p.label for p in decide([photo.path for photo in chosen.photos], probabilities.numpy(), contract)]
         refusal = measure_refusal(probabilities[:, names.index(NEITHER)], ~kept, verdicts, clusters)
@@ -189,7 +184,7 @@ def write_evaluation(
             metrics["reliability"], 1 / len(names), f"Confidence and accuracy, {title}", out / "reliability.png"
         )
         if metrics["at_threshold"]:
-            kept = is_pet(labels, names)
+            kept = find_pets(labels, names)
             marks = [*metrics["coverage"], metrics["at_threshold"]]
             charts.draw_coverage(
                 probabilities[kept], labels[kept], marks, f"Coverage and error, {title}", out / "coverage.png"

@@ -100,3 +100,16 @@ def test_predict_writes_a_picture_a_photo(tmp_path: Path, corner: Image.Image) -
     done = run("c.png", "--model", "model.onnx", "--explain", "c.png", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_whose_evidence_has_no_places_is_refused() -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(build_looking_model(TINY_CONTRACT))
+    model.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info("evidence", onnx.TensorProto.FLOAT, ["N"]))
+    model.graph.node[3].output[0] = "places_of_classes"
+    model.graph.node[4].input[0] = "places_of_classes"
+    model.graph.node.append(
+        onnx.helper.make_node("ReduceMean", ["places_of_classes"], ["evidence"], axes=[1, 2, 3], keepdims=0)
+    )
+    with pytest.raises(ModelError, match="inputs and outputs don't fit its contract"):
+        Classifier(model.SerializeToString(), threads=1)
