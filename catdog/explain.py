@@ -22,7 +22,7 @@ from catdog.colours import ORANGE
 from catdog.contract import UNSURE, Contract
 from catdog.errors import ImageError, SettingsError
 from catdog.files import check_output_file, replace_file
-from catdog.image import Pixels, describe, find_kept_box, open_photo, resize
+from catdog.image import JPEG_MARGIN, Pixels, describe, find_kept_box, open_photo, resize
 from catdog.prediction import Prediction, decide
 from catdog.sources import Input
 
@@ -43,7 +43,7 @@ class Explanation:
     prediction: Prediction
     heat: Heat | None
     picture: Image.Image | None
-    """The photo, at most MAX_SIDE px, bright and coloured where the heat is."""
+    """The photo as it was decoded, at most MAX_SIDE px, bright and coloured where the heat is."""
 
 
 def explain(
@@ -56,7 +56,8 @@ def explain(
     source = describe(photo) if name is None else name
     contract = classifier.contract
     try:
-        image = open_photo(photo, source, at_least=max(MAX_SIDE, 2 * contract.resized))
+        # At the scale at which predict decodes a JPEG: another one would give other pixels, and another answer.
+        image = open_photo(photo, source, JPEG_MARGIN * contract.resized)
     except ImageError as error:
         return Explanation(Prediction.failed(source, error), None, None)
     prediction, heat = look(classifier, resize(image, contract), source, threshold)

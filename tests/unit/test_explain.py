@@ -14,7 +14,7 @@ from PIL import Image
 from catdog.classifier import Classifier
 from catdog.errors import ModelError
 from catdog.explain import explain, find_heat
-from catdog.image import find_kept_box
+from catdog.image import encode, find_kept_box
 from tests.conftest import TINY_CONTRACT, build_looking_model
 
 
@@ -46,6 +46,12 @@ def test_the_answer_is_that_of_predict_and_the_heat_is_where_the_evidence_is(
     bright = np.asarray(explanation.picture).sum(2)
     assert bright[20, 300] > 2 * 255 / 3
     assert bright[140, 20] == 0
+
+
+def test_a_large_jpeg_gets_the_answer_of_predict_to_the_digit(classifier: Classifier) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
+    data = encode(Image.fromarray(noise), "JPEG", quality=60)
+    assert explain(classifier, data).prediction == classifier.predict(data)
 
 
 def test_a_place_that_speaks_against_the_class_counts_as_nothing() -> None:
