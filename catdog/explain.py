@@ -6,6 +6,7 @@ all places is the logit. So nothing is estimated here, and one run of the model 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from catdog.sources import Input
 MAX_SIDE: Final = 1024  # px, of the longer side of the picture
 _TINT: Final = 0.3  # of the colour where the evidence is strongest
 _DIMMED: Final = 0.4  # of the brightness where there is none
+_MAX_NAME: Final = 200  # bytes of a name; file systems allow 255, of which a number and a temporary ending take some
 _MARK: Final = "catdog's explanation"  # in a picture's file, by which a later run knows that it may replace it
 
 
@@ -137,6 +139,8 @@ def write_pictures(
 def _choose_name(source: str, taken: set[str]) -> str:
     """Return a file name made of a photo's, with a number where another photo has it already."""
     stem = re.sub(r"[^\w.-]+", "_", Path(source).stem).strip(".")[:80] or "photo"
+    while len(os.fsencode(stem)) > _MAX_NAME:
+        stem = stem[:-1]
     name, number = f"{stem}.png", 2
     while name.casefold() in taken:
         name, number = f"{stem}~{number}.png", number + 1

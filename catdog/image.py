@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import io
 import logging
+import math
 import os
 import stat
 import warnings
@@ -136,7 +137,7 @@ def decode_sized(
         except UnidentifiedImageError as error:
             raise ImageError(f"{name}: {_guess_content(data)}", "unsupported") from error
         except Exception:
-            _check_memory(_read_webp_size(data))  # which is the only format whose pixels take memory already
+            _check_memory(math.prod(_read_webp_size(data)))  # which is the only format whose pixels take memory already
             raise
         width, height = image.size
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
@@ -149,7 +150,7 @@ def decode_sized(
         # Of a progressive JPEG all coefficients are held, however small the scale at which it is decoded.
         held = width * height if "progressive" in image.info else image.width * image.height
         with room(held, name):
-            _load(image, (width, height))
+            _load(image, held)
             size = (width, height) if is_scaled else image.size  # loading turns TIFFs upright
             turn = _turn_to_upright(image)
             if turn is not None:
@@ -180,7 +181,7 @@ def from_pil(image: Image.Image, name: str) -> Image.Image:
     """Return an upright RGB image from any PIL image, which is left as it was; raises ImageError if it is damaged."""
     _check_sides(image, name)
     with _errors_about(name):
-        _load(image, image.size)
+        _load(image, image.width * image.height)
         turn = _turn_to_upright(image)
         return _to_rgb(image if turn is None else image.transpose(turn), name)
 
@@ -293,21 +294,21 @@ def _errors_about(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
 
 
-def _load(image: Image.Image, size: Size) -> None:
-    """Decode an opened image, of ``size`` at full scale; raises MemoryError where memory may be what was lacking."""
+def _load(image: Image.Image, held: int) -> None:
+    """Decode an opened image that holds so many pixels; raises MemoryError where memory may be what was lacking."""
     try:
         image.load()
     except Exception:
-        _check_memory(size)
+        _check_memory(held)
         raise
 
 
-def _check_memory(size: Size) -> None:
-    """Raise MemoryError where a photo of ``size`` could not have been decoded.
+def _check_memory(pixels: int) -> None:
+    """Raise MemoryError where a photo that holds so many pixels could not have been decoded.
 
     libjpeg, libtiff, libwebp and libavif say the same of a lack of memory as of a damaged photo.
     """
-    np.empty(min(size[0] * size[1], MAX_PIXELS) * PEAK_BYTES_PER_PIXEL, np.uint8)
+    np.empty(min(pixels, MAX_PIXELS) * PEAK_BYTES_PER_PIXEL, np.uint8)
 
 
 def _read_webp_size(data: bytes) -> Size:

@@ -36,6 +36,11 @@ _MOST_MESSAGE: Final = 2**30  # bytes
 _LENGTH: Final = struct.Struct("<Q")
 # How a decoder's messages begin.
 _READY, _LARGE, _PIXELS, _REFUSED, _BROKEN = b"S", b"L", b"P", b"E", b"B"
+_GO, _STOP = b"go", b"stop"  # answers to _LARGE
+
+
+class _LargeError(Exception):
+    """The photo is a large one, and only one of those is decoded at a time."""
 
 
 class Decoders:
@@ -70,12 +75,23 @@ class Decoders:
         if not isinstance(source, bytes):
             return load_pixels(source, contract, name)  # nothing to decode
         try:
+            return self._load(source, contract, name, deadline, may_be_large=False)
+        except _LargeError:  # it waits for its turn without a decoder, which others can use meanwhile
+            if not self._large.acquire(timeout=_left(deadline)):
+                raise _make_late(name) from None
+        try:
+            return self._load(source, contract, name, deadline, may_be_large=True)
+        finally:
+            self._large.release()
+
+    def _load(self, data: bytes, contract: Contract, name: str, deadline: float, may_be_large: bool) -> Pixels:
+        try:
             decoder = self._idle.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty as error:
-            raise LateError(f"{name}: not decoded in time; send it again, or fewer at once", "unreadable") from error
+            raise _make_late(name) from error
         try:
-            return decoder.load(source, contract, name, deadline, self._large)
-        except ImageError:
+            return decoder.load(data, contract, name, deadline, may_be_large)
+        except (ImageError, _LargeError):
             raise
         except BaseException as error:
             self._count_restart()
@@ -129,23 +145,23 @@ class _Decoder:
             self._receive(deadline)
             self._is_ready = True
 
-    def load(self, data: bytes, contract: Contract, name: str, deadline: float, turn: threading.Lock) -> Pixels:
+    def load(self, data: bytes, contract: Contract, name: str, deadline: float, may_be_large: bool) -> Pixels:
         if self._process is None or self._process.poll() is not None:  # ended by something else than a photo
             self.end()
             self.start()
-        self.wait_ready(min(deadline, time.monotonic() + _START_S))
+        try:
+            self.wait_ready(min(deadline, time.monotonic() + _START_S))
+        except TimeoutError as error:  # it is only starting, and the next photo finds it further
+            raise _make_late(name) from error
         due = min(deadline, time.monotonic() + MOST_S)
         self._socket.settimeout(_left(due))
         _send(self._socket, name.encode("utf-8", "surrogatepass"), data)
         kind, payload = self._receive(due)
         if kind == _LARGE:
-            if not turn.acquire(timeout=_left(deadline)):
-                raise TimeoutError
-            try:
-                _send(self._socket, b"")
-                kind, payload = self._receive(min(deadline, time.monotonic() + MOST_S))
-            finally:
-                turn.release()
+            _send(self._socket, _GO if may_be_large else _STOP)
+            kind, payload = self._receive(min(deadline, time.monotonic() + MOST_S))
+            if not may_be_large:  # what came is the refusal that ``work`` makes of it
+                raise _LargeError
         size = contract.input_size
         if kind == _PIXELS and len(payload) == size * size * 3:
             return np.frombuffer(payload, np.uint8).reshape(size, size, 3)
@@ -180,7 +196,8 @@ def work(number: int) -> None:
         @contextlib.contextmanager
         def turn() -> Iterator[None]:
             _send(server, _LARGE)
-            _receive(server)
+            if _receive(server) != _GO:
+                raise ImageError("it is not its turn", "unreadable")
             yield
 
         _send(server, _READY)
@@ -196,6 +213,10 @@ def work(number: int) -> None:
             else:
                 _send(server, _PIXELS + pixels.tobytes())
             signal.alarm(0)
+
+
+def _make_late(name: str) -> LateError:
+    return LateError(f"{name}: not decoded in time; send it again, or fewer at once", "unreadable")
 
 
 def _left(deadline: float) -> float:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final
@@ -25,7 +24,7 @@ from typing import Annotated, Final
 import typer
 
 from catdog.edge import edge, write_summary
-from catdog.errors import CatdogError, ModelError, SettingsError
+from catdog.errors import CatdogError, SettingsError
 from catdog.files import check_output_folder, lock_folder, replace_file
 
 PACKAGES: Final = ("numpy>=1.26", "obstore>=0.12", "onnxruntime>=1.20", "pillow>=11.3")
@@ -160,26 +159,14 @@ def write_zip(folder: Path, path: Path, most_bytes: int = MOST_UNZIPPED) -> tupl
 
 def _pack_model(model: str) -> dict[str, bytes]:
     """Return the files that ``loading.load_model`` reads, by their names."""
-    from catdog.classifier import EMBEDDED, MAX_MODEL_BYTES, Classifier, find_onnx  # after parsing: --help is quick
+    from catdog.classifier import load  # after parsing: --help is quick
     from catdog.contract import CONTRACT_NAME
     from catdog.serving.golden import write_golden
     from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME
-    from catdog.sources.names import is_object_uri
 
-    try:
-        if model == EMBEDDED:
-            data = files("catdog").joinpath("assets", "catdog.onnx").read_bytes()
-        elif is_object_uri(model):
-            from catdog.sources.objects import read_whole
-
-            data = read_whole(model, MAX_MODEL_BYTES)
-        else:
-            data = find_onnx(Path(model)).read_bytes()
-    except OSError as error:
-        raise ModelError(f"{model}: the model can't be read ({error.strerror})") from error
-    classifier = Classifier(data, threads=1, name=model)
+    classifier = load(model, threads=1)
     texts = {CONTRACT_NAME: classifier.contract.to_json(), GOLDEN_NAME: write_golden(classifier)}
-    return {ONNX_NAME: data, **{name: text.encode("utf-8") for name, text in texts.items()}}
+    return {ONNX_NAME: classifier.data, **{name: text.encode("utf-8") for name, text in texts.items()}}
 
 
 def _install(folder: Path, python: str) -> None:

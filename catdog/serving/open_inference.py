@@ -113,7 +113,8 @@ def write_reply(asked: Asked, answers: Answers | Refusal) -> tuple[int, bytes, d
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
     """Return a request's JSON object and the bytes behind it."""
-    if header_length is not None and not (header_length.isdecimal() and int(header_length) <= len(body)):
+    is_length = header_length is None or (len(header_length) <= 10 and header_length.isdecimal())
+    if not is_length or (header_length is not None and int(header_length) > len(body)):
         raise _UnfitError(f"{HEADER_LENGTH} must be the number of bytes of JSON in the body", HTTPStatus.BAD_REQUEST)
     length = len(body) if header_length is None else int(header_length)
     try:

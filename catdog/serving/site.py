@@ -162,11 +162,16 @@ def _download(folder: Path) -> None:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
             raise SettingsError(f"npm could not download {RUNTIME} ({reason}); {_advice()}")
         with tarfile.open(package) as archive:
-            for path, _ in RUNTIME_FILES.values():
-                member = archive.extractfile(f"package/{path}")
-                assert member is not None
+            for path, digest in RUNTIME_FILES.values():
+                try:
+                    member = archive.extractfile(f"package/{path}")
+                except KeyError:
+                    member = None
+                content = member.read() if member else b""
+                if hashlib.sha256(content).hexdigest() != digest:  # before it is kept for later runs
+                    raise SettingsError(f"what npm gave for {RUNTIME} {RUNTIME_VERSION} isn't it; {_advice()}")
                 with replace_file(folder / path) as temporary:
-                    temporary.write_bytes(member.read())
+                    temporary.write_bytes(content)
 
 
 def _cache_folder() -> Path:

@@ -49,5 +49,11 @@ self.addEventListener("message", async ({ data: { id, file } }) => {
     self.postMessage({ id, unreachable: "The model can't be loaded." });
     return;
   }
-  self.postMessage({ id, row: await answer(file) });
+  let row;
+  try {
+    row = await answer(file);
+  } catch (error) {
+    row = failure(`The model failed (${error.message}).`); // out of memory, say
+  }
+  self.postMessage({ id, row });
 });

@@ -27,6 +27,7 @@ export async function answer(file, signal) {
       throw new Unreachable("The server can't be reached.");
     }
     const given = await response.json().catch(() => ({}));
+    if (response.ok && !given[0]) throw new Unreachable("The answer broke off.");
     if (response.ok) return given[0].error ? failure(given[0].error, given[0].source) : given[0];
     if (response.status === 400 && asked) {
       query = "";
