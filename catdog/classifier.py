@@ -227,6 +227,14 @@ def _are_sides(shape: list[object]) -> bool:
     return len(shape) == 2 and all(isinstance(side, int) and side > 0 for side in shape)
 
 
+def find_embedded() -> Path:
+    """Return the ONNX file of the model that is inside catdog, beside which its contract lies; raises ModelError."""
+    path = Path(str(files("catdog"))) / "assets" / "catdog.onnx"
+    if not path.is_file():
+        raise ModelError("the embedded model is missing from this installation; name an ONNX file")
+    return path
+
+
 def load(
     model: bytes | str | os.PathLike[str] | None = None,
     *,
@@ -241,11 +249,9 @@ def load(
     """
     name = ""
     if model is None or model in (EMBEDDED, Path(EMBEDDED)):
-        name = "the embedded model"
-        try:
-            model = files("catdog").joinpath("assets", "catdog.onnx").read_bytes()
-        except OSError as error:
-            raise ModelError("the embedded model is missing from this installation; name an ONNX file") from error
+        name, model = "the embedded model", find_embedded()
+    elif model == "":
+        raise ModelError(f"'': names no model; give an ONNX file, a run folder, or {EMBEDDED}")
     elif isinstance(model, str) and is_object_uri(model):
         from catdog.sources.objects import read_whole  # whose library a run without object stores need not have
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from catdog.classifier import Classifier
 from catdog.colours import ORANGE
 from catdog.contract import UNSURE, Contract
 from catdog.errors import ImageError, SettingsError
-from catdog.files import check_output_file, replace_file
+from catdog.files import check_local, check_output_file, check_writable, replace_file
 from catdog.image import JPEG_MARGIN, Pixels, describe, find_kept_box, open_photo, resize
 from catdog.prediction import Prediction, decide
 from catdog.sources import Input
@@ -32,6 +33,7 @@ _TINT: Final = 0.3  # of the colour where the evidence is strongest
 _DIMMED: Final = 0.4  # of the brightness where there is none
 _MAX_NAME: Final = 200  # bytes of a name; file systems allow 255, of which a number and a temporary ending take some
 _MARK: Final = "catdog's explanation"  # in a picture's file, by which a later run knows that it may replace it
+_HEAD: Final = 4096  # bytes of that file; Pillow writes texts before the pixels
 
 
 Heat = npt.NDArray[np.float32]
@@ -111,11 +113,32 @@ def write_pictures(
 ) -> Iterator[Prediction]:
     """Yield the answer to each photo, and write what ``explain`` shows of it to ``folder`` as NAME.png.
 
-    Raises ModelError where the model can't explain, and SettingsError where a picture can't be written or a file of
-    its name is there that isn't from here.
+    Raises ModelError where the model can't explain, and SettingsError where ``folder`` can't be written or holds
+    pictures that aren't from here, both before anything is answered; SettingsError also where a picture can't be
+    written.
     """
     classifier.check_evidence()
-    taken: set[str] = set()
+    check_pictures_folder(folder)
+    return _write_each(classifier, photos, folder, threshold)
+
+
+def check_pictures_folder(folder: Path) -> None:
+    """Raise SettingsError unless all pictures in the folder are from here, so that any of them may be replaced."""
+    check_local("--explain", folder)
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+    except OSError as error:
+        raise SettingsError(f"--explain {folder}: can't be read ({error.strerror})") from error
+    for name in names:
+        if name.lower().endswith(".png") and not name.startswith("."):  # which those of a killed run do
+            check_output_file("--explain", folder / name, _MARK.encode(), within=_HEAD)
+    check_writable("--explain", folder)
+
+
+def _write_each(
+    classifier: Classifier, photos: Iterable[Input], folder: Path, threshold: float | None
+) -> Iterator[Prediction]:
+    taken: Counter[str] = Counter()
     for photo in photos:
         try:
             data: object = photo.content.read(photo.source)
@@ -125,7 +148,6 @@ def write_pictures(
         explanation = explain(classifier, data, photo.source, threshold)
         if explanation.picture is not None:
             path = folder / _choose_name(photo.source, taken)
-            check_output_file("--explain", path, _MARK.encode())
             about = PngInfo()
             about.add_text("Software", _MARK)
             try:
@@ -136,13 +158,11 @@ def write_pictures(
         yield explanation.prediction
 
 
-def _choose_name(source: str, taken: set[str]) -> str:
+def _choose_name(source: str, taken: Counter[str]) -> str:
     """Return a file name made of a photo's, with a number where another photo has it already."""
     stem = re.sub(r"[^\w.-]+", "_", Path(source).stem).strip(".")[:80] or "photo"
     while len(os.fsencode(stem)) > _MAX_NAME:
         stem = stem[:-1]
-    name, number = f"{stem}.png", 2
-    while name.casefold() in taken:
-        name, number = f"{stem}~{number}.png", number + 1
-    taken.add(name.casefold())
-    return name
+    taken[stem.casefold()] += 1
+    number = taken[stem.casefold()]
+    return f"{stem}.png" if number == 1 else f"{stem}~{number}.png"  # no stem has a "~"

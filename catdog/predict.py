@@ -35,6 +35,7 @@ from catdog.edge import EXIT_FAILED, edge
 from catdog.prediction import Prediction
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
+from catdog.sources.names import check_apart
 from catdog.text import printable
 
 BAR_AFTER_S: Final = 2.0
@@ -106,6 +107,7 @@ def _answer_paths(
     else:
         from catdog.explain import write_pictures  # which most runs don't need
 
+        check_apart("--explain", folder, paths)
         answers = write_pictures(classifier, list_photos(paths), folder, threshold)
     # The bar would tear lines that go to the same terminal, and there the answers themselves show the progress.
     if sys.stderr.isatty() and not sys.stdout.isatty() and chosen is not Format.jsonl:
