@@ -234,7 +234,7 @@ def test_other_peoples_folders_are_never_replaced(tmp_path: Path) -> None:
     shutil.copy(mine / "diary.txt", tmp_path / "out")
     with pytest.raises(DataError, match=r"holds 'diary\.txt', which would be lost"):
         build([source], tmp_path / "out")
-    with pytest.raises(SettingsError, match="out: lies in .*photos, so the next run would take for photos"):
+    with pytest.raises(SettingsError, match=r"out: lies in .*photos, so the next run would take for photos"):
         build([source], source / "out")
     with pytest.raises(DataError, match="not empty"):
         build([source], tmp_path)
