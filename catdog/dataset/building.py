@@ -287,7 +287,7 @@ def _check_each(
     """Each file with its copy, or with the reason and message why there is none.
 
     Threads read and decode (Pillow lets go of the interpreter lock); what a stream brings along is read by this one,
-    front to back, and no more than _WAITING_BYTES of it wait. ``taken``: case-folded paths that no photo may get any more.
+    front to back, and no more than _WAITING_BYTES of it wait. ``taken``: paths that no photo may get, case-folded.
     """
     waiting: deque[tuple[LabelledTree, Item, int, Future[_KeptPhoto | tuple[Reason, str]]]] = deque()
     with ThreadPoolExecutor(threads, "catdog-dataset") as pool:
