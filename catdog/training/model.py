@@ -28,7 +28,7 @@ from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file, write_text
 from catdog.image import load_pixels
-from catdog.training.settings import ARCHS
+from catdog.training.settings import ARCHS, STAGES
 
 CNN_CHANNELS: Final = (32, 64, 128, 256)
 CNN_HIDDEN: Final = 128  # units between the features and the logits
@@ -166,9 +166,9 @@ def split_network(network: ResNet, learning: Collection[str]) -> tuple[nn.Sequen
 
 
 def find_stage(tensor_name: str) -> str:
-    """Return the stage that a tensor of a ResNet's state dict belongs to."""
+    """Return the stage that a tensor of a ResNet's or a detector's state dict belongs to."""
     first = tensor_name.split(".", 1)[0]
-    return {"conv1": "stem", "bn1": "stem", "fc": "head"}.get(first, first)
+    return {"conv1": "stem", "bn1": "stem"}.get(first, first if first in STAGES else "head")
 
 
 def fingerprint_weights(state: dict[str, Tensor]) -> str:
