@@ -113,7 +113,8 @@ def test_decoding_is_what_a_plain_loop_does() -> None:
         left = [i for i in left[1:] if measure_overlaps(boxes[[best]], boxes[[i]])[0, 0] <= 0.5]
     found = find_objects(boxes, scores, SQUARE, CONTRACT)
     assert [(o.label, o.confidence) for o in found] == [(label, confidence) for label, confidence, _ in expected]
-    np.testing.assert_allclose([o.box.corners for o in found], [np.clip(p, 0, 320) for *_, p in expected], atol=0.051)
+    places = np.array([place for *_, place in expected], float)
+    np.testing.assert_allclose([o.box.corners for o in found], places.clip(0, 320), atol=0.051)
 
 
 def test_overlaps_by_hand() -> None:
