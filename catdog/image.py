@@ -16,7 +16,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -338,6 +338,32 @@ def _errors_about(name: str) -> Iterator[None]:
         raise out_of_memory(name) from error
     except Exception as error:
         raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
+
+
+def find_turn(data: bytes, name: str) -> Image.Transpose | None:
+    """Return what ``decode`` does to a stored photo of swapped sides to make it upright, None where it does nothing.
+
+    Raises ImageError as ``decode`` does; the pixels are not decoded.
+    """
+    with _errors_about(name), Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+        turn = _turn_to_upright(image)
+        return turn if turn in _SIDEWAYS else None
+
+
+def turn_point(point: Sequence[float], stored: Size, turn: Image.Transpose | None) -> tuple[float, float]:
+    """Return where a point of a stored photo, px, is once ``turn`` has made the photo upright."""
+    (x, y), (width, height) = point, stored
+    turned = {
+        None: (x, y),
+        Image.Transpose.FLIP_LEFT_RIGHT: (width - x, y),
+        Image.Transpose.ROTATE_180: (width - x, height - y),
+        Image.Transpose.FLIP_TOP_BOTTOM: (x, height - y),
+        Image.Transpose.TRANSPOSE: (y, x),
+        Image.Transpose.ROTATE_270: (height - y, x),
+        Image.Transpose.TRANSVERSE: (height - y, width - x),
+        Image.Transpose.ROTATE_90: (y, width - x),
+    }
+    return turned[turn]
 
 
 def _load(image: Image.Image, held: int) -> None:
