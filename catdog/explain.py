@@ -23,7 +23,7 @@ from catdog.colours import ORANGE
 from catdog.contract import UNSURE, Contract
 from catdog.errors import ImageError, SettingsError
 from catdog.files import check_output_file, replace_file
-from catdog.image import JPEG_MARGIN, Pixels, describe, find_kept_box, open_photo, resize
+from catdog.image import JPEG_MARGIN, Pixels, describe, find_kept_box, open_sized_photo, resize
 from catdog.prediction import Prediction, decide
 from catdog.sources import Input
 
@@ -59,10 +59,10 @@ def explain(
     contract = classifier.contract
     try:
         # At the scale at which predict decodes a JPEG: another one would give other pixels, and another answer.
-        image = open_photo(photo, source, JPEG_MARGIN * contract.resized)
+        image, size = open_sized_photo(photo, source, JPEG_MARGIN * contract.resized)
     except ImageError as error:
         return Explanation(Prediction.failed(source, error), None, None)
-    prediction, heat = look(classifier, resize(image, contract), source, threshold)
+    prediction, heat = look(classifier, resize(image, contract, size), source, threshold)
     return Explanation(prediction, heat, draw_heat(image, heat, contract))
 
 

@@ -27,7 +27,9 @@ from typing import Final
 import numpy as np
 
 from catdog.ahead import map_in_order
+from catdog.boxes import Box
 from catdog.contract import NEITHER
+from catdog.dataset.annotations import Fitted, Flaw, fit_boxes
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
 from catdog.dataset.exclusions import Exclusions
@@ -36,6 +38,7 @@ from catdog.dataset.layouts import Item
 from catdog.dataset.manifest import MANIFEST_NAME, PETS, Manifest, Photo, Split, is_dataset
 from catdog.dataset.report import (
     REPORT_NAME,
+    FlawedAnnotation,
     LeftOut,
     Reason,
     Relabelled,
@@ -47,6 +50,7 @@ from catdog.dataset.report import (
 from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
 from catdog.errors import DataError, ImageError, NothingUsableError, SettingsError
 from catdog.files import check_local, lock_folder
+from catdog.image import find_turn
 from catdog.machine import usable_cores
 from catdog.sources.archives import Bytes
 from catdog.sources.contents import Content
@@ -74,6 +78,9 @@ class _KeptPhoto:
     """The split that the source puts it into."""
     label: str
     checked: Checked
+    boxes: tuple[Box, ...] | None
+    flaws: tuple[Flaw, ...] = ()
+    """Of its annotation."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ class _FoundPhotos:
     relabelled: list[Relabelled]
     reviewed: set[str]
     """The hashes of the exclusions that were met."""
+    flaws: list[FlawedAnnotation]
 
 
 def build(
@@ -144,7 +152,9 @@ def build(
             summaries += [SourceSummary(name, str(target), "joined") for name in former]
             settings = {"split": list(shares), "min_side": min_side}
             warnings += missing_classes(manifest)
-            write_report(staging, make_report(manifest, summaries, left_out, found.relabelled, settings, warnings))
+            write_report(
+                staging, make_report(manifest, summaries, left_out, found.relabelled, found.flaws, settings, warnings)
+            )
             _replace(staging, target)
     except OSError as error:
         raise DataError(f"{out}: the dataset can't be written there ({error.strerror or error})") from error
@@ -219,7 +229,7 @@ def _check_all(
     They come in the order of the dataset and then of the sources, whatever thread was first. A source's photo that the
     dataset has already, under the same label, is passed over.
     """
-    found = _FoundPhotos([], [], [], set())
+    found = _FoundPhotos([], [], [], set(), [])
     former = joined.photos if joined else ()
     known = {(photo.sha256, exclusions.get(photo.sha256) or photo.label) for photo in former}
     taken = {photo.path for photo in former}
@@ -232,6 +242,8 @@ def _check_all(
             progress(done, total)
     checked = _check_each(trees, staging, min_side, taken, threads)
     for done, (entry, item, result) in enumerate(checked, len(former) + 1):
+        if isinstance(result, _KeptPhoto):
+            found.flaws.extend(FlawedAnnotation(entry.name, *flaw) for flaw in result.flaws)
         if not isinstance(result, _KeptPhoto):
             found.left_out.append(LeftOut(entry.name, item.name, *result))
         elif (digest := result.checked.sha256, exclusions.get(digest) or result.label) in known:
@@ -243,6 +255,7 @@ def _check_all(
     for entry in trees:
         refused = entry.tree.refused
         found.left_out.extend(LeftOut(entry.name, name, "unreadable", f"{name}: {why}") for name, why in refused)
+        found.flaws.extend(FlawedAnnotation(entry.name, *flaw) for flaw in entry.annotations.flaws)
     return found
 
 
@@ -277,7 +290,7 @@ def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _KeptPhoto:
     if hashlib.sha256(data).hexdigest() != photo.sha256 or isinstance(checked, TooSmall):
         raise DataError(f"{path}: was changed since the dataset was made; give --replace to build without it")
     _write(staging / photo.path, data)
-    return _KeptPhoto(photo.path, photo.source, photo.path, None, photo.label, checked)
+    return _KeptPhoto(photo.path, photo.source, photo.path, None, photo.label, checked, photo.boxes)
 
 
 def _check_each(
@@ -325,7 +338,10 @@ def _check_one(
         return "too_small", checked.message
     _write(staging / path, data)
     assert item.label is not None  # the others were never read
-    return _KeptPhoto(path, entry.name, item.name, entry.split_of(item), item.label, checked)
+    fitted = Fitted(None, ())
+    if annotation := entry.annotations.of.get(item.name):
+        fitted = fit_boxes(annotation, item.name, (checked.width, checked.height), partial(find_turn, data, item.name))
+    return _KeptPhoto(path, entry.name, item.name, entry.split_of(item), item.label, checked, *fitted)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -364,6 +380,7 @@ def _split_photos(
                     sha256=k.checked.sha256,
                     cluster=answer.cluster,
                     source=k.source,
+                    boxes=k.boxes,
                 )
             )
     return sorted(photos, key=lambda photo: photo.path), warnings

@@ -67,7 +67,7 @@ def understand(names: Sequence[str], source: str, species: Mapping[str, str] | N
     ``species``: from ``parse_species``, where there is such a file. Raises DataError if no layout fits.
     """
     if species is not None and any(PurePosixPath(name).stem in species for name in names):
-        photos = [name for name in names if is_photo_name(name)]
+        photos = [name for name in names if is_photo_of_oxford(name)]
         return Layout("Oxford-IIIT Pet", tuple(Item(name, _oxford_label(name, species)) for name in photos))
     whole = _CLASS_FOLDERS.get(source.lower())
     in_folders = [(name, _folder_label(name)) for name in names]
@@ -95,6 +95,11 @@ def parse_species(text: str, source: str) -> dict[str, str]:
             raise DataError(f"{source}: line {number} of {SPECIES_FILE} is not 'name breed species number'")
         species[columns[0]] = _OXFORD_SPECIES[columns[2]]
     return species
+
+
+def is_photo_of_oxford(name: str) -> bool:
+    """Whether this is a photo of Oxford's, and not one of the masks (trimaps) among its annotations."""
+    return is_photo_name(name) and "trimaps" not in _folders(name)
 
 
 def _with_splits(labelled: Iterable[tuple[str, str | None]]) -> tuple[Item, ...]:

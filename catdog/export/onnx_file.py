@@ -20,9 +20,10 @@ from torch import Tensor
 from torchvision.models import ResNet
 
 import catdog
-from catdog.classifier import EVIDENCE_NAME, INPUT_NAME, OUTPUT_NAME
+from catdog.classifier import EVIDENCE_NAME, OUTPUT_NAME
 from catdog.contract import METADATA_KEY, Contract
 from catdog.errors import ExportError
+from catdog.onnx_model import INPUT_NAME
 from catdog.text import first_line
 from catdog.training.model import ImageModel
 

@@ -29,12 +29,12 @@ from onnxruntime.quantization import (
     quant_pre_process,
 )
 
-from catdog.classifier import INPUT_NAME
 from catdog.errors import ExportError
 from catdog.export.onnx_file import write_onnx
 from catdog.export.photos import Labelled
 from catdog.export.proof import Engine, measure_accuracy
 from catdog.export.rounding import Floats, measure_second_moments, round_weights
+from catdog.onnx_model import INPUT_NAME
 from catdog.training.model import Images, Probabilities
 
 OPERATORS: Final = ("Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flatten")

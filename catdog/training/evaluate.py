@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catdog.classifier import EMBEDDED
 from catdog.edge import edge
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import check_output_folder
+from catdog.onnx_model import EMBEDDED
 from catdog.progress import show_progress
 from catdog.sources.names import is_object_uri
 from catdog.text import printable

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from catdog.classifier import EMBEDDED, load
+from catdog.classifier import load
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, Cell, contact_sheet
 from catdog.contract import NEITHER, WEIGHTS_NAME, Contract
@@ -24,6 +24,7 @@ from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import write_csv, write_text
+from catdog.onnx_model import EMBEDDED
 from catdog.prediction import decide
 from catdog.training import charts
 from catdog.training.calibration import find_pets

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
 
 from catdog.ahead import batches_ahead
-from catdog.classifier import BATCH_SIZE, Classifier
+from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file, write_text
 from catdog.image import load_pixels
+from catdog.onnx_model import BATCH_SIZE
 from catdog.training.settings import ARCHS, STAGES
 
 CNN_CHANNELS: Final = (32, 64, 128, 256)

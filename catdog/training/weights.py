@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from catdog.classifier import EMBEDDED
 from catdog.errors import ModelError
+from catdog.onnx_model import EMBEDDED
 from catdog.training.model import new_network, read_weights
 from catdog.training.onnx_weights import read_onnx_weights
 from catdog.training.settings import ARCHS
