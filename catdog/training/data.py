@@ -26,7 +26,7 @@ from catdog.errors import SettingsError
 from catdog.machine import usable_cores
 from catdog.progress import show_progress
 from catdog.training.history import say
-from catdog.training.model import ImageModel
+from catdog.training.model import ImageModel, new_model
 from catdog.training.onnx_weights import PHOTOS, refit_batch_norms
 from catdog.training.pixels import DecodedPhotos, Inputs, open_pixels
 from catdog.training.processes import Shard, check_agreement, say_first, share_folder
@@ -173,7 +173,7 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
     with fabric.rank_zero_first(local=True):
         manifest = manifest or open_data(settings, folder)
         contract = settings.contract(task.class_names(manifest), manifest.fingerprint)
-        model = task.new_model(contract, settings)
+        model = new_model(contract, settings.dropout)
         loaded = load_weights(model.network, settings.arch, settings.weights)
         val = load_photos(manifest, "val", contract, settings)
         # Larger: random crops of it have about the size that the network sees.

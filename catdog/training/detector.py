@@ -13,13 +13,15 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.ops import FeaturePyramidNetwork
 
+from catdog.boxes import Floats
 from catdog.contract import Contract
-from catdog.training.model import ImageModel
+from catdog.training.model import ImageModel, Images
 
 STRIDES: Final = (8, 16, 32)
 """px of the input between two places of a level: those of layer2, layer3 and layer4."""
@@ -47,6 +49,7 @@ class Detector(nn.Module):
         self.sides = _make_head(4)
         self.scales = nn.Parameter(torch.ones(len(STRIDES)))  # the levels share a head, but not a typical size
         nn.init.constant_(self.classes[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
@@ -56,8 +59,8 @@ class Detector(nn.Module):
             features = stages[name] = stage(features)
         levels = self.neck(stages).values()
         rows = []
-        for level, stride, scale in zip(levels, STRIDES, self.scales, strict=True):
-            distances = (self.sides(level) * scale).clamp(max=LARGEST).exp() * stride
+        for k, (level, stride) in enumerate(zip(levels, STRIDES, strict=True)):
+            distances = (self.sides(level) * self.scales[k]).clamp(max=LARGEST).exp() * stride
             rows.append(torch.cat([self.classes(level), distances], 1).flatten(2).transpose(1, 2))
         return torch.cat(rows, 1)
 
@@ -75,6 +78,12 @@ class DetectionModel(ImageModel):
         outputs = self.logits(images.permute(0, 3, 1, 2)).float()
         classes = len(self.contract.class_names)
         return place_boxes(outputs[..., classes:], self.places), outputs[..., :classes].sigmoid()
+
+    def propose(self, images: Images) -> tuple[Floats, Floats]:
+        """Do the same from arrays to arrays, as ``catdog.detection.detector.Detector.propose`` does."""
+        with torch.inference_mode():
+            boxes, scores = self(torch.tensor(images, device=self.mean.device))
+            return np.asarray(boxes.cpu().numpy()), np.asarray(scores.cpu().numpy())
 
 
 def make_places(size: int) -> tuple[Tensor, Tensor]:

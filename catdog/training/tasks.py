@@ -18,8 +18,6 @@ from catdog.errors import DataError
 from catdog.training.augment import augment
 from catdog.training.boxes import augment_boxes, compare_boxes, make_targets
 from catdog.training.detection import AveragePrecision
-from catdog.training.detector import DetectionModel, Detector
-from catdog.training.model import ImageModel, new_network
 from catdog.training.settings import Settings
 
 Targets = npt.NDArray[Any]
@@ -46,9 +44,6 @@ class Task(Protocol):
 
     def describe_photos(self, photos: Sequence[Photo], class_names: Sequence[str]) -> str:
         """Return what the photos are, for the log."""
-
-    def new_model(self, contract: Contract, settings: Settings) -> ImageModel:
-        """Return a randomly initialised network in its served form."""
 
     def make_targets(self, photos: Sequence[Photo], contract: Contract) -> Targets:
         """Return what the network should answer, a row a photo."""
@@ -93,9 +88,6 @@ class Classify:
     def describe_photos(self, photos: Sequence[Photo], class_names: Sequence[str]) -> str:
         return ", ".join(f"{sum(p.label == c for p in photos)} {c}" for c in class_names)
 
-    def new_model(self, contract: Contract, settings: Settings) -> ImageModel:
-        return ImageModel(new_network(settings.arch, len(contract.class_names), settings.dropout), contract)
-
     def make_targets(self, photos: Sequence[Photo], contract: Contract) -> Targets:
         return np.array([contract.class_names.index(photo.label) for photo in photos], np.int64)
 
@@ -136,11 +128,6 @@ class Detect:
         boxes = [box.label for photo in photos for box in photo.boxes or ()]
         found = ", ".join(f"{boxes.count(name)} {name}" for name in class_names)
         return f"boxes: {found}; {sum(not photo.boxes for photo in photos)} without one"
-
-    def new_model(self, contract: Contract, settings: Settings) -> ImageModel:
-        backbone = new_network(settings.arch, len(contract.class_names))
-        network = Detector(backbone, len(contract.class_names)).to(memory_format=torch.channels_last)
-        return DetectionModel(network, contract)
 
     def make_targets(self, photos: Sequence[Photo], contract: Contract) -> Targets:
         return make_targets(photos, contract)
