@@ -9,11 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from catdog.boxes import Box
 from catdog.colours import BLUE, GREY, ORANGE
+from catdog.contract import NEITHER
 from catdog.text import printable
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_COLOURS: Final = {"cat": ORANGE, "dog": BLUE}
+COLOURS: Final = {"cat": ORANGE, "dog": BLUE, NEITHER: GREY}
+"""Of each class's boxes and words."""
 _LINE: Final = 1 / 160  # of the photo's mean side
 _TEXT: Final = 1 / 24  # likewise: the height of a caption's letters
 _FEWEST_LINE_PX, _FEWEST_TEXT_PX = 2, 12
@@ -36,7 +38,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], captions: Sequence[str]
         corners = [round(at) for at in box.corners]
         # Pillow's last pixel is inside, and it refuses a corner that lies before the first one.
         right, bottom = max(corners[0], corners[2] - 1), max(corners[1], corners[3] - 1)
-        draw.rectangle((*corners[:2], right, bottom), outline=_COLOURS.get(box.label, GREY), width=line)
+        draw.rectangle((*corners[:2], right, bottom), outline=COLOURS.get(box.label, GREY), width=line)
     for box, caption in pairs:  # after all boxes, so that no line runs through a caption
         if caption:
             _write_caption(draw, printable(caption), box, font, line, image.size)
@@ -58,7 +60,7 @@ def _write_caption(
     y = round(box.ymin) - height + line
     if y < 0:
         y = min(max(0, round(box.ymin)), max(0, size[1] - height))
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=_COLOURS.get(box.label, GREY))
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=COLOURS.get(box.label, GREY))
     draw.text((x + 2 * line - left, y + 2 * line - top), text, "#ffffff", font)
 
 

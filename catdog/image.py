@@ -69,7 +69,8 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS: Final = (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
+SIDEWAYS: Final = (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
+"""Those that swap a photo's sides."""
 
 # MAX_PIXELS is enforced below for every photo; Pillow's warning at half of it would only be noise on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -155,7 +156,7 @@ def decode_sized(
             turn = _turn_to_upright(image)
             if turn is not None:
                 image = image.transpose(turn)  # under the same name, so that the memory of the first one is given back
-            return _to_rgb(image, name), size[::-1] if turn in _SIDEWAYS else size
+            return _to_rgb(image, name), size[::-1] if turn in SIDEWAYS else size
 
 
 def from_array(array: npt.NDArray[np.generic], name: str) -> Image.Image:
@@ -341,13 +342,13 @@ def _errors_about(name: str) -> Iterator[None]:
 
 
 def find_turn(data: bytes, name: str) -> Image.Transpose | None:
-    """Return what ``decode`` does to a stored photo of swapped sides to make it upright, None where it does nothing.
+    """Return how ``decode`` turns a stored photo to make it upright, None where it is.
 
     Raises ImageError as ``decode`` does; the pixels are not decoded.
     """
+    Image.init()
     with _errors_about(name), Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
-        turn = _turn_to_upright(image)
-        return turn if turn in _SIDEWAYS else None
+        return _turn_to_upright(image)
 
 
 def turn_point(point: Sequence[float], stored: Size, turn: Image.Transpose | None) -> tuple[float, float]:

@@ -124,10 +124,10 @@ def _find_layout(tree: Tree) -> tuple[Layout, Annotations]:
         )
     try:
         notes = _find_oxford_notes(tree)
-        layout = understand(tree.names, tree.name, None if notes is None else _read_species(notes))
-        if notes is None:
-            return layout, Annotations()
-        return layout, read_annotations([item.name for item in layout.items], notes)
+        species = None if notes is None else _read_species(notes)
+        annotations = read_annotations(notes or tree, filter(is_photo_of_oxford, tree.names))
+        names = [name for name in tree.names if notes or name not in annotations.files]
+        return understand(names, tree.name, species, annotations.labels), annotations
     except DataError as error:
         if any(map(is_archive_name, tree.names)):
             raise DataError(f"{error}; it holds archives: unpack it and give the folder or those archives") from error
