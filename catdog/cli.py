@@ -25,6 +25,7 @@ class Room(NamedTuple):
 
 ROOMS: Final = {
     "predict": Room("catdog.predict", "Tell cats from dogs in photos."),
+    "detect": Room("catdog.detection.__main__", "Find the heads of cats and dogs in photos."),
     "score": Room("catdog.score.cli", "Score every photo of a large collection, once."),
     "dataset": Room("catdog.dataset.__main__", "Turn photos into a checked dataset."),
     "train": Room("catdog.training.cli", "Train a model on a dataset."),
@@ -43,6 +44,7 @@ _HELP: Final = """Tell cats from dogs in photos; train, measure, export and serv
 \b
 Examples:
   catdog predict cat.jpg holiday/                         the embedded model answers
+  catdog detect cats.jpg --draw drawn                     a box around each head
   catdog score photos.zip --out results.parquet           a row for every photo of a collection
   catdog dataset photos.zip --out data                    a dataset of your own photos, to train from
   catdog train --data data --output runs/first

@@ -120,7 +120,7 @@ def test_decoding_is_what_a_plain_loop_does() -> None:
 def test_overlaps_by_hand() -> None:
     some = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], float)
     others = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [5, 5, 5, 5]], float)
-    np.testing.assert_allclose(np.asarray(measure_overlaps(some, others), float), [[1, 1 / 3, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(np.asarray(measure_overlaps(some, others), float), [[1.0, 1 / 3, 0.0, 0.0], [0.0] * 4])
     assert suppress_overlaps(others, np.array([0.1, 0.9, 0.5, 0.2]), 0.3) == [1, 2, 3]
     assert suppress_overlaps(others, np.array([0.1, 0.9, 0.5, 0.2]), 0.4, most=2) == [1, 2]
 
