@@ -169,6 +169,14 @@ class OnnxModel(ABC):
         """Return the outputs that are needed, for an error message."""
 
 
+def find_embedded(asset: str = "catdog.onnx", named: str = "the embedded model") -> Path:
+    """Return the ONNX file of the model that is inside catdog, beside which its contract lies; raises ModelError."""
+    path = Path(str(files("catdog"))) / "assets" / asset
+    if not path.is_file():
+        raise ModelError(f"{named} is missing from this installation; name an ONNX file (--model FILE)")
+    return path
+
+
 def find_model(
     model: bytes | str | os.PathLike[str] | None, asset: str, embedded_name: str
 ) -> tuple[bytes | Path, str]:
@@ -179,12 +187,9 @@ def find_model(
     Raises ModelError.
     """
     if model is None or model in (EMBEDDED, Path(EMBEDDED)):
-        try:
-            return files("catdog").joinpath("assets", asset).read_bytes(), embedded_name
-        except OSError as error:
-            raise ModelError(
-                f"{embedded_name} is missing from this installation; name an ONNX file (--model FILE)"
-            ) from error
+        return find_embedded(asset, embedded_name), embedded_name
+    if model == "":
+        raise ModelError(f"'': names no model; give an ONNX file, a run folder, or {EMBEDDED}")
     if isinstance(model, str) and is_object_uri(model):
         from catdog.sources.objects import read_whole  # whose library a run without object stores need not have
 

@@ -55,7 +55,7 @@ class Examples(Dataset[Batch]):
 def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
     """Return the photos of a split as consumers will see them, at ``contract``'s size."""
     task = find_task(settings)
-    chosen = _order_photos(task, manifest, split)
+    chosen = order_photos(task, manifest, split)
     folder = find_cache_folder(settings)
     with show_progress(f"{split}: decoded") as progress:
         pixels = open_pixels(manifest, chosen, contract, folder, round(settings.cache_gb * 1e9), progress)
@@ -68,8 +68,8 @@ def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: 
     return Examples(pixels, task.make_targets(chosen, contract))
 
 
-def _order_photos(task: Task, manifest: Manifest, split: Split) -> list[Photo]:
-    # Whatever their folders are called.
+def order_photos(task: Task, manifest: Manifest, split: Split) -> list[Photo]:
+    """Return the photos of a split in the order of ``load_photos``, whatever their folders are called."""
     return sorted(task.choose_photos(manifest, split), key=lambda photo: photo.sha256)
 
 
@@ -179,7 +179,7 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
         # Larger: random crops of it have about the size that the network sees.
         train = load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
         if settings.teacher:
-            photos, cache = _order_photos(task, manifest, "train"), find_cache_folder(settings)
+            photos, cache = order_photos(task, manifest, "train"), find_cache_folder(settings)
             targets = ask_teachers(settings.teacher, settings.teacher_weight, manifest, photos, cache)
             train = replace(train, targets=targets)
     check_agreement(fabric, "--data", (manifest.fingerprint, len(train)))
