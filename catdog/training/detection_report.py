@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +16,13 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split
 from catdog.detection.decoding import DetectedObject
 from catdog.drawing import draw_boxes
+from catdog.errors import SettingsError
+from catdog.files import write_csv, write_text
 from catdog.image import open_photo
 from catdog.training import charts
 from catdog.training.data import Prepared
 from catdog.training.detection import (
+    Model,
     Objects,
     count_at,
     find_in_photos,
@@ -28,10 +32,12 @@ from catdog.training.detection import (
     measure_boxes,
 )
 from catdog.training.detector import DetectionModel
+from catdog.training.evaluation import PREDICTIONS_NAME, ChosenPhotos
 from catdog.training.history import say
 from catdog.training.settings import Settings
 from catdog.training.tasks import find_task
 
+CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 _SHOWN_OVERLAPS: Final = {0.5: 0, 0.75: 5}  # with their places in OVERLAPS
 
 
@@ -56,6 +62,46 @@ def measure_detector(
         draw_boxes_found(found, photos, manifest, contract, split, reports, f"_{split}")
     model.to("cpu")
     return contract, metrics
+
+
+def evaluate_detector(
+    name: str, model: Model, chosen: ChosenPhotos, progress: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, Any], list[Objects]]:
+    """Return what ``metrics.json`` holds of the detector that the user calls ``name``, and the boxes that it found."""
+    contract, photos = model.contract, chosen.photos
+    found = find_in_photos(model, [chosen.manifest.root / photo.path for photo in photos], progress)
+    is_known = contract.data_fingerprint == chosen.manifest.fingerprint
+    about = {
+        "model": name,
+        "task": contract.task,
+        "arch": contract.arch,
+        "model_fingerprint": contract.model_fingerprint,
+        "data": chosen.name,
+        "data_fingerprint": chosen.manifest.fingerprint,
+        "split": chosen.part,
+        "left_out": chosen.left_out,
+        "trained_on_some": any(photo.split == "train" for photo in photos) if is_known else None,
+        "class_names": list(contract.class_names),
+    }
+    return about | measure_boxes(found, photos, contract.class_names, contract.threshold), found
+
+
+def write_detection(
+    metrics: dict[str, Any], found: Sequence[Objects], contract: Contract, chosen: ChosenPhotos, out: Path
+) -> None:
+    """Write metrics.json, predictions.csv (a row a found box), the curves and the sheets. Raises SettingsError."""
+    rows = [
+        [photo.path, photo.label, each.label, each.confidence, *each.box.corners]
+        for photo, objects in zip(chosen.photos, found, strict=True)
+        for each in objects
+    ]
+    try:
+        write_csv(out / PREDICTIONS_NAME, ["path", "truth", "label", "confidence", *CORNERS], rows)
+        write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        title = f"{metrics['photos']} photos ({chosen.part})"
+        draw_boxes_found(found, chosen.photos, chosen.manifest, contract, title, out)
+    except OSError as error:
+        raise SettingsError(f"--out {out}: can't be written ({error.strerror or error})") from error
 
 
 def format_boxes(name: str, values: dict[str, Any]) -> str:
