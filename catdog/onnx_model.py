@@ -183,7 +183,7 @@ def find_model(
             return files("catdog").joinpath("assets", asset).read_bytes(), embedded_name
         except OSError as error:
             raise ModelError(
-                f"{embedded_name} is missing from this installation; name an ONNX file (--model FILE)"
+                f"{embedded_name} is missing from this installation; name an ONNX file, with --model say"
             ) from error
     if isinstance(model, str) and is_object_uri(model):
         from catdog.sources.objects import read_whole  # whose library a run without object stores need not have
