@@ -4,6 +4,9 @@
 
 The two archives are Oxford-IIIT Pet's, with one head box a photo (PASCAL VOC); names of cats' photos begin with a
 capital. EVERY: take every so-many-th photo, by default each. ``whole`` is the photo without a crop.
+
+The embedded model on 247 photos of 3 breeds, right: whole 95.5%, 1.0 98.4%, 1.25 97.2%, 1.5 96.8%, 1.75 97.6%, 2 97.2%,
+2.5 97.6%, 3 98.0%, 4 96.8%; the other pet in one photo at most.
 """
 
 from __future__ import annotations

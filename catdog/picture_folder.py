@@ -12,9 +12,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from catdog.errors import SettingsError
-from catdog.files import check_local, check_output_file, replace_file
+from catdog.files import check_local, check_output_file, check_writable, replace_file
 
 _MAX_NAME: Final = 200  # bytes of a name; file systems allow 255, of which a number and a temporary ending take some
+_HEAD: Final = 4096  # bytes of a picture's file, in which its mark lies: Pillow writes texts before the pixels
 _JPEG_QUALITY: Final = 90
 _JPEG_SIDE: Final = 65500  # px, libjpeg's JPEG_MAX_DIMENSION
 
@@ -26,7 +27,8 @@ class PictureFolder:
         """``flag`` names the folder in messages. ``mark``, ASCII, is in each picture's file, by which a later run knows
         that it may replace it. ``suffix``: ".png" or ".jpg".
 
-        Raises SettingsError where a picture of that suffix is there already that isn't from this command.
+        Raises SettingsError where a picture of that suffix is there already that isn't from this command, and where
+        nothing can be written.
         """
         self.folder = folder
         self._flag, self._mark, self._suffix = flag, mark, suffix
@@ -38,7 +40,8 @@ class PictureFolder:
             raise SettingsError(f"{flag} {folder}: can't be read ({error.strerror})") from error
         for path in paths:
             if path.suffix.lower() == suffix and not path.name.startswith("."):  # which those of a killed run do
-                check_output_file(flag, path, mark.encode())
+                check_output_file(flag, path, mark.encode(), within=_HEAD)
+        check_writable(flag, folder)
 
     def choose_name(self, source: str) -> str:
         """Return a name made of a photo's, without an ending, and with a number where another photo has it already."""

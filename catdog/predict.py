@@ -40,6 +40,7 @@ from catdog.photo_command import (
     write_answers,
 )
 from catdog.prediction import Prediction
+from catdog.sources.names import check_apart
 from catdog.text import printable
 
 EXAMPLES: Final = """\b
@@ -93,6 +94,7 @@ def predict(
         else:
             from catdog.explain import write_pictures  # which most runs don't need
 
+            check_apart("--explain", explain, paths)
             answers = write_pictures(classifier, photos, explain, threshold)
         failures = write_answers(show_bar(answers, paths, chosen), chosen, FORMATS, names)
     if failures:

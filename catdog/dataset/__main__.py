@@ -237,10 +237,11 @@ def _print_suspects(found: Suspicion, path: Path) -> None:
     """Say how many labels are doubted, and how far that can be trusted."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     kinds = Counter((entry.photo.label, entry.suggested) for entry in found.suspects)
-    which = ", ".join(f"{n} {label} that look like {other}" for (label, other), n in sorted(kinds.items()))
-    console.print(
-        escape(printable(f"{len(found.suspects)} suspects among {found.answered} photos ({which or 'none'})"))
+    which = ", ".join(
+        f"{n} {label} that look{'s' if n == 1 else ''} like {other}" for (label, other), n in sorted(kinds.items())
     )
+    count = "1 suspect" if len(found.suspects) == 1 else f"{len(found.suspects)} suspects"
+    console.print(escape(printable(f"{count} among {found.answered} photos ({which or 'none'})")))
     if found.passed_over:
         console.print(f"passed over: {found.passed_over} photos of classes that the model doesn't know")
     if found.trained_on is None:

@@ -50,7 +50,7 @@ from catdog.image import find_turn
 from catdog.machine import usable_cores
 from catdog.sources.archives import Bytes
 from catdog.sources.contents import Content
-from catdog.sources.names import is_object_uri
+from catdog.sources.names import check_apart, is_object_uri
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)
 PHOTOS_FOLDER: Final = "photos"
@@ -204,12 +204,13 @@ def _read_existing(target: Path) -> Manifest | None:
 
 def _check_apart(trees: Sequence[LabelledTree], target: Path) -> None:
     """Sources are never changed, so none may lie in the folder that is replaced; nor may it lie in one of them."""
+    check_apart("--out", target, [entry.tree.place for entry in trees])
     for entry in trees:
         if is_object_uri(entry.tree.place):
             continue
         path = Path(entry.tree.place).resolve()
-        if path.is_relative_to(target) or target.is_relative_to(path):
-            raise DataError(f"{target}: --out and the source {path} lie inside each other; give --out another folder")
+        if path.is_relative_to(target):
+            raise DataError(f"{target}: --out holds the source {path}; give --out another folder")
 
 
 def _check_all(
@@ -223,11 +224,12 @@ def _check_all(
     """Check every file of the dataset that is joined and of the sources, and copy the good ones.
 
     They come in the order of the dataset and then of the sources, whatever thread was first. A source's photo that the
-    dataset has already, under the same label, is passed over; only its boxes are taken where the former one has none.
+    dataset has already, under the same label or excluded from it, is passed over; only its boxes are taken where the
+    former one has none.
     """
     found = _FoundPhotos([], [], [], set(), [])
     former = joined.photos if joined else ()
-    known = {(photo.sha256, exclusions.get(photo.sha256) or photo.label) for photo in former}
+    known = {(photo.sha256, exclusions.get(photo.sha256, photo.label)) for photo in former}
     taken = {photo.path for photo in former}
     total = len(former) + sum(len(entry.layout.items) for entry in trees)
     threads = min(usable_cores(), _MAX_THREADS)
@@ -243,7 +245,7 @@ def _check_all(
         found.flaws.extend(FlawedAnnotation(entry.name, *flaw) for flaw in flaws)
         if not isinstance(result, _KeptPhoto):
             found.left_out.append(LeftOut(entry.name, item.name, *result))
-        elif (digest := result.checked.sha256, exclusions.get(digest) or result.label) in known:
+        elif (digest := result.checked.sha256, exclusions.get(digest, result.label)) in known:
             (staging / result.path).unlink()
             if result.boxes is not None and (i := unmarked.pop(digest, None)) is not None:
                 found.kept[i] = dataclasses.replace(found.kept[i], boxes=result.boxes)

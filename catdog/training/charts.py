@@ -19,6 +19,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_precision_recall_curve, binary_roc
 
 from catdog.colours import BLUE, GREEN, GREY, ORANGE, PURPLE
+from catdog.contract import Contract
 from catdog.files import replace_file
 from catdog.training.metrics import count_answered
 from catdog.training.space import Choices, Range, TrialOutcome
@@ -103,15 +104,20 @@ def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, 
 
 
 def draw_coverage(
-    probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, Any]], title: str, path: Path
+    probabilities: Tensor,
+    labels: Tensor,
+    contract: Contract,
+    marks: Sequence[dict[str, Any]],
+    title: str,
+    path: Path,
 ) -> None:
     """Draw the error among the answered photos against the share that is answered (El-Yaniv & Wiener 2010).
 
     ``marks``: rows of ``measure_coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
-    _, photos, wrong = count_answered(probabilities, labels)
+    _, photos, wrong = count_answered(probabilities, labels, contract)
     error = wrong / photos
-    top = max(0.01, error.max().item())
+    top = max([0.01, *error.tolist()])
     own = marks[-1]
     with _new_axes(path, 6.4, 4.4, xlabel="answered", ylabel="wrong of the answered", title=title) as axes:
         axes.plot((photos / len(labels)).tolist(), error.tolist(), color=BLUE, label="confidence thresholds")

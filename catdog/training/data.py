@@ -60,7 +60,7 @@ class Examples(Dataset[Batch]):
 
 def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
     """Return the photos of a split as consumers will see them, at ``contract``'s size."""
-    chosen = _order_photos(manifest, split)
+    chosen = order_photos(manifest, split)
     folder = find_cache_folder(settings)
     with show_progress(f"{split}: decoded") as progress:
         pixels = open_pixels(manifest, chosen, contract, folder, round(settings.cache_gb * 1e9), progress)
@@ -73,7 +73,8 @@ def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: 
     return Examples(pixels, [contract.class_names.index(photo.label) for photo in chosen])
 
 
-def _order_photos(manifest: Manifest, split: Split) -> list[Photo]:
+def order_photos(manifest: Manifest, split: Split) -> list[Photo]:
+    """Return the photos of a split in the order of ``load_photos``."""
     return sorted(manifest.of(split), key=lambda photo: photo.sha256)  # whatever their folders are called
 
 
@@ -185,7 +186,7 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
         # Larger: random crops of it have about the size that the network sees.
         train = load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
         if settings.teacher:
-            photos, cache = _order_photos(manifest, "train"), find_cache_folder(settings)
+            photos, cache = order_photos(manifest, "train"), find_cache_folder(settings)
             targets = make_targets(settings.teacher, settings.teacher_weight, manifest, photos, cache)
             train = replace(train, targets=targets)
     check_agreement(fabric, "--data", (manifest.fingerprint, len(train)))

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from catdog.contract import UNSURE, WEIGHTS_NAME, Contract
+from catdog.dataset import Split
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
-from catdog.files import check_output_folder, lock_folder, write_csv, write_text
+from catdog.files import check_output_folder, check_writable, lock_folder, write_csv, write_text
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_thresholds
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
-from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, prepare
+from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, order_photos, prepare
 from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics
 from catdog.training.loop import fit
@@ -48,8 +49,7 @@ def run_training(settings: Settings) -> None:
     if (output / WEIGHTS_NAME).exists() and not (folder / FILE_NAME).exists():  # else it was cut off while finishing
         raise SettingsError(f"--output {output}: already holds a finished run; give another folder or remove it")
     check_output_folder("--output", output, MARKS)
-    for flag, path in (("output", output), ("checkpoint-dir", folder)):
-        _check_writable(flag, path)
+    check_writable("--checkpoint-dir", folder)
     with (
         TemporaryDirectory(prefix="catdog-data-") as scratch,
         silence_lightning(),
@@ -81,7 +81,7 @@ def run_training(settings: Settings) -> None:
 def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Path, reports: Path, device: str) -> None:
     """Fit temperature and threshold on validation photos, measure, and write the run folder."""
     manifest, contract, model = prepared.manifest, prepared.contract, prepared.model
-    outputs = {"val": compute_logits(model, prepared.val, settings, device)}
+    outputs: dict[Split, tuple[Tensor, Tensor]] = {"val": compute_logits(model, prepared.val, settings, device)}
     logits, labels = outputs["val"]
     temperature = fit_temperature(logits, labels)
     contract = fit_thresholds(contract.with_(temperature=temperature), torch.softmax(logits / temperature, 1), labels)
@@ -89,7 +89,8 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
         outputs["test"] = compute_logits(model, load_photos(manifest, "test", contract, settings), settings, device)
     metrics: dict[str, Any] = {}
     for split, (logits, labels) in outputs.items():
-        metrics[split] = measure(torch.softmax(logits / temperature, 1), labels, manifest.class_names)
+        clusters = [photo.cluster for photo in order_photos(manifest, split)]
+        metrics[split] = measure(torch.softmax(logits / temperature, 1), labels, manifest.class_names, clusters)
         say(format_table(split, metrics[split]))
         matrix = metrics[split]["confusion_matrix"]
         charts.draw_confusion_matrix(matrix, manifest.class_names, split, reports / f"confusion_{split}.png")
@@ -138,13 +139,3 @@ def compute_logits(
             labels.append(truth)
     model.to("cpu")
     return torch.cat(logits), torch.cat(labels)
-
-
-def _check_writable(flag: str, folder: Path) -> None:
-    """Raise SettingsError where nothing can be written, before hours of work; no folder is made."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:
-        with TemporaryDirectory(prefix=".catdog-", dir=existing):
-            pass
-    except OSError as error:
-        raise SettingsError(f"--{flag} {folder}: can't be written ({error.strerror})") from error

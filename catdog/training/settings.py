@@ -17,8 +17,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP, Contract, Interpolation, Resize
-from catdog.errors import SettingsError
+from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP, WEIGHTS_NAME, Contract, Interpolation, Resize
+from catdog.errors import ModelError, SettingsError
+from catdog.sources.names import is_object_uri
 from catdog.text import first_line
 
 ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "cnn")
@@ -187,14 +188,32 @@ class Settings:
         return max(self.size, math.ceil(self.crop_size * 4 / 3))
 
     def check_paths(self) -> None:
-        """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be."""
-        if self.data is None:
+        """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be.
+
+        Raises ModelError as ``check_models`` does.
+        """
+        if not self.data:
             raise SettingsError("--data is needed: a dataset made by catdog dataset, a folder of photos or an archive")
-        if self.output is None:
+        if not self.output:
             raise SettingsError("--output is needed: the run folder to write")
         for path in (self.data, self.validation, self.test):
             if path and "://" not in path and not Path(path).exists():
                 raise SettingsError(f"{path}: no such file or folder")
+        self.check_models()
+
+    def check_models(self) -> None:
+        """Raise ModelError where ``--weights`` or ``--teacher`` names what is not there, before any photo is read."""
+        from catdog.onnx_model import EMBEDDED, find_onnx  # whose ONNX Runtime --help need not wait for
+
+        for name in [] if self.weights in ("none", "imagenet") else split_names("weights", self.weights):
+            if os.path.isdir(name):  # noqa: PTH112 - a Path raises an error for a name that is too long
+                raise ModelError(f"--weights {name}: is a folder; name a file in it, such as {name}/{WEIGHTS_NAME}")
+            if name != EMBEDDED and not os.path.isfile(name):  # noqa: PTH113
+                raise ModelError(f"--weights {name}: no such file")
+        for name in split_names("teacher", self.teacher) if self.teacher else []:
+            is_elsewhere = name == EMBEDDED or is_object_uri(name)
+            if not is_elsewhere and not os.path.isfile(find_onnx(Path(name))):  # noqa: PTH113
+                raise ModelError(f"--teacher {name}: no such file")
 
     def contract(self, class_names: tuple[str, ...], data_fingerprint: str) -> Contract:
         """Return the contract of the model that this run will train, before anything is measured."""
@@ -240,6 +259,14 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
 def resolve(chosen: Mapping[str, Any]) -> Settings:
     """Return ``chosen``, completed by the architecture's defaults and then by the defaults; raises SettingsError."""
     return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
+
+
+def split_names(flag: str, text: str) -> list[str]:
+    """Return the names of models in FILE,FILE; raises ModelError where one is empty. A file's own name wins."""
+    names = [text] if os.path.exists(text) else text.split(",")  # noqa: PTH110 - a Path("") is the current folder
+    if not all(names):
+        raise ModelError(f"--{flag} {text!r}: names no model where one is expected; give FILE, or FILE,FILE")
+    return names
 
 
 def read_yaml(path: Path, named: str) -> Any:

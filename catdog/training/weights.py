@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -13,10 +12,10 @@ from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from catdog.errors import ModelError
-from catdog.onnx_model import EMBEDDED
+from catdog.onnx_model import EMBEDDED, find_embedded
 from catdog.training.model import new_network, read_weights
 from catdog.training.onnx_weights import read_onnx_weights
-from catdog.training.settings import ARCHS
+from catdog.training.settings import ARCHS, split_names
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
     if weights in ("none", "imagenet"):
         state = {} if weights == "none" else _download_imagenet(arch)
     else:
-        parts = [weights] if Path(weights).exists() else weights.split(",")
+        parts = split_names("weights", weights)
         folded = any(map(_is_onnx, parts))
         state = _average([_read_file(file, arch) for file in parts], weights)
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
@@ -73,10 +72,8 @@ def _is_onnx(file: str) -> bool:
 
 def _read_file(file: str, arch: str) -> dict[str, Tensor]:
     """Read a weight file; raises ModelError unless ``arch`` is the smallest architecture that has all its tensors."""
-    if _is_onnx(file):
-        state = read_onnx_weights(str(files("catdog") / "assets" / "catdog.onnx") if file == EMBEDDED else file)
-    else:
-        state = read_weights(file)
+    path = find_embedded() if file == EMBEDDED else Path(file)
+    state = read_onnx_weights(path) if _is_onnx(file) else read_weights(path)
     body = {name: tensor.shape for name, tensor in state.items() if not name.startswith("fc.")}
     with torch.device("meta"):  # shapes only, no memory
         shapes = {a: {k: v.shape for k, v in new_network(a, 1).state_dict().items()} for a in ARCHS}

@@ -128,7 +128,12 @@ def test_what_can_not_be_measured_is_one_line_and_exit_code_2(
         ((tiny_model, tmp_path / "file"), "file"),
         ((tiny_model, dataset.root, tmp_path), "is a dataset, which is evaluated alone"),
         ((tiny_model, damaged), photo.name),
-        ((tiny_model, dataset.root, "--out", tmp_path / "file"), "file: no folder can be made there (File exists)"),
+        ((tiny_model, dataset.root, "--out", tmp_path / "file"), "file: can't be written (Not a directory)"),
+        ((tiny_model, dataset.root, "--out", dataset.root / "out"), "lies in"),
+        (("", dataset.root), "'': no such run folder"),
+        ((tiny_model, dataset.root, "--float"), "has no float weights; name a run folder with model.safetensors"),
+        ((tiny_model, dataset.root, "--explain"), "--explain draws on the contact sheets; give --out"),
+        ((tiny_model, dataset.root, "--explain", "--out", tmp_path / "x"), "can't show where it looked"),
     ):
         done = run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -28,6 +28,7 @@ from catdog.training.metrics import (
 )
 
 NAMES = ("cat", "dog")
+PETS = Contract(class_names=NAMES, input_size=64)
 
 
 def binary(dog: list[float]) -> Tensor:
@@ -36,9 +37,9 @@ def binary(dog: list[float]) -> Tensor:
     return torch.stack([1 - second, second], 1)
 
 
-def sure_of(confidence: list[float], right: list[bool]) -> tuple[Tensor, Tensor]:
-    """Answers "dog" of these confidences, and labels that make them right or wrong."""
-    return binary(confidence), torch.tensor(right).long()
+def sure_of(confidence: list[float], right: list[bool]) -> tuple[Tensor, Tensor, Contract]:
+    """Answers "dog" of these confidences, labels that make them right or wrong, and a contract of the two classes."""
+    return binary(confidence), torch.tensor(right).long(), PETS
 
 
 def test_ranking_by_hand() -> None:
@@ -67,7 +68,7 @@ def test_log_loss_and_brier_by_hand() -> None:
 
 def test_calibration_error_of_constructed_answers() -> None:
     # 10 answers at 0.75 of which 6 are right, 10 at 0.95 of which all are: (0.15 + 0.05) / 2.
-    probabilities, labels = sure_of([0.75] * 10 + [0.95] * 10, [True] * 6 + [False] * 4 + [True] * 10)
+    probabilities, labels, _ = sure_of([0.75] * 10 + [0.95] * 10, [True] * 6 + [False] * 4 + [True] * 10)
     assert measure(probabilities, labels, NAMES)["ece"] == pytest.approx(0.1, abs=1e-6)
     rows = measure_reliability(probabilities, labels)
     assert [(row["photos"], row["accuracy"]) for row in rows] == [(10, 0.6), (10, 1.0)]
@@ -143,12 +144,12 @@ def test_copies_of_a_picture_are_no_new_evidence() -> None:
 
 
 def test_coverage_counts_what_prediction_would_answer() -> None:
-    probabilities, labels = sure_of([0.6, 0.75, 0.75, 0.9], [False, False, True, True])
-    confidence, photos, wrong = count_answered(probabilities, labels)
+    probabilities, labels, _ = sure_of([0.6, 0.75, 0.75, 0.9], [False, False, True, True])
+    confidence, photos, wrong = count_answered(probabilities, labels, PETS)
     assert confidence.tolist() == pytest.approx([0.6, 0.75, 0.9])
     assert (photos.tolist(), wrong.tolist()) == ([4, 3, 1], [2, 1, 0])
     rows = measure_coverage(
-        probabilities, labels, [0.5, 0.75, 0.76, 0.95]
+        probabilities, labels, PETS, [0.5, 0.75, 0.76, 0.95]
     )  # 0.75 is exact in binary, so "at least" counts
     assert [(row["answered"], row["errors"]) for row in rows] == [(4, 2), (3, 1), (1, 0), (0, 0)]
     assert rows[1]["coverage"] == 0.75
@@ -207,7 +208,7 @@ def test_temperature_of_probabilities_that_underflow() -> None:
 def test_the_threshold_of_a_model_that_is_always_right_answers_all() -> None:
     assert fit_threshold(*sure_of([0.51, 0.7, 0.99], [True] * 3)) == 0.5
     third = torch.full((4, 3), 1 / 3)
-    assert fit_threshold(third, torch.zeros(4, dtype=torch.long)) == pytest.approx(1 / 3)
+    assert fit_threshold(third, torch.zeros(4, dtype=torch.long), PETS) == pytest.approx(1 / 3)
 
 
 def test_the_threshold_rises_just_over_the_mistakes() -> None:
@@ -287,14 +288,14 @@ def test_a_perfect_score_is_not_certain() -> None:
 
 
 def test_copies_count_once_in_every_interval() -> None:
-    probabilities, labels = sure_of([0.8] * 8, [True] * 6 + [False] * 2)
+    probabilities, labels, _ = sure_of([0.8] * 8, [True] * 6 + [False] * 2)
     clusters = [str(i // 2) for i in range(8)]
     expected = list(wilson_interval(3, 4))
     assert measure(probabilities, labels, NAMES, clusters)["accuracy_95"] == expected
     assert estimate_intervals(probabilities, labels, NAMES, clusters, resamples=9)["accuracy"] == expected
     assert measure_groups(probabilities, labels, ["a"] * 8, clusters)["a"]["accuracy_95"] == expected
     assert measure_reliability(probabilities, labels, clusters)[0]["accuracy_95"] == expected
-    assert measure_coverage(probabilities, labels, [0.5], clusters)[0]["error_95"] == list(wilson_interval(1, 4))
+    assert measure_coverage(probabilities, labels, PETS, [0.5], clusters)[0]["error_95"] == list(wilson_interval(1, 4))
 
 
 def test_labels_of_neighbouring_thresholds_share_a_place() -> None:
