@@ -166,6 +166,7 @@ def test_csv_and_a_threshold(run: Run) -> None:
         ["photos", "--model", "heads.onnx", "--draw", "heads.onnx"],
         ["photos", "--model", "heads.onnx", "--draw", "out", "--crop", "out"],
         ["photos", "--model", "heads.onnx", "--crop", "s3://bucket/heads"],
+        ["photos", "--model", "heads.onnx", "--crop", "photos/heads"],  # the next run would take them for photos
     ],
     ids=" ".join,
 )
