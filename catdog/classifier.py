@@ -17,7 +17,7 @@ from PIL import Image
 from catdog.contract import Contract, Task
 from catdog.errors import ImageError, ModelError
 from catdog.image import Pixels, describe, load_pixels
-from catdog.onnx_model import BATCH_SIZE, OnnxModel, find_model, is_one_photo
+from catdog.onnx_model import BATCH_SIZE, EMBEDDED_NAME, OnnxModel, find_model, is_one_photo
 from catdog.prediction import Prediction, decide
 
 OUTPUT_NAME: Final = "probabilities"  # float32 (N, C)
@@ -133,5 +133,5 @@ def load(
     ``model``: the embedded one (the default, or the word "embedded"), an ONNX file or its bytes, a run folder, or the
     address of an ONNX file in an object store.
     """
-    data, name = find_model(model, "catdog.onnx", "the embedded model")
+    data, name = find_model(model, "catdog.onnx", EMBEDDED_NAME)
     return Classifier(data, threads, name, provider, threshold)

@@ -32,6 +32,7 @@ P = TypeVar("P")
 INPUT_NAME: Final = "image"  # uint8 (N, H, W, 3)
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 EMBEDDED: Final = "embedded"  # names the model that is inside catdog, wherever a model is named
+EMBEDDED_NAME: Final = "the embedded model"
 RUN_MODELS: Final = ("model-int8.onnx", "model.onnx")
 """A run folder's ONNX files; the first one that is there is loaded. int8 is two to three times as fast on a CPU."""
 MAX_MODEL_BYTES: Final = 2**31  # an ONNX file is one protobuf message, which can't be larger
@@ -173,25 +174,25 @@ class OnnxModel(ABC):
         """Return the outputs that are needed, for an error message."""
 
 
-def find_embedded(asset: str = "catdog.onnx", named: str = "the embedded model") -> Path:
-    """Return the ONNX file of the model that is inside catdog, beside which its contract lies; raises ModelError."""
+def find_embedded(asset: str = "catdog.onnx", name: str = EMBEDDED_NAME) -> Path:
+    """Return the ONNX file ``asset`` of a model that is inside catdog; raises ModelError, which calls it ``name``.
+
+    By default the classifier's, beside which its contract lies.
+    """
     path = Path(str(files("catdog"))) / "assets" / asset
     if not path.is_file():
-        raise ModelError(f"{named} is missing from this installation; name an ONNX file (--model FILE)")
+        raise ModelError(f"{name} is missing from this installation; name an ONNX file, with --model say")
     return path
 
 
-def find_model(
-    model: bytes | str | os.PathLike[str] | None, asset: str, embedded_name: str
-) -> tuple[bytes | Path, str]:
-    """Return the ONNX file, or its bytes, that ``model`` stands for, and the name that it has in messages.
+def find_model(model: bytes | str | os.PathLike[str] | None, asset: str, name: str) -> tuple[bytes | Path, str]:
+    """Return the ONNX file, or its bytes, that ``model`` stands for, and what it is called in messages.
 
-    ``model``: None or the word "embedded" for the one inside catdog, in the file ``asset`` and called
-    ``embedded_name``; an ONNX file or its bytes; a run folder; or the address of an ONNX file in an object store.
-    Raises ModelError.
+    ``model``: None or the word "embedded" for the one inside catdog, the file ``asset`` called ``name``; an ONNX file
+    or its bytes; a run folder; or the address of an ONNX file in an object store. Raises ModelError.
     """
     if model is None or model in (EMBEDDED, Path(EMBEDDED)):
-        return find_embedded(asset, embedded_name), embedded_name
+        return find_embedded(asset, name), name
     if model == "":
         raise ModelError(f"'': names no model; give an ONNX file, a run folder, or {EMBEDDED}")
     if isinstance(model, str) and is_object_uri(model):

@@ -15,7 +15,7 @@ from catdog.errors import SettingsError
 from catdog.files import check_local, check_output_file, check_writable, replace_file
 
 _MAX_NAME: Final = 200  # bytes of a name; file systems allow 255, of which a number and a temporary ending take some
-_HEAD: Final = 4096  # bytes of a picture's file that are searched for the mark; Pillow writes texts before the pixels
+_HEAD: Final = 4096  # bytes of a picture's file, in which its mark lies: Pillow writes texts before the pixels
 _JPEG_QUALITY: Final = 90
 _JPEG_SIDE: Final = 65500  # px, libjpeg's JPEG_MAX_DIMENSION
 

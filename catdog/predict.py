@@ -23,7 +23,7 @@ from typing import Annotated, Final
 import typer
 
 from catdog.answers import Form, as_csv, as_json, as_jsonl
-from catdog.classifier import load
+from catdog.classifier import Classifier, load
 from catdog.contract import UNSURE
 from catdog.edge import EXIT_FAILED, edge
 from catdog.photo_command import (
@@ -50,6 +50,7 @@ Examples:
   catdog predict https://example.org/dog.jpg   from the web
   cat dog.jpg | catdog predict -               from standard input
   catdog predict photos/ --explain pictures    where the model looked
+  catdog predict photos/ --detect              one more answer for each pet
   catdog predict photos/ --format csv > answers.csv
 """
 
@@ -73,17 +74,47 @@ def predict(
     explain: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write a picture a photo that shows where the model looked.")
     ] = None,
+    detect: Annotated[
+        bool, typer.Option("--detect", help="Also answer each pet in a photo, where catdog detect finds its head.")
+    ] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="What --detect finds heads with, instead of the embedded detector."),
+    ] = None,
 ) -> None:
+    if (detector and not detect) or (detect and explain):
+        raise typer.BadParameter("--detector goes with --detect, and --detect without --explain")
     chosen, classifier, photos = choose_format(format), load(model), list_photos(paths)
-    if explain is None:
-        answers = answer_photos(classifier.stream, photos, threshold)
+    names = classifier.contract.class_names
+    if detect:
+        failures = _answer_heads(classifier, detector, paths, chosen, threshold)
     else:
-        from catdog.explain import write_pictures  # which most runs don't need
+        if explain is None:
+            answers = answer_photos(classifier.stream, photos, threshold)
+        else:
+            from catdog.explain import write_pictures  # which most runs don't need
 
-        check_apart("--explain", explain, paths)
-        answers = write_pictures(classifier, photos, explain, threshold)
-    if write_answers(show_bar(answers, paths, chosen), chosen, FORMATS, classifier.contract.class_names):
+            check_apart("--explain", explain, paths)
+            answers = write_pictures(classifier, photos, explain, threshold)
+        failures = write_answers(show_bar(answers, paths, chosen), chosen, FORMATS, names)
+    if failures:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _answer_heads(
+    classifier: Classifier, detector: str | None, paths: list[str], chosen: Format, threshold: float | None
+) -> int:
+    from catdog.detection import heads  # which most runs don't need
+    from catdog.detection.detector import load_detector
+
+    forms: dict[Format, Form[heads.PredictionWithHeads]] = {
+        Format.table: lambda rows, names: as_table(heads.list_answers(rows), names),
+        Format.json: as_json,
+        Format.jsonl: as_jsonl,
+        Format.csv: heads.as_csv,
+    }
+    answers = heads.answer_heads(classifier, load_detector(detector), list_photos(paths), threshold)
+    return write_answers(show_bar(answers, paths, chosen), chosen, forms, classifier.contract.class_names)
 
 
 def as_table(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:

@@ -30,8 +30,7 @@ from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
-from catdog.onnx_model import EMBEDDED as EMBEDDED  # which deploy imports from here
-from catdog.onnx_model import find_embedded
+from catdog.onnx_model import EMBEDDED, find_embedded
 from catdog.serving import golden
 from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME, check_same_contract
 from catdog.sources.addresses import S3_SCHEME as SCHEME

@@ -68,7 +68,7 @@ def _read_lines(path: str | Path) -> Iterator[tuple[int, str, str | None]]:
                     yield line, *_check_cells(cells, f"{path}, line {line}")
                 line = rows.line_num + 2  # the next one's, should it be damaged
         if is_empty:
-            raise DataError(f"{path}: names no photo, only columns; leave it out where no label is wrong")
+            raise DataError(f"{path}, line 1: names no photo, only columns; leave the file out where no label is wrong")
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: is no CSV ({first_line(error)}); mend it or take it out") from error
     except OSError as error:

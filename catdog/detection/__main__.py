@@ -39,6 +39,7 @@ from catdog.photo_command import (
     show_bar,
     write_answers,
 )
+from catdog.sources.names import check_apart
 from catdog.text import printable
 
 NO_PET: Final = "no pet"  # a photo without a head, in the table
@@ -81,6 +82,9 @@ def detect(
     else:
         from catdog.detection.pictures import write_pictures  # which most runs don't need
 
+        for flag, folder in (("--draw", draw), ("--crop", crop)):
+            if folder:
+                check_apart(flag, folder, paths)
         answers = write_pictures(detector, photos, draw, crop, threshold)
     if write_answers(show_bar(answers, paths, chosen), chosen, FORMATS, detector.contract.class_names):
         raise typer.Exit(EXIT_FAILED)

@@ -36,7 +36,8 @@ and archives with class folders, Kaggle's names or Oxford-IIIT Pet's layout.
 Numbers come with their 95% intervals: Wilson's for proportions, else a bootstrap of 1,000 resamples in which copies of
 a picture stay together. Tables go to stderr, the headline as a line of JSON to stdout. --out also writes
 metrics.json, predictions.csv, charts (confusion, roc, pr, reliability, coverage) and contact sheets of the most
-confident mistakes and the least sure answers; with --explain, these show what spoke for each answer.
+confident mistakes and the least sure answers; with --explain, these show what spoke for each answer. A detector is
+measured by its boxes: average precision as COCO's program has it, missed heads and false boxes, and sheets of both.
 
 \b
 Examples:

@@ -29,7 +29,7 @@ from catdog.detection.detector import load_detector
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.explain import draw_heat, find_heat
 from catdog.files import write_csv, write_text
-from catdog.image import JPEG_MARGIN, open_photo, resize
+from catdog.image import JPEG_MARGIN, open_sized_photo, resize
 from catdog.onnx_model import EMBEDDED, OtherTaskError
 from catdog.prediction import decide
 from catdog.training import charts
@@ -202,8 +202,8 @@ def check_evidence(name: str, model: Model) -> None:
 
 def draw_evidence(model: Model, path: Path, shown: int) -> Image.Image:
     """Return a photo that is bright and coloured where the model saw evidence for class ``shown``."""
-    image = open_photo(path, at_least=JPEG_MARGIN * model.contract.resized)
-    pixels = resize(image, model.contract)[np.newaxis]
+    image, size = open_sized_photo(path, at_least=JPEG_MARGIN * model.contract.resized)
+    pixels = resize(image, model.contract, size)[np.newaxis]
     if isinstance(model, Classifier):
         _, evidence = model.evidence(pixels)
     else:

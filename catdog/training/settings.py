@@ -238,7 +238,7 @@ class Settings:
 
     def check_models(self) -> None:
         """Raise ModelError where ``--weights`` or ``--teacher`` names what is not there, before any photo is read."""
-        from catdog.classifier import EMBEDDED, find_onnx  # whose ONNX Runtime --help need not wait for
+        from catdog.onnx_model import EMBEDDED, find_onnx  # whose ONNX Runtime --help need not wait for
 
         for name in [] if self.weights in ("none", "imagenet") else split_names("weights", self.weights):
             if os.path.isdir(name):  # noqa: PTH112 - a Path raises an error for a name that is too long

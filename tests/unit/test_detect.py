@@ -20,10 +20,12 @@ from typer.testing import CliRunner, Result
 from catdog.answers import as_json, as_jsonl
 from catdog.aws.package import build_package
 from catdog.boxes import Box
+from catdog.classifier import Classifier
 from catdog.cli import app
 from catdog.detection.__main__ import as_table
 from catdog.detection.answers import Detection, as_csv
 from catdog.detection.decoding import DetectedObject
+from catdog.detection.heads import crop_around
 from catdog.errors import ModelError
 from catdog.image import decode, open_photo
 from catdog.onnx_model import find_model
@@ -164,6 +166,7 @@ def test_csv_and_a_threshold(run: Run) -> None:
         ["photos", "--model", "heads.onnx", "--draw", "heads.onnx"],
         ["photos", "--model", "heads.onnx", "--draw", "out", "--crop", "out"],
         ["photos", "--model", "heads.onnx", "--crop", "s3://bucket/heads"],
+        ["photos", "--model", "heads.onnx", "--crop", "photos/heads"],  # the next run would take them for photos
     ],
     ids=" ".join,
 )
@@ -245,6 +248,58 @@ def test_the_command_is_there_in_a_process_of_its_own(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=True, env=environment)
     assert [found["label"] for found in json.loads(done.stdout)["objects"]] == ["cat", "dog"]
+
+
+@pytest.fixture
+def predict(run: Run, folder: Path, tiny_model: Path) -> Run:
+    """predict("a.jpg", "--format", "csv") -> catdog predict --detect, of models that know red from blue."""
+    return lambda *arguments: run(
+        *arguments, "--model", str(tiny_model), "--detect", "--detector", "heads.onnx", command="predict"
+    )
+
+
+def test_predict_answers_each_pet_of_a_photo(predict: Run, folder: Path, tiny: Classifier) -> None:
+    done = predict("photos")
+    both, broken, none, _ = rows(done)
+    assert done.exit_code == 1
+    cat, dog = both.pop("objects")
+    assert list(cat) == ["label", "confidence", "probabilities", "box"]
+    assert (cat["label"], cat["box"], cat["confidence"]) == ("cat", [100, 100, 220, 240], cat["probabilities"]["cat"])
+    assert (dog["label"], dog["box"], dog["confidence"]) == ("dog", [400, 300, 500, 380], dog["probabilities"]["dog"])
+    assert both == tiny.predict("photos/both.png").to_dict()  # the photo's own answer is what it is without --detect
+    assert (none["objects"], none["error"]) == ([], None)
+    assert (broken["label"], broken["objects"]) == (None, None)
+    assert broken["error"].startswith("photos/broken.jpg: ")
+
+
+def test_predict_s_heads_as_csv_and_as_a_table(predict: Run) -> None:
+    done = predict("photos/both.png", "photos/none.png", "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert list(table[0]) == ["source", "label", "confidence", "cat", "dog", "xmin", "ymin", "xmax", "ymax", "error"]
+    assert [(row["source"], row["label"], row["xmin"]) for row in table] == [
+        ("photos/both.png", "cat", ""),
+        ("photos/both.png", "cat", "100.0"),
+        ("photos/both.png", "dog", "400.0"),
+        ("photos/none.png", "unsure", ""),
+    ]
+    lines = predict("photos/both.png", "--format", "table").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["label", "cat", "cat", "dog"]
+    assert lines[2].endswith("  100 100 220 240 in photos/both.png")
+
+
+def test_predict_refuses_what_does_not_go_together(run: Run) -> None:
+    for options in (["--detector", "heads.onnx"], ["--detect", "--explain", "pictures"]):
+        done = run("photos", *options, command="predict")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "--detector goes with --detect" in done.stderr
+
+
+def test_a_crop_is_a_square_around_the_head_inside_of_the_photo() -> None:
+    photo = draw_photo((300, 200))
+    assert crop_around(photo, Box("cat", 100, 80, 140, 100), 2).size == (80, 80)
+    assert crop_around(photo, Box("cat", 0, 0, 40, 20), 2).size == (60, 50)
+    assert crop_around(photo, Box("cat", 0, 0, 300, 200), 2).size == (300, 200)
+    assert crop_around(photo, Box("cat", 299.8, 199.8, 300, 200), 1).size == (1, 1)
 
 
 def test_help_has_examples(run: Run) -> None:

@@ -13,11 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from catdog.contract import Contract
-from catdog.errors import TrainingError
+from catdog.errors import ModelError, TrainingError
+from catdog.prediction import decide
 from catdog.training.calibration import fit_neither_threshold, fit_temperature, fit_threshold, fit_thresholds
 from catdog.training.charts import draw_curves, draw_reliability, label_marks
+from catdog.training.evaluate import find_float_weights
 from catdog.training.metrics import (
     count_answered,
+    count_trials,
     estimate_intervals,
     measure,
     measure_coverage,
@@ -354,3 +357,89 @@ def test_refusal_of_one_kind_of_photos_has_no_curve() -> None:
     measured = measure_refusal(torch.tensor([0.1, 0.2]), torch.tensor([False, False]), ["cat", "neither"])
     assert (measured["auroc"], measured["fpr_95"]) == (None, None)
     assert measured["others_refused"] == {"photos": 0, "found": 0, "share": None, "share_95": None}
+
+
+def test_an_interval_ends_exactly_where_a_share_can_not_go_beyond() -> None:
+    """``share_95`` began with 2.8e-17."""
+    for trials in (*range(1, 400), 2075, 0.5, 1.7, 40.3):
+        low, high = wilson_interval(0, trials)
+        assert low == 0 < high < 1, trials
+        low, high = wilson_interval(trials, trials)
+        assert 0 < low < 1 == high, trials
+    hits = torch.tensor([False] * 7)
+    assert measure_refusal(torch.zeros(7), hits, ["cat"] * 7)["refused"]["share_95"][0] == 0
+
+
+def test_a_share_s_interval_is_as_wide_as_the_bootstrap_of_clusters_says() -> None:
+    """With one trial a cluster, one picture with many copies seemed to be worth no more than any other."""
+    dice = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([1] * 150 + [5] * 30 + [40] * 3)
+    cluster = torch.arange(len(sizes)).repeat_interleave(sizes)
+    assert count_trials(cluster) == pytest.approx(420**2 / (150 + 30 * 25 + 3 * 1600))
+    assert count_trials(torch.arange(9)) == 9
+    hits = (torch.rand(len(sizes), generator=dice) < 0.8)[cluster]  # copies are answered alike
+    shares = []
+    for _ in range(2000):
+        times = torch.bincount(torch.randint(len(sizes), (len(sizes),), generator=dice), minlength=len(sizes))[cluster]
+        shares.append(((times * hits).sum() / times.sum()).item())
+    low, high = np.quantile(shares, [0.025, 0.975])
+    probabilities, labels, _ = sure_of([0.9] * len(hits), hits.tolist())
+    bounds = measure(probabilities, labels, NAMES, [str(c) for c in cluster.tolist()])["accuracy_95"]
+    assert bounds[1] - bounds[0] == pytest.approx(high - low, rel=0.15)
+
+
+def test_what_is_answered_at_a_threshold_is_what_prediction_answers() -> None:
+    """A pet that was likeliest "neither", under that class's threshold, was counted as answered, and wrongly."""
+    contract = Contract(class_names=("cat", "dog", "neither"), input_size=64, neither_threshold=0.7)
+    dice = torch.Generator().manual_seed(1)
+    probabilities = (torch.randn(400, 3, generator=dice) * 2).softmax(1)
+    labels = torch.randint(0, 2, (400,), generator=dice)
+    likeliest = probabilities.argmax(1) == 2
+    assert (likeliest & (probabilities[:, 2] < 0.7)).sum() > 20
+    assert (~likeliest & (probabilities[:, 2] >= 0.3)).sum() > 20
+    for refusing in (contract, contract.with_(neither_threshold=0.3)):
+        for threshold in (0.0, 0.4, 0.55, 0.8, 1.0):
+            (row,) = measure_coverage(probabilities, labels, refusing, [threshold])
+            verdicts = [p.label for p in decide([""] * 400, probabilities.numpy(), refusing, threshold)]
+            pets = [
+                (verdict, NAMES[label]) for verdict, label in zip(verdicts, labels, strict=True) if verdict in NAMES
+            ]
+            assert (row["answered"], row["errors"]) == (len(pets), sum(said != true for said, true in pets))
+        confidence, photos, wrong = count_answered(probabilities, labels, refusing)
+        rows = measure_coverage(probabilities, labels, refusing, confidence.tolist())
+        assert [(row["answered"], row["errors"]) for row in rows] == list(
+            zip(photos.tolist(), wrong.tolist(), strict=True)
+        )
+
+
+def test_pets_that_seem_to_be_neither_make_no_threshold_rise() -> None:
+    """Two of 100 were taken for wrong answers, and a threshold of 0.61 silenced one; both are unsure at any."""
+    contract = Contract(class_names=("cat", "dog", "neither"), input_size=64)
+    probabilities = torch.tensor([[0.62, 0.38, 0.0]] * 98 + [[0.3, 0.1, 0.6], [0.2, 0.15, 0.65]])
+    fitted = fit_thresholds(contract, probabilities, torch.zeros(100, dtype=torch.long))
+    assert fitted.neither_threshold == 0.65, "which float32 is just under"
+    assert fitted.threshold == pytest.approx(1 / 3)
+    nothing = torch.tensor([[0.1, 0.0, 0.9]] * 4)
+    assert fit_threshold(nothing, torch.zeros(4, dtype=torch.long), contract) == pytest.approx(1 / 3)
+    few = torch.tensor([[0.9, 0.1, 0.0]] * 2 + [[0.1, 0.0, 0.9]] * 8)
+    assert fit_threshold(few, torch.zeros(10, dtype=torch.long), contract) == pytest.approx(1 / 3), "97% can't be had"
+
+
+def test_float_weights_of_the_embedded_model_lie_in_a_checkout_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(
+        ModelError, match=r"embedded --float: .* name their folder, which is models/embedded in a checkout"
+    ):
+        find_float_weights("embedded", tmp_path)
+    with pytest.raises(ModelError, match="run --float: has no float weights"):
+        find_float_weights(str(run))
+    with pytest.raises(ModelError, match=r"model\.onnx --float: has no float weights"):
+        find_float_weights("model.onnx")
+    (run / "model.safetensors").touch()
+    assert find_float_weights(str(run)) == run
+    assert find_float_weights("x.safetensors") == Path("x.safetensors")
+    run.rename(tmp_path / "embedded")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "embedded").rename(tmp_path / "models/embedded")
+    assert find_float_weights("embedded", tmp_path) == tmp_path / "models/embedded"
