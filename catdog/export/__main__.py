@@ -95,10 +95,12 @@ def main(
 
 
 def _print_proof(console: Console, proof: Proof | BoxProof) -> None:
-    if hasattr(proof, "boxes"):
-        _print_box_proof(console, proof)
-    else:
+    from catdog.export.proof import Proof
+
+    if isinstance(proof, Proof):
         _print_class_proof(console, proof)
+    else:
+        _print_box_proof(console, proof)
     for note in proof.notes:
         console.print(escape(f"note: {note}"), soft_wrap=True)
 

@@ -38,6 +38,7 @@ def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path
     """
     names = ("loss", "overlap", "ap") if "val_ap" in rows[0] else ("loss", "accuracy")
     titles = {"overlap": "Overlap with the true box", "ap": "Average precision, validation"}
+    labels = {"overlap": "intersection over union", "ap": "average precision"}
     parts = (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE))
     lines = {name: [(f"{part}_{name}", label, colour) for part, label, colour in parts] for name in names}
     lines["ap"] = [("val_ap50", "overlap 0.5", GREEN), ("val_ap75", "0.75", PURPLE), ("val_ap", "0.5 to 0.95", BLUE)]
@@ -48,7 +49,7 @@ def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path
                 axes.plot(epochs, [row[key] for row in rows], "o-", ms=4, color=color, label=name)
             if 0 < frozen_epochs < len(rows):
                 axes.axvline(frozen_epochs + 0.5, color=GREY, ls=":", label="backbone unfrozen")
-            axes.set(xlabel="epoch", ylabel=metric, title=titles.get(metric, metric.capitalize()))
+            axes.set(xlabel="epoch", ylabel=labels.get(metric, metric), title=titles.get(metric, metric.capitalize()))
             if metric == "ap":
                 axes.legend()
             axes.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])

@@ -215,7 +215,7 @@ def judge_class(found: Sequence[Objects], photos: Sequence[Photo], name: str) ->
 
 def _compare(objects: Sequence[DetectedObject], boxes: Sequence[Box]) -> npt.NDArray[np.float64]:
     corners = [np.array([b.corners for b in side], float).reshape(-1, 4) for side in ([o.box for o in objects], boxes)]
-    return measure_overlaps(*corners)
+    return measure_overlaps(*corners).astype(np.float64, copy=False)
 
 
 def _match(overlaps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

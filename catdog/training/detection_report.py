@@ -156,7 +156,7 @@ def draw_boxes_found(
         if wrong:
             false.append((-wrong[0].confidence, photo, wrong))
     for entries in (missed, false):
-        entries.sort(key=lambda entry: entry[0])  # type: ignore[attr-defined]
+        entries.sort(key=lambda entry: entry[0])
     cells = [_show_missed(manifest, *entry[1:]) for entry in missed[:MOST]]
     contact_sheet(cells, _name_sheet("heads missed", len(missed), title), folder / f"missed{suffix}.png")
     cells = [_show_false(manifest, *entry[1:]) for entry in false[:MOST]]

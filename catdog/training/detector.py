@@ -48,7 +48,10 @@ class Detector(nn.Module):
         self.classes = _make_head(class_count)
         self.sides = _make_head(4)
         self.scales = nn.Parameter(torch.ones(len(STRIDES)))  # the levels share a head, but not a typical size
-        nn.init.constant_(self.classes[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+        last = self.classes[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.constant_(last.bias, -math.log((1 - PRIOR) / PRIOR))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,6 +70,8 @@ class Detector(nn.Module):
 
 class DetectionModel(ImageModel):
     """A detector with what a consumer must not repeat: normalisation, scores, and boxes out of distances."""
+
+    places: Tensor
 
     def __init__(self, network: nn.Module, contract: Contract) -> None:
         super().__init__(network, contract)
