@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from catdog import load_detector
+from catdog import Detector, load_detector
 from catdog.dataset import Manifest, build
 from catdog.progress import show_progress
 
@@ -39,13 +39,13 @@ def main() -> None:
     print(f"{kept} of {len(unmarked.photos)} photos marked; {len(manifest.photos)} in {arguments.out}", file=sys.stderr)
 
 
-def write_marked(unmarked: Manifest, detector: object, folder: Path) -> int:
+def write_marked(unmarked: Manifest, detector: Detector, folder: Path) -> int:
     """Write the photos with one sure head of the right species, and a COCO file of their boxes; return how many."""
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
     photos = [photo for photo in unmarked.photos if photo.label in ("cat", "dog")]
     images, boxes = [], []
-    answers = detector.stream([unmarked.root / photo.path for photo in photos], threshold=0.1)  # type: ignore[attr-defined]
+    answers = detector.stream([unmarked.root / photo.path for photo in photos], threshold=0.1)
     with show_progress("marked") as progress:
         for number, (photo, answer) in enumerate(zip(photos, answers, strict=True), 1):
             progress(number, len(photos))

@@ -110,7 +110,7 @@ def main(
     if out is not None:
         check_apart("--out", out, sources)
         check_output_folder("--out", out, [PREDICTIONS_NAME])
-    opened = open_model(opened_from, task)
+    opened: Any = open_model(opened_from, task)  # a model of the task that its contract names
     name = f"{model} --float" if floats else model
     if opened.contract.task == "detect":
         _measure_detector(name, opened, sources, split, out)
