@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
+from catdog.aws.app import parse_duration
 from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
-from catdog.aws.endpoints.deploy import parse_ttl
 from catdog.aws.failures import CloudError
 from catdog.aws.hosting import Hosting, container_environment
 from catdog.aws.instances import count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
@@ -69,14 +69,14 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 def test_times_to_live() -> None:
-    assert [parse_ttl(text) for text in ("90m", "2h", "3d")] == [
+    assert [parse_duration("--ttl", text) for text in ("90m", "2h", "3d")] == [
         timedelta(minutes=90),
         timedelta(hours=2),
         timedelta(days=3),
     ]
     for text in ("", "2", "0h", "-1h", "1.5h", "99999999999d"):
         with pytest.raises(SettingsError):
-            parse_ttl(text)
+            parse_duration("--ttl", text)
 
 
 def test_prices_are_never_guessed() -> None:
