@@ -155,7 +155,7 @@ def describe_report(report: Mapping[str, Any]) -> list[str]:
         if period["errors"]:
             parts.append(f"{period['errors']:,} without an answer")
         if period["psi"] is not None:
-            by_chance = ", as chance has it" if period["psi"] <= period["psi_by_chance"] else ""
+            by_chance = ", within chance" if period["psi"] <= period["psi_by_chance"] else ""
             parts.append(f"PSI {period['psi']:.3f}{by_chance}")
         lines.append(f"{period['period']}: " + "; ".join(parts))
     if report["skipped"]:
@@ -177,29 +177,32 @@ def draw_chart(report: Mapping[str, Any], bounds: Bounds, title: str, path: Path
         grid = figure.subplots(rows, 2, squeeze=False)
         volume, shares = grid[0]
         answered = [period["photos"] - period["errors"] for period in periods]
-        volume.bar(places, answered, color=BLUE, label="answered")
+        volume.bar(places, answered, color=GREY, label="answered")
         if report["errors"]:
             errors = [period["errors"] for period in periods]
             volume.bar(places, errors, bottom=answered, color=ORANGE, label="without an answer")
             volume.legend()
         volume.set(title="Photos")
         volume.yaxis.set_major_locator(MaxNLocator(integer=True))
-        bottom = [0.0] * len(periods)
+        columns = [
+            *([("reference", reference["shares"])] if reference else []),
+            *((p["period"], p["shares"]) for p in periods),
+        ]
+        bottom = [0.0] * len(columns)
         for label in [*labels, UNSURE]:
-            heights = [period["shares"].get(label, 0.0) for period in periods]
-            shares.bar(places, heights, bottom=bottom, color=colours[label], label=_as_label(label))
+            heights = [column.get(label, 0.0) for _, column in columns]
+            shares.bar(range(len(columns)), heights, bottom=bottom, color=colours[label], label=_as_label(label))
             bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
+        _name_periods(shares, [name for name, _ in columns])
         shares.set(title="Answers", ylim=(0, 1))
         shares.yaxis.set_major_formatter(PercentFormatter(1))
         handles, names = shares.get_legend_handles_labels()
         shares.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1, 0.5))  # as they are stacked
-        over_time = [volume, shares]
+        _name_periods(volume, [period["period"] for period in periods])
         if reference:
-            over_time.append(grid[1][0])
             _draw_psi(grid[1][0], periods, bounds)
-            _draw_confidences(grid[1][1], report, reference)
-        for axes in over_time:
-            _name_periods(axes, [period["period"] for period in periods])
+            _name_periods(grid[1][0], [period["period"] for period in periods])
+            _draw_confidences(grid[1][1], reference["confidence"])
 
 
 def _draw_psi(axes: Any, periods: Sequence[Mapping[str, Any]], bounds: Bounds) -> None:
@@ -217,20 +220,19 @@ def _draw_psi(axes: Any, periods: Sequence[Mapping[str, Any]], bounds: Bounds) -
     axes.legend()
 
 
-def _draw_confidences(axes: Any, report: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+def _draw_confidences(axes: Any, confidence: Mapping[str, Any]) -> None:
     """Draw the share of photos in each of the reference's bins, side by side."""
     from matplotlib.ticker import PercentFormatter
 
-    edges = reference["confidence"]["edges"]
-    sides = (("reference", reference["confidence"]["photos"], GREY), ("now", report["found"], BLUE))
-    for k, (name, photos, colour) in enumerate(sides):
-        total = sum(photos) or 1
+    for k, (name, key, colour) in enumerate((("reference", "photos", GREY), ("now", "now", BLUE))):
+        photos = confidence[key]
         places = [i - 0.2 + 0.4 * k for i in range(len(photos))]
-        axes.bar(places, [n / total for n in photos], 0.4, color=colour, label=f"{name}, {sum(photos):,} photos")
-    ends = [f"to {edge:.4g}" for edge in edges] + ["above"]
+        shares = [n / (sum(photos) or 1) for n in photos]
+        axes.bar(places, shares, 0.4, color=colour, label=f"{name}, {sum(photos):,} photos")
+    ends = [f"to {edge:.6g}" for edge in confidence["edges"]] + ["above"]
     axes.set_xticks(range(len(ends)), ends, rotation=35, ha="right", fontsize=8)
     axes.set(title="Confidence of the answers")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend()
 
 

@@ -24,7 +24,7 @@ PREDICTIONS_NAME: Final = "predictions.csv"  # in the folder of an evaluation
 MOST_LINE_BYTES: Final = 2**20
 _MOST_REPORT_BYTES: Final = 64 * 2**20
 _READ_ROWS: Final = 10_000  # at once
-_COLUMNS: Final = ("source", "path", "status", "label", "confidence", "error")
+_COLUMNS: Final = ("source", "status", "label", "confidence", "error")
 
 
 def read_answers(table: str) -> Iterator[Answer]:
@@ -38,7 +38,7 @@ def read_answers(table: str) -> Iterator[Answer]:
             for row in _READERS[ending](file):
                 if not {"label", "confidence"} <= row.keys():
                     raise ValueError("without label and confidence")
-                yield Answer.from_row({"error": "error", **row, "source": row.get("source", row.get("path"))})
+                yield Answer.from_row(row)
         # Arrow's own errors are children of ValueError, OSError, KeyError, TypeError and RuntimeError.
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, csv.Error) as error:
             raise DataError(f"{table}: is no table of catdog's answers, or damaged") from error

@@ -48,7 +48,8 @@ class Answer(NamedTuple):
         """Read an answer as catdog writes it, from JSON or from a table's columns; raises ValueError for another."""
         source, label, confidence = row.get("source") or "", row.get("label"), row.get("confidence")
         if label in (None, ""):
-            if not row.get("error") and row.get("status") in (None, "", "ok"):
+            status = row.get("status")
+            if status == "ok" or not (status or row.get("error")):
                 raise ValueError("neither a label nor an error")
             return cls(str(source), None, None)
         value = float(confidence) if isinstance(confidence, (int, float, str)) else math.nan
@@ -165,9 +166,12 @@ class Tally:
                 "name": self.reference.name,
                 "photos": sum(self.reference.photos),
                 "shares": dict(self.reference.shares),
-                "confidence": {"edges": list(self.reference.edges), "photos": list(self.reference.photos)},
+                "confidence": {
+                    "edges": list(self.reference.edges),
+                    "photos": list(self.reference.photos),
+                    "now": self._all.bins,
+                },
             },
-            "found": self._all.bins,
             "skipped": dict(sorted(self.skipped.items())),
             "periods": [
                 {"period": name, **counts.to_json(self.reference)} for name, counts in self._periods.items()

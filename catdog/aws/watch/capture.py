@@ -105,17 +105,15 @@ def find_captures(account: Account, endpoint: str) -> tuple[str, list[str], int 
     """
     sagemaker = account.client("sagemaker")
     description: dict[str, Any] = describe_endpoint(sagemaker, endpoint) or {}
-    config = description.get("DataCaptureConfig") or {}
-    if description and not config:
+    config: dict[str, Any] = {}
+    if description:
         named = find(sagemaker.describe_endpoint_config, EndpointConfigName=description["EndpointConfigName"]) or {}
         config = named.get("DataCaptureConfig") or {}
     place = config.get("DestinationS3Uri")
     if not place:
         place = f"s3://{account.require_bucket()}/{CAPTURE_PREFIX}/{endpoint}"
     variants = [str(variant["VariantName"]) for variant in description.get("ProductionVariants", ())] or [VARIANT]
-    percent = config.get("CurrentSamplingPercentage", config.get("InitialSamplingPercentage"))
-    if not config.get("EnableCapture", True):
-        percent = None
+    percent = config.get("InitialSamplingPercentage") if config.get("EnableCapture", True) else None
     return f"{str(place).rstrip('/')}/{endpoint}", variants, percent
 
 

@@ -31,7 +31,7 @@ from catdog.drift.tables import read_lines
 from catdog.drift.tally import Answer
 from catdog.errors import CatdogError, ImageError
 from catdog.image import JPEG_MARGIN, decode, from_array
-from catdog.serving.endpoint import CSV_TYPE, JSON_LINES_TYPE
+from catdog.serving.endpoint import FORMS, JSON_LINES_TYPE
 from catdog.serving.limits import MAX_PHOTOS, MAX_PIXELS, make_room
 from catdog.serving.requests import JSON_TYPE, parse_request
 from catdog.sources import objects
@@ -144,6 +144,8 @@ def _read_line(line: bytes, hour: datetime, since: datetime, until: datetime) ->
     if not since <= time <= until:
         return
     rows = _read_rows(response)
+    if not rows:
+        raise _UnreadableError("not an answer of catdog's")
     if len(rows) > MAX_PHOTOS:
         raise _UnreadableError(f"answers about more than {MAX_PHOTOS} photos")
     try:
@@ -170,6 +172,8 @@ def _read_rows(response: object) -> list[Any]:
     if not isinstance(response, dict):
         raise _UnreadableError("without an answer")
     kind = str(response.get("observedContentType") or JSON_TYPE).partition(";")[0].strip().lower()
+    if kind not in FORMS:
+        raise _UnreadableError("an answer of another media type")
     if len(str(response.get("data"))) > _MOST_ANSWER_CHARACTERS:
         raise _UnreadableError("not an answer of catdog's")
     try:
@@ -179,11 +183,9 @@ def _read_rows(response: object) -> list[Any]:
             return found if isinstance(found, list) else [found]
         if kind == JSON_LINES_TYPE:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
-        if kind == CSV_TYPE:
-            return list(csv.DictReader(text.splitlines(keepends=True)))
+        return list(csv.DictReader(text.splitlines(keepends=True)))
     except (ValueError, RecursionError, csv.Error) as error:
         raise _UnreadableError("not an answer of catdog's") from error
-    raise _UnreadableError("an answer of another media type")
 
 
 def _read_body(side: Mapping[str, Any]) -> bytes:
