@@ -30,6 +30,7 @@ from catdog.aws.watch import capture, captured, logs  # noqa: F401  they registe
 from catdog.aws.watch.cloudwatch import Log
 from catdog.classifier import Classifier
 from catdog.contact_sheet import THUMBNAIL_PX
+from catdog.drift.tally import Answer
 from catdog.serving.endpoint import answer_request, read_request, write_reply
 from catdog.sources import objects
 from tests.integration.aws_on_loopback import use
@@ -181,7 +182,7 @@ def test_what_a_stranger_may_have_written_is_counted_and_told(
     monkeypatch.setattr(captured, "MOST_LINE_BYTES", 100_000)
     good = ask(tiny, RED, "image/png")
 
-    def answer(data: str, kind: str = "application/json", encoding: str = "JSON") -> dict[str, Any]:
+    def answer(data: str, kind: str = "application/json", encoding: str = "JSON") -> Any:
         response = {"data": data, "observedContentType": kind, "encoding": encoding}
         return good | {"captureData": good["captureData"] | {"endpointOutput": response}}
 
@@ -235,7 +236,7 @@ def test_a_photo_that_may_harm_is_not_drawn(me: Account, tiny: Classifier) -> No
     Image.new("L", (9000, 9000)).save(large, "PNG")  # 81 megapixels in 80 KB
 
     def thumbnail(request: Any, index: int = 0) -> Image.Image | None:
-        return captured.CapturedAnswer(NOW, captured.Answer("x", "cat", 0.5), "x", request, index).read_thumbnail()
+        return captured.CapturedAnswer(NOW, Answer("x", "cat", 0.5), "x", request, index).read_thumbnail()
 
     def body(data: bytes, kind: str = "image/png") -> dict[str, str]:
         return {"data": base64.b64encode(data).decode(), "encoding": "BASE64", "observedContentType": kind}
@@ -398,7 +399,7 @@ def test_the_status_of_an_endpoint_is_its_traffic_and_what_it_has_cost(
     }  # fmt: skip
     asked = cloud.asked("GetMetricData")[0]
     assert_golden("status-endpoint", asked | {"StartTime": 0, "EndTime": 0})
-    found = {  # moto fails at percentiles
+    found: dict[str, list[float]] = {  # moto fails at percentiles
         "invocations": [1, 3], "errors_4xx": [1, 0], "errors_5xx": [0, 0], "model_us": [40_000, 200_000],
         "model_count": [1, 3], "model_p99_us": [40_000, 99_000.4], "overhead_us": [8_000], "overhead_count": [4],
     }  # fmt: skip
