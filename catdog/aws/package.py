@@ -26,11 +26,11 @@ from typing import Any, Final
 from catdog.aws.account import Account
 from catdog.aws.failures import FORBIDDEN, NO_OBJECT, error_code
 from catdog.aws.source_code import ROOT, read_handler_code
-from catdog.classifier import EMBEDDED as EMBEDDED  # which deploy imports from here
-from catdog.classifier import Classifier, find_embedded
+from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
+from catdog.onnx_model import EMBEDDED, find_embedded
 from catdog.serving import golden
 from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME, check_same_contract
 from catdog.sources.addresses import S3_SCHEME as SCHEME
