@@ -43,6 +43,10 @@ _USES: Final[dict[Task, str]] = {
 }
 
 
+class OtherTaskError(ModelError):
+    """The model is for another task than the one that it was opened for."""
+
+
 class OnnxModel(ABC):
     """An ONNX model with its contract; a subclass knows what its outputs mean.
 
@@ -80,7 +84,7 @@ class OnnxModel(ABC):
             raise ContractError(f"{self.name}: the model carries no catdog contract; make it with catdog export")
         self.contract = Contract.from_json(text, self.name)
         if self.contract.task != self.task:
-            raise ModelError(f"{self.name}: {_USES[self.contract.task]}")
+            raise OtherTaskError(f"{self.name}: {_USES[self.contract.task]}")
         self._check_signature()
 
     def __reduce__(self) -> tuple[Any, ...]:

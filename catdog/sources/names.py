@@ -115,6 +115,7 @@ def check_apart(flag: str, out: Path, sources: Iterable[str | Path]) -> None:
 
     A source is a folder or a pattern; others hold nothing that this machine writes.
     """
+    patterns: tuple[str, ...]
     for source in chain.from_iterable(map(expand_braces, map(str, sources))):
         if os.path.isdir(source):  # noqa: PTH112 - a Path raises an error for a name that is too long
             folder, patterns = Path(source), ("**",)

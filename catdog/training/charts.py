@@ -32,17 +32,42 @@ _STYLES: Final[Mapping[str, tuple[str, str]]] = {"finished": ("o", BLUE), "prune
 
 
 def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
-    """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows."""
-    with _new_figure(path, 10, 4) as figure:
+    """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows.
+
+    Of a detector: how well its boxes fit instead of the accuracy, and its average precisions.
+    """
+    names = ("loss", "overlap", "ap") if "val_ap" in rows[0] else ("loss", "accuracy")
+    titles = {"overlap": "Overlap with the true box", "ap": "Average precision, validation"}
+    labels = {"overlap": "intersection over union", "ap": "average precision"}
+    parts = (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE))
+    lines = {name: [(f"{part}_{name}", label, colour) for part, label, colour in parts] for name in names}
+    lines["ap"] = [("val_ap50", "overlap 0.5", GREEN), ("val_ap75", "0.75", PURPLE), ("val_ap", "0.5 to 0.95", BLUE)]
+    with _new_figure(path, 5 * len(names), 4) as figure:
         epochs = [row["epoch"] for row in rows]
-        for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for part, name, color in (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE)):
-                axes.plot(epochs, [row[f"{part}_{metric}"] for row in rows], "o-", ms=4, color=color, label=name)
+        for axes, metric in zip(figure.subplots(1, len(names)), names, strict=True):
+            for key, name, color in lines[metric]:
+                axes.plot(epochs, [row[key] for row in rows], "o-", ms=4, color=color, label=name)
             if 0 < frozen_epochs < len(rows):
                 axes.axvline(frozen_epochs + 0.5, color=GREY, ls=":", label="backbone unfrozen")
-            axes.set(xlabel="epoch", ylabel=metric, title=metric.capitalize())
+            axes.set(xlabel="epoch", ylabel=labels.get(metric, metric), title=titles.get(metric, metric.capitalize()))
+            if metric == "ap":
+                axes.legend()
             axes.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)  # hides no point
+        shown = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside lower center", ncols=3)  # hides no point
+
+
+def draw_found_boxes(
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], own: tuple[float, float], title: str, path: Path
+) -> None:
+    """Draw precision against recall of boxes; ``lines``: name, recall, precision. ``own``: at the model's threshold."""
+    with _new_axes(path, 6, 5, xlabel="recall", ylabel="precision", title=title) as axes:
+        for k, (name, recall, precision) in enumerate(lines):
+            style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--"}
+            axes.step([0.0, *recall], [*precision[:1], *precision], where="pre", label=name, **style)
+        axes.plot(*own, "D", color="black", ms=6, label="at the model's threshold, overlap 0.5")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc="lower left")
 
 
 def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:

@@ -36,7 +36,8 @@ and archives with class folders, Kaggle's names or Oxford-IIIT Pet's layout.
 Numbers come with their 95% intervals: Wilson's for proportions, else a bootstrap of 1,000 resamples in which copies of
 a picture stay together. Tables go to stderr, the headline as a line of JSON to stdout. --out also writes
 metrics.json, predictions.csv, charts (confusion, roc, pr, reliability, coverage) and contact sheets of the most
-confident mistakes and the least sure answers; with --explain, these show what spoke for each answer.
+confident mistakes and the least sure answers; with --explain, these show what spoke for each answer. A detector is
+measured by its boxes: average precision as COCO's program has it, missed heads and false boxes, and sheets of both.
 
 \b
 Examples:
@@ -83,6 +84,10 @@ def main(
         bool,
         typer.Option("--float", help="Measure float weights: a run folder's, or of a checkout those of embedded."),
     ] = False,
+    task: Annotated[
+        Literal["classify", "detect"] | None,
+        typer.Option(help="Which of the embedded models. Default: the classifier.", show_default=False),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show on the contact sheets where the model looked. Needs --out.")
     ] = False,
@@ -105,10 +110,13 @@ def main(
     if out is not None:
         check_apart("--out", out, sources)
         check_output_folder("--out", out, [PREDICTIONS_NAME])
-    opened = open_model(opened_from)
+    opened: Any = open_model(opened_from, task)  # a model of the task that its contract names
+    name = f"{model} --float" if floats else model
+    if opened.contract.task == "detect":
+        _measure_detector(name, opened, sources, split, out)
+        return
     if explain:
         check_evidence(model, opened)
-    name = f"{model} --float" if floats else model
     with TemporaryDirectory(prefix="catdog-") as scratch:
         with show_progress("checked") as progress:
             chosen = choose_photos(sources, split, opened.contract, Path(scratch), progress)
@@ -121,6 +129,23 @@ def main(
             write_evaluation(metrics, opened.contract, chosen, probabilities, out, looking)
     _print_tables(Console(stderr=True, highlight=False), metrics)
     typer.echo(json.dumps(_make_headline(metrics) | {"out": None if out is None else str(out)}))
+
+
+def _measure_detector(name: str, opened: Any, sources: list[str], split: Any, out: Path | None) -> None:
+    from catdog.training.detection_report import evaluate_detector, format_boxes, write_detection
+    from catdog.training.evaluation import choose_photos
+
+    with TemporaryDirectory(prefix="catdog-") as scratch:
+        with show_progress("checked") as progress:
+            chosen = choose_photos(sources, split, opened.contract, Path(scratch), progress)
+        with show_progress("answered") as progress:
+            metrics, found = evaluate_detector(name, opened, chosen, progress)
+        if out is not None:
+            write_detection(metrics, found, opened.contract, chosen, out)
+    typer.echo(format_boxes(f"{name} on {chosen.part} of {chosen.name}", metrics), err=True)
+    if metrics["trained_on_some"]:
+        typer.echo("warning: the model was trained on some of these photos, so it looks better than it is", err=True)
+    typer.echo(json.dumps(metrics | {"out": None if out is None else str(out)}))
 
 
 def find_float_weights(model: str, checkout: Path = _CHECKOUT) -> Path:

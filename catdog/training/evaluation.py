@@ -22,17 +22,19 @@ from torchvision.models import ResNet
 from catdog.classifier import Classifier, load
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, Cell, contact_sheet
-from catdog.contract import NEITHER, WEIGHTS_NAME, Contract
+from catdog.contract import NEITHER, WEIGHTS_NAME, Contract, Task
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.report import REPORT_NAME
+from catdog.detection.detector import load_detector
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.explain import draw_heat, find_heat
 from catdog.files import write_csv, write_text
 from catdog.image import JPEG_MARGIN, open_sized_photo, resize
-from catdog.onnx_model import EMBEDDED
+from catdog.onnx_model import EMBEDDED, OtherTaskError
 from catdog.prediction import decide
 from catdog.training import charts
 from catdog.training.calibration import find_pets
+from catdog.training.detection import Model as BoxModel
 from catdog.training.metrics import (
     RESAMPLES,
     estimate_intervals,
@@ -68,15 +70,26 @@ class ChosenPhotos:
         return torch.tensor([class_names.index(photo.label) for photo in self.photos])
 
 
-def open_model(name: str) -> Model:
+def open_model(name: str, task: Task | None = None) -> Model | BoxModel:
     """Open ``embedded``, an .onnx file, a run folder or its model.safetensors; raises ModelError or ContractError.
 
     Of a run folder, torch answers with the trained weights; without them ONNX Runtime does, as for ``catdog.load``.
+    ``task``: which of the embedded models it is, by default the classifier; another model's own task has to be it.
     """
     path = Path(name)
     if name == EMBEDDED or path.suffix == ".onnx" or (path.is_dir() and not (path / WEIGHTS_NAME).exists()):
-        return load(name)
-    return load_checkpoint(name).to("cuda" if torch.cuda.is_available() else "cpu")
+        if task == "detect":
+            return load_detector(name)
+        try:
+            return load(name)
+        except OtherTaskError:
+            if task is not None:
+                raise
+            return load_detector(name)
+    model = load_checkpoint(name)
+    if task not in (None, model.contract.task):
+        raise ModelError(f"{name}: is a model for --task {model.contract.task}")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_photos(
@@ -85,7 +98,8 @@ def choose_photos(
     """Choose the photos of a dataset's split, by default ``test``, or raw photos, by default all of them.
 
     Raw photos become a dataset in ``scratch`` first. Raises DataError: nothing usable, no photo in the split, or other
-    classes than the contract's (a model that knows "neither" can do without photos of it).
+    classes than the contract's (a model that knows "neither" can do without photos of it). A detector's photos are
+    those whose boxes somebody marked, and those of "neither".
     """
     left_out: dict[str, int] = {}
     if len(sources) == 1 and is_dataset(sources[0]):
@@ -99,10 +113,14 @@ def choose_photos(
         part = part or "all"
     name = ", ".join(map(str, sources))
     given, known = set(manifest.class_names), set(contract.class_names)
+    if contract.task == "detect":
+        given -= {NEITHER}
     if given - known or known - given - {NEITHER}:
         theirs, ours = (", ".join(names) for names in (manifest.class_names, contract.class_names))
         raise DataError(f"{name}: photos of {theirs}, but the model answers {ours}; give photos of its classes")
     photos = manifest.photos if part == "all" else manifest.of(part)
+    if contract.task == "detect":
+        photos = [photo for photo in photos if photo.boxes is not None or photo.label == NEITHER]
     if not photos:
         raise DataError(f"{name}: no photo in the {part} split; choose another one with --split")
     return ChosenPhotos(name, manifest, part, photos, left_out)

@@ -17,7 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP, WEIGHTS_NAME, Contract, Interpolation, Resize
+from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP, WEIGHTS_NAME, Contract, Interpolation, Resize, Task
 from catdog.errors import ModelError, SettingsError
 from catdog.sources.names import is_object_uri
 from catdog.text import first_line
@@ -48,6 +48,28 @@ ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 """Defaults that an architecture has of its own; a config file or an argument wins over them."""
+TASK_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # The backbone knows cats and dogs; boxes need detail, and many looks at the few photos that have some.
+    "detect": {
+        "weights": "embedded",
+        "size": 320,
+        "resize": "letterbox",
+        "epochs": 60,
+        "trainable_from": "layer2",
+        "batch_size": 16,
+        "lr": 0.04,
+        "backbone_lr": 0.5,
+        "weight_decay": 1e-4,
+        "warmup": 0.1,
+        "label_smoothing": 0.0,
+        "dropout": 0.0,
+        "clip_norm": 10.0,
+        "ema": 0.998,
+        "rotation": 0.0,
+        "erase": 0.0,
+    },
+}
+"""Defaults that a task has of its own; they win over an architecture's."""
 
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
@@ -95,6 +117,7 @@ class Settings:
         None, f"where a run that was cut off goes on from; default OUTPUT/checkpoints, on SageMaker {CHECKPOINTS}"
     )
     checkpoint_minutes: float = _setting(10.0, "write a checkpoint this often, minutes, and after every epoch")
+    task: Task = _setting("classify", "classify: cat or dog? detect: a box around each pet's head")
     # network
     arch: str = _setting("resnet18", f"architecture: {', '.join(ARCHS)}")
     weights: str = _setting(
@@ -114,7 +137,10 @@ class Settings:
         "side of the training crops, px; 0: as --size. About 0.75 of --size is faster, and right as well: random crops "
         "magnify (Touvron et al. 2019, FixRes)",
     )
-    resize: Resize = _setting("stretch", "how a photo becomes a square: stretch, or short_side with a centre crop")
+    resize: Resize = _setting(
+        "stretch",
+        "how a photo becomes a square: stretch, or short_side with a centre crop; letterbox where --task is detect",
+    )
     interpolation: Interpolation = _setting("bilinear", "filter of that resize: bilinear, bicubic, lanczos")
     crop: float = _setting(1.0, "share of each side that the centre crop keeps, [0.01, 1]")
     # phases
@@ -176,6 +202,15 @@ class Settings:
         for f in fields(self):
             if choices := _get_choices(_get_types()[f.name]):
                 _require(getattr(self, f.name) in choices, f.name, f"must be one of {', '.join(choices)}")
+        is_detector = self.task == "detect"
+        _require(
+            (self.resize == "letterbox") == is_detector, "resize", "letterbox belongs to --task detect, which needs it"
+        )
+        if is_detector:
+            _require(self.arch != "cnn", "arch", "cnn can't find boxes; choose a resnet")
+            _require(self.crop == 1, "crop", "must be 1 where --task is detect")
+            for name in ("mixup", "cutmix", "rotation", "teacher", "label_smoothing"):
+                _require(not getattr(self, name), name, "can't be used where --task is detect")
 
     @property
     def crop_size(self) -> int:
@@ -220,6 +255,7 @@ class Settings:
         return Contract(
             class_names=class_names,
             input_size=self.size,
+            task=self.task,
             resize=self.resize,
             interpolation=self.interpolation,
             crop=self.crop,
@@ -258,7 +294,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
 
 def resolve(chosen: Mapping[str, Any]) -> Settings:
     """Return ``chosen``, completed by the architecture's defaults and then by the defaults; raises SettingsError."""
-    return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
+    arch, task = ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), TASK_DEFAULTS.get(chosen.get("task", ""), {})
+    return Settings(**{**arch, **task, **chosen})
 
 
 def split_names(flag: str, text: str) -> list[str]:

@@ -25,7 +25,7 @@ Targets = npt.NDArray[np.float32]
 """float32 (N, C), rows summing to 1."""
 
 
-def make_targets(
+def ask_teachers(
     teachers: str, weight: float, manifest: Manifest, photos: Sequence[Photo], folder: Path | None
 ) -> Targets:
     """Return what the network should answer to each photo: its label, moved by ``weight`` towards the teachers' mean.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
     else:
         parts = split_names("weights", weights)
         folded = any(map(_is_onnx, parts))
-        state = _average([_read_file(file, arch) for file in parts], weights)
+        state = _average([_read_file(file, arch, own.keys()) for file in parts], weights)
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(usable, strict=False)
     counted = [k for k in own if not k.endswith("num_batches_tracked")]  # a counter that nothing here reads
@@ -70,10 +71,15 @@ def _is_onnx(file: str) -> bool:
     return file == EMBEDDED or Path(file).suffix == ".onnx"
 
 
-def _read_file(file: str, arch: str) -> dict[str, Tensor]:
-    """Read a weight file; raises ModelError unless ``arch`` is the smallest architecture that has all its tensors."""
+def _read_file(file: str, arch: str, own: Collection[str]) -> dict[str, Tensor]:
+    """Read a weight file; raises ModelError unless ``arch`` is the smallest architecture that has all its tensors.
+
+    A file with exactly the tensors ``own``, those of the whole network, is taken as well: a detector's, say.
+    """
     path = find_embedded() if file == EMBEDDED else Path(file)
     state = read_onnx_weights(path) if _is_onnx(file) else read_weights(path)
+    if state.keys() == set(own):
+        return state
     body = {name: tensor.shape for name, tensor in state.items() if not name.startswith("fc.")}
     with torch.device("meta"):  # shapes only, no memory
         shapes = {a: {k: v.shape for k, v in new_network(a, 1).state_dict().items()} for a in ARCHS}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from catdog.boxes import Box
 from catdog.dataset import Manifest, Photo, build
@@ -30,7 +30,7 @@ YOLO_DOG = b"1 0.5 0.5 0.5 0.5\n"  # the same as DOG in 64x48
 VOC_CAT = voc(("cat", 11, 21, 30, 40))
 
 
-def run(*arguments: str | Path) -> Result:
+def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
