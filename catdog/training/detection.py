@@ -280,24 +280,25 @@ def match_boxes(objects: Sequence[DetectedObject], boxes: Sequence[Box]) -> dict
 
 
 def fit_box_threshold(found: Sequence[Objects], photos: Sequence[Photo]) -> float:
-    """Return the threshold with the best F1 of all boxes, a match of the right species being a hit, of N photos.
+    """Return the threshold at which recall minus the false boxes a photo is largest (as Youden's index of 1950 is).
 
-    Of a range of thresholds that are equally good, the middle is taken; it lies far from the photos on both sides.
+    A box of the wrong species counts as neither. Of a range of thresholds that are equally good, the middle is taken:
+    it lies far from the boxes on both sides. Without any right box it is 0.5.
     """
-    scores, hits, heads = [], [], 0
+    scores, gains, heads = [], [], sum(len(photo.boxes or ()) for photo in photos)
     for objects, photo in zip(found, photos, strict=True):
-        pairs = match_boxes(objects, photo.boxes or ())
-        heads += len(photo.boxes or ())
+        boxes = photo.boxes or ()
+        pairs = match_boxes(objects, boxes)
         for i, each in enumerate(objects):
+            right = i in pairs and each.label == boxes[pairs[i]].label
             scores.append(each.confidence)
-            hits.append(i in pairs and each.label == (photo.boxes or ())[pairs[i]].label)
-    if not any(hits):
+            gains.append(1 / heads if right else 0.0 if i in pairs else -1 / len(photos))
+    if not any(gain > 0 for gain in gains):
         return 0.5
     order = np.argsort(-np.array(scores), kind="stable")
-    ranked, right = np.array(scores)[order], np.cumsum(np.array(hits)[order])
-    f1 = 2 * right / (np.arange(1, len(right) + 1) + heads)
-    last = np.append(ranked[1:] < ranked[:-1], True)  # a threshold takes all boxes of one score
-    best = int(np.where(last, f1, -1).argmax())
+    ranked, index = np.array(scores)[order], np.cumsum(np.array(gains)[order])
+    ends = np.append(ranked[1:] < ranked[:-1], True)  # a threshold takes all boxes of one score
+    best = int(np.where(ends, index, -np.inf).argmax())
     below = ranked[best + 1] if best + 1 < len(ranked) else SCORE_FLOOR
     return round(float(ranked[best] + below) / 2, 3)
 
