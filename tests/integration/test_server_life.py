@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,7 @@ def test_a_photo_that_kills_or_stalls_its_decoder_costs_its_own_request(
                 stop(before)
                 answer = in_thread(ask)
                 wait_until(lambda: gauge(server) == 1, "the request is at work")
+                time.sleep(0.3)  # until its photo is at a decoder, which nothing tells
                 for number in before:
                     os.kill(number, fatal)
                 if fatal != signal.SIGKILL:  # which alone reaches a process that is halted
