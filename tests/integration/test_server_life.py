@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from catdog.machine import usable_cores
@@ -87,24 +88,35 @@ def test_a_photo_that_kills_or_stalls_its_decoder_costs_its_own_request(
         server.wait_ready()
         encoded = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [b64encode(photo("red")).decode()]}
         tensors = {"inputs": [encoded]}
-        for ask in (
-            lambda: server.predict(photo("red")),
-            lambda: server.http.post("/v2/models/catdog/infer", json=tensors),
-        ):
-            for fatal, status, said in (
-                (signal.SIGSEGV, 422, "damaged image (its decoder crashed)"),
-                (signal.SIGKILL, 503, "its decoder was killed, as happens where memory runs out; send it again later"),
-            ):
+
+        def predict() -> httpx.Response:
+            return server.predict(photo("red"))
+
+        def infer() -> httpx.Response:
+            return server.http.post("/v2/models/catdog/infer", json=tensors)
+
+        def kill_during(ask: Callable[[], httpx.Response], fatal: int) -> httpx.Response:
+            """What is answered to a photo that was at a decoder when that got a signal."""
+            while True:
                 before = server.decoders()
                 stop(before)
                 answer = in_thread(ask)
                 wait_until(lambda: gauge(server) == 1, "the request is at work")
-                time.sleep(0.3)  # until its photo is at a decoder, which nothing tells
+                time.sleep(0.2)  # nothing tells when its photo is at a decoder
                 for number in before:
                     os.kill(number, fatal)
                 if fatal != signal.SIGKILL:  # which alone reaches a process that is halted
                     go_on(before)
-                killed = answer()
+                response: httpx.Response = answer()
+                if response.status_code != 200:  # else it came after the signal
+                    return response
+
+        for ask in (predict, infer):
+            for fatal, status, said in (
+                (signal.SIGSEGV, 422, "damaged image (its decoder crashed)"),
+                (signal.SIGKILL, 503, "its decoder was killed, as happens where memory runs out; send it again later"),
+            ):
+                killed = kill_during(ask, fatal)
                 assert (killed.status_code, killed.json()["error"].partition(": ")[2]) == (status, said)
                 assert server.predict(photo("red")).json()["label"] == "cat"
             stop(server.decoders())

@@ -177,8 +177,8 @@ def test_it_is_written_anew_but_not_over_something_else(site: Path, tmp_path: Pa
     (tmp_path / "other" / "dist").mkdir(parents=True)
     for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
         (tmp_path / "other" / "dist" / name).write_bytes(b"another version")
-    for folder, said in (("other", "is not that of version"), ("missing", "can't be read")):
-        done = run("--out", str(tmp_path / "new"), "--runtime", str(tmp_path / folder))
+    for runtime, said in (("other", "is not that of version"), ("missing", "can't be read")):
+        done = run("--out", str(tmp_path / "new"), "--runtime", str(tmp_path / runtime))
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert said in done.stderr
         assert not (tmp_path / "new").exists()
@@ -189,14 +189,14 @@ def test_what_cannot_be_written_is_one_line(site: Path, tmp_path: Path) -> None:
     (tmp_path / "unwritable").mkdir(mode=0o500)
     (tmp_path / "in the way" / "model.onnx").mkdir(parents=True)
     shutil.copy(site / "NOTICE.txt", tmp_path / "in the way")
-    for folder, said in (
+    for name, said in (
         ("file", "is a file; give a folder"),
         ("file/below", "can't be made or written to (Not a directory)"),
         ("unwritable/site", "can't be made or written to (Permission denied)"),
         ("unwritable", "can't be made or written to (Permission denied)"),
         ("in the way", "model.onnx can't be written there (Is a directory)"),
     ):
-        command = [*UNPRIVILEGED, sys.executable, "-m", "catdog", "page", "--out", str(tmp_path / folder)]
+        command = [*UNPRIVILEGED, sys.executable, "-m", "catdog", "page", "--out", str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert said in done.stderr
