@@ -30,7 +30,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -156,7 +156,8 @@ def run_other(name: str, folder: Path) -> Iterator[int]:
         try:
             process.wait(20)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # its workers are in its group
+            with suppress(ProcessLookupError):  # its workers are in its group, if it left any
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_ready(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
