@@ -74,8 +74,9 @@ OTHERS: Final = {
         uvicorn.run(app, port=PORT, log_level="error")
     """,
     "LitServe": """
+        from typing import Annotated
         import litserve
-        from fastapi import Request
+        from fastapi import Body
         from catdog import load
         from catdog.machine import usable_cores
 
@@ -83,8 +84,8 @@ OTHERS: Final = {
             def setup(self, device):
                 self.classifier = load(threads=1)
 
-            async def decode_request(self, request: Request):
-                return await request.body()
+            def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]):
+                return request  # of a fastapi.Request it would read JSON or a form
 
             def predict(self, data):
                 return self.classifier.predict(data)
