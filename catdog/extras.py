@@ -25,8 +25,9 @@ EXTRAS: Final = {
     "train": Extra("catdog train and catdog evaluate", _TRAIN),
     "export": Extra("catdog export: a trained model as one ONNX file", (*_TRAIN, "onnx")),
     "tune": Extra("catdog tune: search for good settings", (*_TRAIN, "optuna")),
-    "aws": Extra(
-        "catdog aws: train, deploy and call on SageMaker", ("boto3", "obstore", "pyarrow", "sagemaker", "yaml")
+    "aws": Extra("catdog aws: train, deploy and call on SageMaker", ("boto3", "obstore", "pyarrow", "yaml")),
+    "sagemaker": Extra(
+        "the same with the SageMaker SDK's estimator", ("boto3", "obstore", "pyarrow", "sagemaker", "yaml")
     ),
 }
 """By name, the smallest first, so that a missing package leads to the extra that installs least."""

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
 from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
+from catdog.aws.containers import find_inference_image
 from catdog.aws.endpoints.deploy import parse_ttl
 from catdog.aws.failures import CloudError
 from catdog.aws.hosting import Hosting, container_environment
@@ -18,6 +19,7 @@ from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
 
 STAMP = "20261121120000-1a2b"
+AWS_IMAGE = find_inference_image("us-east-1", "ml.m5.large")
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ STAMP = "20261121120000-1a2b"
 )
 def test_a_worker_a_processor(instance_type: str, count: int) -> None:
     assert count_processors(instance_type) == count
-    environment = container_environment(Hosting(instance_type=instance_type), "us-east-1")
+    environment = container_environment(Hosting(instance_type=instance_type), "us-east-1", AWS_IMAGE)
     assert environment["SAGEMAKER_MODEL_SERVER_WORKERS"] == str(count)
 
 
@@ -38,7 +40,7 @@ def test_a_gpu_has_one_worker(instance_type: str, gpu: bool) -> None:
     hosting = Hosting(instance_type=instance_type)
     assert has_gpu(instance_type) == hosting.on_gpu == gpu
     assert (hosting.workers == 1) == gpu
-    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1")) != gpu
+    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1", AWS_IMAGE)) != gpu
 
 
 @pytest.mark.parametrize(
