@@ -86,8 +86,9 @@ def tell_support(image: str, today: date) -> tuple[str, bool]:
 
 
 def _find_repository(image: str) -> str:
+    """Return the last part of the repository's name, which a copy in another registry keeps."""
     found = _IMAGE.fullmatch(image)
-    return found["name"] if found else ""
+    return found["name"].rpartition("/")[2] if found else ""
 
 
 def _locate(container: Container, region: str, instance_type: str) -> str:

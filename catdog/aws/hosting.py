@@ -170,9 +170,10 @@ def container_environment(
     }
     if not hosting.serverless and not hosting.on_gpu:
         variables["OMP_NUM_THREADS"] = "1"  # several workers with a pool of threads each are ten times slower
+    variables |= allowed
     if limit:
         variables["TS_MAX_REQUEST_SIZE"] = str(limit)
-    return variables | allowed
+    return variables
 
 
 def config_request(name: str, model: str, hosting: Hosting, tags: Tags) -> dict[str, Any]:

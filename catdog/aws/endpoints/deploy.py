@@ -103,9 +103,9 @@ def deploy(
         capture_to=f"{place}/{CAPTURE_PREFIX}/{endpoint}",
     )
     image = choose_image(image, account.region, hosting)
-    say_support(account, image)
     expiry = {EXPIRY_TAG: f"{now + parse_ttl(ttl):{TIME_FORMAT}}"} if ttl else {}
     role_arn = account.find_role_arn()
+    say_support(account, image)
     with treat_sigterm_as_ctrl_c(), TemporaryDirectory(prefix="catdog-") as folder:
         current = None if account.dry_run else _read_current(account, endpoint, hosting.mode)
         source = model if model is not None else find_job_model(account, str(from_job))
