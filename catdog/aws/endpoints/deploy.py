@@ -32,8 +32,9 @@ from catdog.aws.inventory import (
     make_version_name,
     read_tags,
 )
-from catdog.aws.package import ARCHIVE_NAME, EMBEDDED, find_job_model, prepare_upload
+from catdog.aws.package import ARCHIVE_NAME, find_job_model, prepare_upload
 from catdog.errors import SettingsError
+from catdog.onnx_model import EMBEDDED
 from catdog.sources.addresses import S3_SCHEME as SCHEME
 
 CAPTURE_PREFIX: Final = "catdog/capture"
