@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
-from catdog.aws.__main__ import app
-from catdog.aws.app import parse_duration
+from catdog.aws import __main__  # noqa: F401  it registers every command
+from catdog.aws.app import app, parse_duration
 from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
 from catdog.aws.containers import (
     check_image,
