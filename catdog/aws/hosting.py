@@ -2,9 +2,10 @@
 
     Hosting(instance_type="ml.m5.large") -> model_request, config_request
 
-Limits and names are those of the SageMaker API (botocore's service model, 2017-07-24) and of the PyTorch inference
-container. Network isolation is not offered: the container installs ``code/requirements.txt`` with pip when it starts,
-and wheels in the package would tie it to one Python and one processor. A private package index in a VPC can.
+Limits and names are those of the SageMaker API (botocore's service model, 2017-07-24) and of the two containers: AWS's
+PyTorch with its serving toolkit, and catdog's own (deploy/docker/Dockerfile). Network isolation is not offered: AWS's
+installs ``code/requirements.txt`` with pip when it starts, and wheels in the package would tie it to one Python and one
+processor. A private package index in a VPC can.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Annotated, Any, Final, Literal
 
 from typer import Option
 
+from catdog.aws.containers import check_image, find_inference_image, has_serving_toolkit
 from catdog.aws.instances import check_instance_type, count_processors, has_gpu, has_own_disk
 from catdog.errors import SettingsError
-from catdog.serving.requests import ALLOWED_S3
+from catdog.serving.requests import ALLOWED_S3, MAX_BODY
 from catdog.sources.addresses import split_s3_uri
 
 Mode = Literal["realtime", "serverless", "async"]
@@ -31,7 +33,7 @@ STARTUP_S: Final = 600  # for pip and for loading the model, before SageMaker gi
 DOWNLOAD_S: Final = 600
 RESPONSE_S: Final = 60  # SageMaker itself gives up then
 ASYNC_REQUEST_BYTES: Final = 256 * 2**20  # catdog.image.MAX_BYTES
-_CODE_FOLDER: Final = "/opt/ml/model/code"  # where the container unpacks code/ of model.tar.gz
+_MODEL_FOLDER: Final = "/opt/ml/model"  # where SageMaker unpacks model.tar.gz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +139,30 @@ def model_request(
     }
 
 
-def container_environment(hosting: Hosting, region: str, payload_bytes: int | None = None) -> dict[str, str]:
+def choose_image(image: str | None, region: str, hosting: Hosting) -> str:
+    """Return the container's address: ``image``, or AWS's. Raises SettingsError if it can't be one, or not there."""
+    if image is None:
+        return find_inference_image(region, hosting.machine)
+    check_image(image)
+    if hosting.on_gpu and not has_serving_toolkit(image):
+        raise SettingsError(f"--image {image}: computes on the CPU; take an --instance-type without a GPU")
+    return image
+
+
+def container_environment(
+    hosting: Hosting, region: str, image: str, payload_bytes: int | None = None
+) -> dict[str, str]:
     """Return the container's environment variables.
 
     ``payload_bytes`` is the size of the largest request, where it isn't the usual 6 MB.
     """
+    limit = ASYNC_REQUEST_BYTES if hosting.asynchronous else payload_bytes
+    allowed = {ALLOWED_S3: " ".join(hosting.allow_s3)} if hosting.allow_s3 else {}
+    if not has_serving_toolkit(image):
+        return {"CATDOG_MODEL": _MODEL_FOLDER, **allowed, **({MAX_BODY: str(-(-limit // 2**20))} if limit else {})}
     variables = {
         "SAGEMAKER_PROGRAM": "inference.py",
-        "SAGEMAKER_SUBMIT_DIRECTORY": _CODE_FOLDER,
+        "SAGEMAKER_SUBMIT_DIRECTORY": f"{_MODEL_FOLDER}/code",
         "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
         "SAGEMAKER_REGION": region,
         "SAGEMAKER_MODEL_SERVER_WORKERS": str(hosting.workers),
@@ -152,9 +170,7 @@ def container_environment(hosting: Hosting, region: str, payload_bytes: int | No
     }
     if not hosting.serverless and not hosting.on_gpu:
         variables["OMP_NUM_THREADS"] = "1"  # several workers with a pool of threads each are ten times slower
-    if hosting.allow_s3:
-        variables[ALLOWED_S3] = " ".join(hosting.allow_s3)
-    limit = ASYNC_REQUEST_BYTES if hosting.asynchronous else payload_bytes
+    variables |= allowed
     if limit:
         variables["TS_MAX_REQUEST_SIZE"] = str(limit)
     return variables

@@ -1,8 +1,9 @@
-"""The MODEL that a command names, packed for SageMaker's inference container and put where SageMaker finds it.
+"""The MODEL that a command names, packed for the endpoint's container and put where SageMaker finds it.
 
-    MODEL (a run folder, a model.tar.gz here or in S3, "embedded") -> model.tar.gz with code/ -> s3://bucket/...
+    MODEL (a run folder, a model.tar.gz here or in S3, "embedded") -> model.tar.gz -> s3://bucket/...
 
-    model.safetensors, model.onnx, contract.json, golden.json, code/inference.py, code/requirements.txt, code/catdog/
+    model.onnx, contract.json, golden.json    and for AWS's PyTorch container
+    model.safetensors, code/inference.py, code/requirements.txt, code/catdog/
 
 The same run folder and the same code give the same bytes, and the archive's name in S3 is its SHA-256, so that the
 same model is uploaded only once.
@@ -11,9 +12,7 @@ same model is uploaded only once.
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
-import io
 import json
 import shutil
 import tarfile
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from catdog.aws.account import Account
+from catdog.aws.archive import make_archive
+from catdog.aws.containers import has_serving_toolkit
 from catdog.aws.failures import FORBIDDEN, NO_OBJECT, error_code
 from catdog.aws.source_code import ROOT, read_handler_code
 from catdog.classifier import Classifier
@@ -104,8 +105,10 @@ class PackageUpload:
         return [GoldenPhoto(p["name"], base64.b64decode(p["image"]), p["probabilities"]) for p in photos]
 
 
-def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
+def build_package(run: Path, out: Path, photos: Sequence[Path] = (), with_code: bool = True) -> Package:
     """Pack a run folder (or an unpacked training job's model) as the archive ``out``.
+
+    ``with_code``: also the handler for AWS's container; catdog's own image has it inside.
 
     ``run`` holds contract.json, an ONNX file (ONNX_CHOICES), and model.safetensors, without which no GPU is used.
     ``photos`` are the user's golden photos, beside those that catdog draws. Raises CatdogError if there is no contract
@@ -121,9 +124,10 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
         CONTRACT_NAME: (run / CONTRACT_NAME).read_bytes(),
         GOLDEN_NAME: golden.write_golden(classifier, photos).encode("utf-8"),
         ONNX_NAME: onnx.read_bytes(),
-        **{f"code/{name}": data for name, data in list_code().items()},
     }
-    if (run / WEIGHTS_NAME).is_file():
+    if with_code:
+        contents |= {f"code/{name}": data for name, data in list_code().items()}
+    if with_code and (run / WEIGHTS_NAME).is_file():  # only AWS's container has torch, for a GPU
         contents[WEIGHTS_NAME] = (run / WEIGHTS_NAME).read_bytes()
     data = make_archive(contents)
     with replace_file(out) as temporary:
@@ -137,23 +141,10 @@ def list_code(root: Path = ROOT) -> dict[str, bytes]:
     return {**read_handler_code(root), "requirements.txt": REQUIREMENTS.encode("ascii")}
 
 
-def make_archive(contents: dict[str, bytes]) -> bytes:
-    """Return a .tar.gz of these names and bytes that depends on nothing else: sorted, without times and owners."""
-    raw = io.BytesIO()
-    # Without mtime and name, gzip's own header would differ from run to run.
-    with (
-        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for name in sorted(contents):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(contents[name]), 0o644
-            tar.addfile(entry, io.BytesIO(contents[name]))
-    return raw.getvalue()
-
-
-def prepare_upload(account: Account, model: str, folder: Path, photos: Sequence[Path] = ()) -> PackageUpload:
-    """Pack ``model`` in ``folder``; ``photos`` are additional golden ones.
+def prepare_upload(
+    account: Account, model: str, folder: Path, image: str, photos: Sequence[Path] = ()
+) -> PackageUpload:
+    """Pack ``model`` in ``folder`` for the container ``image``; ``photos`` are additional golden ones.
 
     Raises CatdogError if there is no such model, it can't be packed, or no bucket is known.
     """
@@ -161,7 +152,8 @@ def prepare_upload(account: Account, model: str, folder: Path, photos: Sequence[
     if account.dry_run and model.startswith(SCHEME):
         split_uri(model)
         return PackageUpload(None, bucket, f"{S3_PREFIX}/SHA256-OF-THE-PACKAGE/{ARCHIVE_NAME}")
-    package = build_package(_find_run_folder(account, model, folder), folder / ARCHIVE_NAME, photos)
+    run = _find_run_folder(account, model, folder)
+    package = build_package(run, folder / ARCHIVE_NAME, photos, with_code=has_serving_toolkit(image))
     return PackageUpload(package, bucket, f"{S3_PREFIX}/{package.sha256[:16]}/{ARCHIVE_NAME}")
 
 

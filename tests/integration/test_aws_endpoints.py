@@ -33,7 +33,8 @@ from catdog.sources import objects
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 from tests.integration.aws_on_loopback import moto_server, use
 from tests.integration.control_plane import ControlPlane
-from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch
+from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch, forward
+from tests.integration.server_process import ServerProcess
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 pytest.importorskip("moto.server", reason="no control plane to test against: pip install 'moto[server]'")
@@ -43,6 +44,7 @@ GOLDEN = ROOT / "tests" / "golden" / "aws"
 BUCKET = "catdog-tests"
 ROLE = "arn:aws:iam::123456789012:role/catdog"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312"
+OWN_IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1"
 STAMP = "20261121120000-1a2b"
 FAST = ("--image", IMAGE, "--test-timeout", "0")
 
@@ -77,7 +79,7 @@ class Cloud:
         given = {"Project": "catdog", "Owner": "tester", "Command": "deploy", "Endpoint": name, **tags}
         listed, version = [{"Key": k, "Value": v} for k, v in given.items()], make_version_name(name, STAMP)
         how = Hosting()
-        environment = container_environment(how, "us-east-1")
+        environment = container_environment(how, "us-east-1", IMAGE)
         self.sagemaker.create_model(**model_request(version, IMAGE, package_uri, ROLE, environment, listed))
         self.sagemaker.create_endpoint_config(**config_request(version, version, how, listed))
         made = self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=version, Tags=listed)
@@ -190,6 +192,10 @@ DRY_RUNS = {
         *("deploy", "MODEL", "--name", "catdog-a", "--async", "--kms-key", "alias/catdog"),
         *("--autoscale", "1..2", "--allow-s3", "s3://photos/in"),
     ),
+    "deploy-own-image": (
+        *("deploy", "MODEL", "--name", "catdog-a", "--image", OWN_IMAGE, "--allow-s3", "s3://photos/in"),
+        *("--async", "--ttl", "2h"),
+    ),
     "deploy-from-job": ("deploy", "--from-job", "catdog-train-1", "--name", "catdog-a"),
     "transform": ("transform", "MODEL", "s3://photos/in", "s3://photos/out", "--kms-key", "alias/catdog"),
 }
@@ -197,8 +203,10 @@ DRY_RUNS = {
 
 @pytest.mark.parametrize("case", DRY_RUNS)
 def test_a_dry_run_prints_the_exact_requests_and_sends_nothing(case: str, cloud: Cloud, model: Path) -> None:
-    result = run(*(model if a == "MODEL" else a for a in DRY_RUNS[case]), "--dry-run", "--image", IMAGE)
+    image = () if "--image" in DRY_RUNS[case] else ("--image", IMAGE)
+    result = run(*(model if a == "MODEL" else a for a in DRY_RUNS[case]), "--dry-run", *image)
     assert result.exit_code == 0, result.stderr
+    assert ("AWS patched it until 2026-06-30; catdog's own image" in result.stderr) == bool(image)
     assert cloud.plane.seen == []
     assert cloud.shim.asked == []
     text = normalised(result.stdout)
@@ -241,11 +249,24 @@ def test_what_is_sent_is_what_the_dry_run_said(cloud: Cloud, model: Path) -> Non
     ]
 
 
-def test_the_image_is_aws_own(cloud: Cloud, model: Path) -> None:
-    pytest.importorskip("sagemaker", reason="needs the SageMaker SDK")
-    said = json.loads(run("deploy", model, "--dry-run").stdout)["requests"]
+def test_the_image_is_aws_own_unless_one_is_named(cloud: Cloud, model: Path) -> None:
+    done = run("deploy", model, "--dry-run")
+    said = json.loads(done.stdout)["requests"]
     container = next(r for r in said if r["operation"] == "CreateModel")["parameters"]["PrimaryContainer"]
     assert container["Image"].endswith("/pytorch-inference:2.6.0-cpu-py312")
+    assert "pytorch-inference:2.6.0-cpu-py312: AWS patched it until 2026-06-30" in done.stderr
+
+
+def test_catdog_s_own_image_is_deployed_and_tested_with_the_model_alone(cloud: Cloud, model: Path) -> None:
+    """tests/integration/test_containers.py starts what the image is made of."""
+    package = made(run("deploy", model, "--name", "catdog-own", "--image", OWN_IMAGE, "--no-wait"))["package"]
+    folder = fetch(cloud.s3, package, cloud.folder / "own")
+    assert {path.name for path in folder.iterdir()} - {"model.tar.gz"} == {"contract.json", "golden.json", "model.onnx"}
+    with ServerProcess(cloud.folder / "own.log", "--model", str(folder)) as server:
+        cloud.shim.targets["catdog-own"] = forward(server.wait_ready().url)
+        report = made(run("deploy", model, "--name", "catdog-own", "--image", OWN_IMAGE, "--test-timeout", "0"))
+    assert report["tested"]["photos"] == 3
+    assert report["tested"]["largest_difference"] == 0
 
 
 @pytest.mark.parametrize(
@@ -264,6 +285,8 @@ def test_the_image_is_aws_own(cloud: Cloud, model: Path) -> None:
         (("--instance-type", "ml.g5.xlarge", "--kms-key", "k"), "encrypts itself"),
         (("--async", "--async-output", "/tmp/out"), "not an S3 address"),
         (("--capture", "101"), "must be 0 to 100"),
+        (("--image", "catdog"), "not a container's full address"),
+        (("--image", OWN_IMAGE, "--instance-type", "ml.g4dn.xlarge"), "computes on the CPU"),
         (("--from-job", "x"), "one of them"),
     ],
 )

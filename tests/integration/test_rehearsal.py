@@ -31,7 +31,7 @@ from tests.integration.test_train import paint
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 pytest.importorskip("moto.server", reason="no control plane to rehearse with: pip install 'moto[server]'")
 if find_spec("sagemaker") is None:  # importing it takes seconds, and only the commands need it
-    pytest.skip("needs the SageMaker SDK: pip install '.[aws]'", allow_module_level=True)
+    pytest.skip("needs the SageMaker SDK: pip install '.[sagemaker]'", allow_module_level=True)
 
 GUARD: Final = ROOT / "tests" / "integration" / "loopback"
 ROLE: Final = "catdog-sagemaker"

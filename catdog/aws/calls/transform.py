@@ -10,13 +10,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import command, print_dry_run, print_result, say
+from catdog.aws.app import command, print_dry_run, print_result, say, say_support
 from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
 from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
-from catdog.aws.hosting import Hosting, container_environment, model_request
+from catdog.aws.hosting import Hosting, choose_image, container_environment, model_request
 from catdog.aws.instances import estimate_cost
 from catdog.aws.inventory import make_job_name, read_tags
-from catdog.aws.jobs.sdk import find_inference_image
 from catdog.aws.jobs.status import ENDED
 from catdog.aws.package import PackageUpload, prepare_upload, upload_package
 from catdog.errors import SettingsError
@@ -66,7 +65,7 @@ def transform(
         int | None, typer.Option(metavar="MB", min=1, max=MOST_MB, help="Of the largest photo; default: 100 / vCPUs.")
     ] = None,
     kms_key: Annotated[str | None, typer.Option(metavar="KEY", help="For disks, package and answers.")] = None,
-    image: Annotated[str | None, typer.Option(metavar="URI", help="Of the container.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="ADDRESS", help="The container, as for deploy.")] = None,
 ) -> None:
     if out is not None:
         output.ending(out)
@@ -85,9 +84,10 @@ def transform(
     if outputs.uri.startswith(inputs.uri):
         raise SettingsError(f"{outputs.uri}: lies below {source}, so answers would be scored as photos")
     hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
+    image = choose_image(image, account.region, hosting)
+    say_support(account, image)
     with TemporaryDirectory(prefix="catdog-") as folder:
-        upload = prepare_upload(account, model, Path(folder))
-        image = image or find_inference_image(account.region, instance_type)
+        upload = prepare_upload(account, model, Path(folder), image)
         _start(account, name, upload, image, hosting, inputs, outputs, max_payload)
     if account.dry_run:
         print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
@@ -115,7 +115,7 @@ def _start(
     concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
     payload_mb = max_payload or MOST_MB // concurrency
     tags = account.make_tags(Command="transform", **{MODEL_TAG: upload.package.model_sha256 if upload.package else ""})
-    environment = container_environment(hosting, account.region, payload_mb * 2**20) | {ANSWER_ALL: "1"}
+    environment = container_environment(hosting, account.region, image, payload_mb * 2**20) | {ANSWER_ALL: "1"}
     key = {"KmsKeyId": hosting.kms_key} if hosting.kms_key else {}
     volume_key = {"VolumeKmsKeyId": hosting.kms_key} if hosting.kms_key else {}
     sagemaker, role_arn = account.client("sagemaker"), account.find_role_arn()

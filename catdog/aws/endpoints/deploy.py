@@ -16,10 +16,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import command, parse_duration, print_dry_run, print_result, say
+from catdog.aws.app import command, parse_duration, print_dry_run, print_result, say, say_support
 from catdog.aws.endpoints.rollout import Patience, Plan, roll_out
 from catdog.aws.endpoints.scaling import read_scaling
-from catdog.aws.hosting import ASYNC_PREFIX, VARIANT, Hosting, Mode
+from catdog.aws.hosting import ASYNC_PREFIX, VARIANT, Hosting, Mode, choose_image
 from catdog.aws.instances import estimate_cost, estimate_serverless_cost
 from catdog.aws.inventory import (
     EXPIRY_TAG,
@@ -31,8 +31,6 @@ from catdog.aws.inventory import (
     make_version_name,
     read_tags,
 )
-from catdog.aws.jobs.requests import FRAMEWORK
-from catdog.aws.jobs.sdk import find_inference_image
 from catdog.aws.package import ARCHIVE_NAME, find_job_model, prepare_upload
 from catdog.errors import SettingsError
 from catdog.onnx_model import EMBEDDED
@@ -43,7 +41,8 @@ CAPTURE_PREFIX: Final = "catdog/capture"
 _HELP: Final = f"""Serve a model at an endpoint.
 
 MODEL is a run folder of catdog train with its ONNX file, a {ARCHIVE_NAME} here or in S3, or "{EMBEDDED}"; --from-job
-names a training job instead. It is packed with the handler, uploaded, and served. If --name names an endpoint that
+names a training job instead. It is packed, uploaded, and served by AWS's PyTorch container, which gets no patches any
+more; --image names catdog's own instead, which you build and patch (catdog aws image). If --name names an endpoint that
 exists, that one is updated without downtime.
 
 Once the endpoint is in service it is asked about test photos: those that catdog draws, and yours (--test-photo). After
@@ -58,6 +57,7 @@ by itself.
 Examples:
   catdog aws deploy runs/mine --ttl 2h
   catdog aws deploy --from-job catdog-train-20261121-120000 --name {PROJECT}-prod
+  catdog aws deploy runs/mine --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1
   catdog aws deploy {EMBEDDED} --serverless --memory 3072
   catdog aws deploy runs/mine --instance-type ml.c5.xlarge --autoscale 1..4 --capture 10
   catdog aws deploy runs/mine --name {PROJECT}-prod --dry-run
@@ -82,7 +82,7 @@ def deploy(
         str | None, typer.Option(metavar="TIME", help="90m, 2h or 3d: after that it may be deleted.")
     ] = None,
     image: Annotated[
-        str | None, typer.Option(metavar="URI", help=f"The container; default: AWS's PyTorch {FRAMEWORK}.")
+        str | None, typer.Option(metavar="ADDRESS", help="catdog's own (catdog aws image); default: AWS's PyTorch 2.6.")
     ] = None,
     test_photo: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Also test with this photo; it goes into the package.")
@@ -102,19 +102,21 @@ def deploy(
         async_output=hosting.async_output or f"{place}/{ASYNC_PREFIX}/{endpoint}",
         capture_to=f"{place}/{CAPTURE_PREFIX}/{endpoint}",
     )
+    image = choose_image(image, account.region, hosting)
     expiry = {EXPIRY_TAG: f"{now + parse_duration('--ttl', ttl):{TIME_FORMAT}}"} if ttl else {}
     role_arn = account.find_role_arn()
+    say_support(account, image)
     with treat_sigterm_as_ctrl_c(), TemporaryDirectory(prefix="catdog-") as folder:
         current = None if account.dry_run else _read_current(account, endpoint, hosting.mode)
         source = model if model is not None else find_job_model(account, str(from_job))
         if account.dry_run and source.startswith(SCHEME):
             say(f"{source} isn't fetched in a dry run, so the upload of its package is not among the requests")
-        upload = prepare_upload(account, source, Path(folder), test_photo or ())
+        upload = prepare_upload(account, source, Path(folder), image, test_photo or ())
         plan = Plan(
             name=endpoint,
             version=make_version_name(endpoint, f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(2)}"),
             hosting=hosting,
-            image=image or find_inference_image(account.region, hosting.machine),
+            image=image,
             upload=upload,
             role_arn=role_arn,
             tags=account.make_tags(Command="deploy", Endpoint=endpoint, **expiry),

@@ -91,7 +91,7 @@ def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[st
     with Undo(say) as undo:
         upload_package(account, plan.upload, plan.hosting.kms_key)
         undo.add_deletion(f"model {version}", sagemaker.delete_model, ModelName=version)
-        environment = container_environment(plan.hosting, account.region)
+        environment = container_environment(plan.hosting, account.region, plan.image)
         model = model_request(version, plan.image, plan.upload.uri, plan.role_arn, environment, plan.tags)
         create_once(sagemaker.create_model, **model)
         undo.add_deletion(f"endpoint config {version}", sagemaker.delete_endpoint_config, EndpointConfigName=version)

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import EXIT_CODES, command
+from catdog.aws.app import EXIT_CODES, command, say_support
 from catdog.aws.inventory import make_job_name
-from catdog.aws.jobs.requests import Machines, estimate_jobs, make_channels, parse_job_settings
-from catdog.aws.jobs.sdk import start_training
+from catdog.aws.jobs.requests import Machines, estimate_jobs, make_channels, parse_job_settings, training_request
+from catdog.aws.jobs.sending import start_training
 from catdog.aws.jobs.status import report_start
 
-_HELP = f"""Train on SageMaker: catdog train in AWS's PyTorch container.
+_HELP = f"""Train on SageMaker: catdog train in AWS's PyTorch container, or in another one (--image).
 
 PHOTOS is the address that upload gave: a dataset of catdog dataset, raw photos, or an archive of them. What follows --
 goes to catdog train and is checked before anything is sent; weights may be an s3:// address. The model is written to
@@ -63,6 +63,8 @@ def train(
     job = make_job_name("train", name)
     earlier = make_job_name("train", resume, flag="--resume") if resume else job
     checkpoints = f"s3://{account.require_bucket()}/{PROJECT}/checkpoints/{earlier}/"
-    start_training(account, job, machines, channels | weight_channels, hyperparameters, checkpoints)
+    request = training_request(account, job, machines, channels | weight_channels, hyperparameters, checkpoints)
+    start_training(account, request)
+    say_support(account, machines.find_image(account.region))
     begun = f"started on {machines.instances} x {machines.instance_type}"
     report_start(account, job, "training", begun, estimate_jobs(account, machines), wait)
