@@ -24,6 +24,8 @@ from catdog.text import first_line
 ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "cnn")
 CHECKPOINTS: Final = "/opt/ml/checkpoints"
 """SageMaker copies what lies here to checkpoint_s3_uri, and back for a new job."""
+JOB_VARIABLE: Final = "TRAINING_JOB_NAME"
+"""Set in every SageMaker training job, to its name."""
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4", "head"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 """Input to output; the stem is conv1 and bn1, the head is fc."""
@@ -231,7 +233,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         for f in fields(Settings)
         if f.metadata["env"] and environment.get(f.metadata["env"])
     }
-    if "TRAINING_JOB_NAME" in environment:
+    if JOB_VARIABLE in environment:
         from_environment["checkpoint_dir"] = CHECKPOINTS
     chosen = {**from_config, **from_environment, **given}
     return resolve(chosen)

@@ -32,7 +32,7 @@ _END: Final = tuple(
 METRICS: Final[Mapping[str, str]] = {
     # Not "(?<!...)": SageMaker's documentation doesn't name its dialect, and this form is common to all.
     name: rf"(?:^|\s){name}=([-+.0-9e]+)"
-    for name in dict.fromkeys(_EPOCH + _END)
+    for name in dict.fromkeys((*_EPOCH, *_END, "exported"))
 }
 """Names and regular expressions of what catdog train prints, a line an epoch and one at the end."""
 OBJECTIVES: Final[Mapping[str, Literal["Maximize", "Minimize"]]] = {
