@@ -182,7 +182,7 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
         network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
         loaded = load_weights(network, settings.arch, settings.weights)
         val = load_photos(manifest, "val", contract, settings)
-        # Larger: random crops of it have about the size that the network sees.
+        # Another size: random crops of it have about the size that the network sees.
         train = load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
         if settings.teacher:
             photos, cache = _order_photos(manifest, "train"), find_cache_folder(settings)

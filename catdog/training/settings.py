@@ -49,6 +49,11 @@ ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 """Defaults that an architecture has of its own; a config file or an argument wins over them."""
+OPTIMIZER_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # Its steps have the size of the learning rate, whatever the gradient's: at sgd's, pretrained tensors are wrecked.
+    "adamw": {"lr": 1e-3, "weight_decay": 0.05},
+}
+"""Defaults that an optimizer has of its own; they go before the architecture's."""
 
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
@@ -133,10 +138,10 @@ class Settings:
     # optimisation
     optimizer: Literal["sgd", "adamw"] = _setting("sgd", "sgd (Nesterov momentum 0.9) or adamw")
     lr: float = _setting(0.06, "peak learning rate of the head and all that starts from scratch, at batch size 64; "
-                               "scaled by batch size / 64")  # fmt: skip
+                               "scaled by batch size / 64; for adamw 0.001, scaled by its square root")  # fmt: skip
     backbone_lr: float = _setting(0.17, "pretrained layer4's learning rate, as a share of --lr")
     stage_decay: float = _setting(0.8, "factor on the learning rate for each stage further from the head, (0, 1]")
-    weight_decay: float = _setting(5e-4, "weight decay; batch norms and biases have none")
+    weight_decay: float = _setting(5e-4, "weight decay; batch norms and biases have none; for adamw 0.05")
     schedule: Literal["cosine", "one_cycle"] = _setting(
         "cosine", "after the warm-up: cosine, or one_cycle (linear down)"
     )
@@ -185,8 +190,11 @@ class Settings:
 
     @property
     def canvas_size(self) -> int:
-        """The side, px, of the squares that random crops are cut from: large enough for an average crop, 80% of it."""
-        return max(self.size, math.ceil(self.crop_size * 4 / 3))
+        """The side, px, of the squares that random crops are cut from: large enough for an average crop, 80% of it.
+
+        Not larger, since crops are sampled without a filter, and shrunk ones would alias.
+        """
+        return math.ceil(self.crop_size * 4 / 3)
 
     def check_paths(self) -> None:
         """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be."""
@@ -222,9 +230,10 @@ class Settings:
 def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings that a command line asks for.
 
-    What isn't on it comes from SageMaker's variables, then from the ``--config`` file, then from the architecture's
-    defaults. The variables win over the file, whose paths come from another machine. ``--help`` prints and exits.
-    Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
+    What isn't on it comes from SageMaker's variables, then from the ``--config`` file, then from the defaults of
+    optimizer and architecture. The variables win over the file, whose paths come from another machine. ``--help``
+    prints and exits. Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad
+    config file.
     """
     given = vars(_make_parser().parse_args(argv))
     from_config = _read_config(given.pop("config", None))
@@ -240,8 +249,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
 
 
 def resolve(chosen: Mapping[str, Any]) -> Settings:
-    """Return ``chosen``, completed by the architecture's defaults and then by the defaults; raises SettingsError."""
-    return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
+    """Return ``chosen``, completed by the defaults of optimizer and architecture and by all others.
+
+    Raises SettingsError.
+    """
+    special = (ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), OPTIMIZER_DEFAULTS.get(chosen.get("optimizer", ""), {}))
+    return Settings(**{**special[0], **special[1], **chosen})
 
 
 def read_yaml(path: Path, named: str) -> Any:
