@@ -250,7 +250,7 @@ def _unpack(archive: Path, run: Path, name: str) -> Path:
     if not (run / CONTRACT_NAME).is_file():
         raise ModelError(f"{name}: has no {CONTRACT_NAME}; is it the {ARCHIVE_NAME} of a catdog training job?")
     if not any((run / onnx).is_file() for onnx in ONNX_CHOICES):
-        raise ModelError(f"{name}: has no {ONNX_NAME}, since its export failed; make one: {explain_export(name)}")
+        raise ModelError(f"{name}: has no {ONNX_NAME}, its job exported none; make one: {explain_export(name)}")
     return run
 
 

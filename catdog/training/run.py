@@ -118,8 +118,8 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
         _say_export_failed(error, job)
     finally:
         _say_what_was_written(output, reports, onnx, contract)
-    measured_last = {f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")}
-    say_metrics(measured_last | {"exported": int(onnx.is_file())})
+    numbers = {f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")}
+    say_metrics(numbers | {"exported": int(onnx.is_file())})
 
 
 def _say_export_failed(error: Exception, job: str) -> None:

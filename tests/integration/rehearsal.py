@@ -133,7 +133,7 @@ class SageMaker:
             self._write_log(name, container.log)
             if planned:  # a spot job goes on by itself, on another machine
                 self._say(name, TrainingJobStatus="InProgress", SecondaryStatus="Interrupted")
-                folder = self._folder / "training" / f"{name}-{number}"
+                folder = self._folder / "training" / f"{name}.{number}"
                 container = self.trainings[name] = Container(self._toolkits.training, folder, container.request)
         ended = time.time()
         state: dict[str, Any] = {
