@@ -14,7 +14,16 @@ class Extra(NamedTuple):
     """The packages that it installs, as ``import`` names them."""
 
 
-_TRAIN: Final = ("torch", "torchvision", "lightning", "matplotlib", "safetensors", "torchmetrics", "yaml")
+_TRAIN: Final = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "matplotlib",
+    "safetensors",
+    "torchmetrics",
+    "pycocotools",
+    "yaml",
+)
 EXTRAS: Final = {
     "heic": Extra("read HEIC photos, as phones make them", ("pillow_heif",)),
     "score": Extra("catdog score: a row for every photo of a large collection", ("pyarrow",)),

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_precision_recall_curve, binary_roc
 
 from catdog.colours import BLUE, GREEN, GREY, ORANGE, PURPLE
+from catdog.contract import Contract
 from catdog.files import replace_file
 from catdog.training.metrics import count_answered
 from catdog.training.space import Choices, Range, TrialOutcome
@@ -31,17 +32,42 @@ _STYLES: Final[Mapping[str, tuple[str, str]]] = {"finished": ("o", BLUE), "prune
 
 
 def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
-    """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows."""
-    with _new_figure(path, 10, 4) as figure:
+    """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows.
+
+    Of a detector: how well its boxes fit instead of the accuracy, and its average precisions.
+    """
+    names = ("loss", "overlap", "ap") if "val_ap" in rows[0] else ("loss", "accuracy")
+    titles = {"overlap": "Overlap with the true box", "ap": "Average precision, validation"}
+    labels = {"overlap": "intersection over union", "ap": "average precision"}
+    parts = (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE))
+    lines = {name: [(f"{part}_{name}", label, colour) for part, label, colour in parts] for name in names}
+    lines["ap"] = [("val_ap50", "overlap 0.5", GREEN), ("val_ap75", "0.75", PURPLE), ("val_ap", "0.5 to 0.95", BLUE)]
+    with _new_figure(path, 5 * len(names), 4) as figure:
         epochs = [row["epoch"] for row in rows]
-        for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for part, name, color in (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE)):
-                axes.plot(epochs, [row[f"{part}_{metric}"] for row in rows], "o-", ms=4, color=color, label=name)
+        for axes, metric in zip(figure.subplots(1, len(names)), names, strict=True):
+            for key, name, color in lines[metric]:
+                axes.plot(epochs, [row[key] for row in rows], "o-", ms=4, color=color, label=name)
             if 0 < frozen_epochs < len(rows):
                 axes.axvline(frozen_epochs + 0.5, color=GREY, ls=":", label="backbone unfrozen")
-            axes.set(xlabel="epoch", ylabel=metric, title=metric.capitalize())
+            axes.set(xlabel="epoch", ylabel=labels.get(metric, metric), title=titles.get(metric, metric.capitalize()))
+            if metric == "ap":
+                axes.legend()
             axes.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)  # hides no point
+        shown = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside lower center", ncols=3)  # hides no point
+
+
+def draw_found_boxes(
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], own: tuple[float, float], title: str, path: Path
+) -> None:
+    """Draw precision against recall of boxes; ``lines``: name, recall, precision. ``own``: at the model's threshold."""
+    with _new_axes(path, 6, 5, xlabel="recall", ylabel="precision", title=title) as axes:
+        for k, (name, recall, precision) in enumerate(lines):
+            style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--"}
+            axes.step([0.0, *recall], [*precision[:1], *precision], where="pre", label=name, **style)
+        axes.plot(*own, "D", color="black", ms=6, label="at the model's threshold, overlap 0.5")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc="lower left")
 
 
 def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
@@ -103,15 +129,20 @@ def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, 
 
 
 def draw_coverage(
-    probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, Any]], title: str, path: Path
+    probabilities: Tensor,
+    labels: Tensor,
+    contract: Contract,
+    marks: Sequence[dict[str, Any]],
+    title: str,
+    path: Path,
 ) -> None:
     """Draw the error among the answered photos against the share that is answered (El-Yaniv & Wiener 2010).
 
     ``marks``: rows of ``measure_coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
-    _, photos, wrong = count_answered(probabilities, labels)
+    _, photos, wrong = count_answered(probabilities, labels, contract)
     error = wrong / photos
-    top = max(0.01, error.max().item())
+    top = max([0.01, *error.tolist()])
     own = marks[-1]
     with _new_axes(path, 6.4, 4.4, xlabel="answered", ylabel="wrong of the answered", title=title) as axes:
         axes.plot((photos / len(labels)).tolist(), error.tolist(), color=BLUE, label="confidence thresholds")

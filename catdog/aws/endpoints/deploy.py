@@ -34,8 +34,9 @@ from catdog.aws.inventory import (
 )
 from catdog.aws.jobs.requests import FRAMEWORK
 from catdog.aws.jobs.sdk import find_inference_image
-from catdog.aws.package import ARCHIVE_NAME, EMBEDDED, find_job_model, prepare_upload
+from catdog.aws.package import ARCHIVE_NAME, find_job_model, prepare_upload
 from catdog.errors import SettingsError
+from catdog.onnx_model import EMBEDDED
 from catdog.sources.addresses import S3_SCHEME as SCHEME
 
 CAPTURE_PREFIX: Final = "catdog/capture"
