@@ -30,6 +30,7 @@ ROOMS: Final = {
     "predict": Room("catdog.predict", "Tell cats from dogs in photos."),
     "detect": Room("catdog.detection.__main__", "Find the heads of cats and dogs in photos."),
     "score": Room("catdog.score.cli", "Score every photo of a large collection, once."),
+    "drift": Room("catdog.drift.__main__", "Say whether answers differ from earlier ones."),
     "dataset": Room("catdog.dataset.__main__", "Turn photos into a checked dataset."),
     "train": Room("catdog.training.cli", "Train a model on a dataset."),
     "tune": Room("catdog.training.tune", "Search for good training settings."),
@@ -49,6 +50,7 @@ Examples:
   catdog predict cat.jpg holiday/                         the embedded model answers
   catdog detect cats.jpg --draw drawn                     a box around each head
   catdog score photos.zip --out results.parquet           a row for every photo of a collection
+  catdog drift results.parquet --reference evaluation     whether the answers are as they were when it was measured
   catdog dataset photos.zip --out data                    a dataset of your own photos, to train from
   catdog train --data data --output runs/first
   catdog export runs/first --out model.onnx

@@ -17,6 +17,7 @@ POLICIES = sorted(FOLDER.glob("*.json"))
 NO_RESOURCE = {
     # AWS's service authorization reference has no resource for these.
     "ecr:GetAuthorizationToken": "a token is for the whole registry",
+    "cloudwatch:GetMetricData": "metrics have no ARN, and reading knows no condition for a namespace",
     "cloudwatch:PutMetricData": "metrics have no ARN; the namespace is limited by a condition",
     "sagemaker:ListTrainingJobs": "lists",
     "sagemaker:ListHyperParameterTuningJobs": "lists",
@@ -31,6 +32,7 @@ SERVICES = {
     "sagemaker": "sagemaker",
     "sagemaker-runtime": "sagemaker",
     "application-autoscaling": "application-autoscaling",
+    "cloudwatch": "cloudwatch",
     "logs": "logs",
     "iam": "iam",
 }
@@ -121,5 +123,10 @@ def test_the_person_may_do_all_that_the_commands_ask_for() -> None:
         for operation in session.get_service_model(service).operation_names:
             if xform_name(operation) in called:
                 wanted.add(f"{prefix}:{operation}")
-    assert {"sagemaker:CreateTransformJob", "s3:PutObject", "logs:GetLogEvents"} <= wanted
+    assert {
+        "sagemaker:CreateTransformJob",
+        "s3:PutObject",
+        "logs:FilterLogEvents",
+        "cloudwatch:GetMetricData",
+    } <= wanted
     assert wanted <= allowed, sorted(wanted - allowed)

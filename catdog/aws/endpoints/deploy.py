@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import command, print_dry_run, print_result, say
+from catdog.aws.app import command, parse_duration, print_dry_run, print_result, say
 from catdog.aws.endpoints.rollout import Patience, Plan, roll_out
 from catdog.aws.endpoints.scaling import read_scaling
 from catdog.aws.hosting import ASYNC_PREFIX, VARIANT, Hosting, Mode
@@ -103,7 +102,7 @@ def deploy(
         async_output=hosting.async_output or f"{place}/{ASYNC_PREFIX}/{endpoint}",
         capture_to=f"{place}/{CAPTURE_PREFIX}/{endpoint}",
     )
-    expiry = {EXPIRY_TAG: f"{now + parse_ttl(ttl):{TIME_FORMAT}}"} if ttl else {}
+    expiry = {EXPIRY_TAG: f"{now + parse_duration('--ttl', ttl):{TIME_FORMAT}}"} if ttl else {}
     role_arn = account.find_role_arn()
     with treat_sigterm_as_ctrl_c(), TemporaryDirectory(prefix="catdog-") as folder:
         current = None if account.dry_run else _read_current(account, endpoint, hosting.mode)
@@ -138,18 +137,6 @@ def estimate_hosting(hosting: Hosting, region: str) -> dict[str, Any]:
         most = estimate_cost("hosting", hosting.machine, region, hosting.bounds[1])
         cost["usd_per_hour_at_most"] = most["usd_per_hour"]
     return cost
-
-
-def parse_ttl(text: str) -> timedelta:
-    """Parse ``90m``, ``2h`` or ``3d``; raises SettingsError."""
-    found = re.fullmatch(r"(\d+)([mhd])", text.strip())
-    if not found or not int(found[1]):
-        raise SettingsError(f"--ttl {text}: give minutes, hours or days, like 90m, 2h or 3d")
-    unit = {"m": "minutes", "h": "hours", "d": "days"}[found[2]]
-    try:
-        return timedelta(**{unit: int(found[1])})
-    except OverflowError as error:
-        raise SettingsError(f"--ttl {text}: too long") from error
 
 
 @contextmanager
