@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 import shutil
 import tarfile
 import zlib
@@ -45,16 +46,9 @@ UNPACKED_NAMES: Final = (CONTRACT_NAME, *ONNX_CHOICES, WEIGHTS_NAME)
 """What packing reads of a training job's archive; nothing else of it is unpacked."""
 MAX_UNPACKED_BYTES: Final = 4 * 2**30  # a resnet152 has 0.24 GB
 S3_PREFIX: Final = "catdog/models"
-REQUIREMENTS: Final = """\
-# Installed by the container before it serves. Small wheels only; torch and boto3 are the container's own.
-# obstore reads photos that a request names on S3; pyyaml and safetensors are for the network on a GPU.
-numpy>=1.26,<3
-obstore>=0.12,<1
-onnxruntime>=1.20,<2
-pillow>=11.3,<14
-pyyaml>=6,<7
-safetensors>=0.5,<1
-"""
+REQUIREMENTS: Final = Path(__file__).with_name("endpoint_requirements.txt")
+"""What the container installs before it serves, in exact versions with the hashes of their files: an instance that is
+added months later gets the same."""
 _COPY_BYTES: Final = 2**20
 
 
@@ -138,7 +132,7 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = (), with_code: 
 
 def list_code(root: Path = ROOT) -> dict[str, bytes]:
     """Return the files below ``code/``: the handler, what it imports, and its requirements."""
-    return {**read_handler_code(root), "requirements.txt": REQUIREMENTS.encode("ascii")}
+    return {**read_handler_code(root), "requirements.txt": REQUIREMENTS.read_bytes()}
 
 
 def prepare_upload(
@@ -178,6 +172,14 @@ def find_job_model(account: Account, job: str) -> str:
     if status != "Completed" or not uri:
         raise SettingsError(f"--from-job {job}: has no model, its status is {status}")
     return str(uri)
+
+
+def explain_export(archive: str) -> str:
+    """Return the commands that export and deploy the model in a training job's archive, which has no ONNX file."""
+    name = shlex.quote(archive)
+    unpack = f"aws s3 cp {name} - | tar -xzC run" if archive.startswith(SCHEME) else f"tar -xzf {name} -C run"
+    export = f"catdog export run --out run/{ONNX_NAME} --data PHOTOS"
+    return f"mkdir run && {unpack} && {export} && catdog aws deploy run"
 
 
 def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
@@ -235,6 +237,8 @@ def _unpack(archive: Path, run: Path, name: str) -> Path:
         raise ModelError(f"{name}: not a {ARCHIVE_NAME} that can be read ({first_line(error)})") from error
     if not (run / CONTRACT_NAME).is_file():
         raise ModelError(f"{name}: has no {CONTRACT_NAME}; is it the {ARCHIVE_NAME} of a catdog training job?")
+    if not any((run / onnx).is_file() for onnx in ONNX_CHOICES):
+        raise ModelError(f"{name}: has no {ONNX_NAME}, its job exported none; make one: {explain_export(name)}")
     return run
 
 

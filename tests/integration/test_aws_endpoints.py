@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -27,7 +28,7 @@ from catdog.aws.endpoints import deploy, manage  # noqa: F401
 from catdog.aws.endpoints.scaling import scaling_requests
 from catdog.aws.hosting import Hosting, config_request, container_environment, model_request
 from catdog.aws.inventory import make_version_name
-from catdog.aws.package import build_package
+from catdog.aws.package import build_package, make_archive
 from catdog.classifier import Classifier
 from catdog.sources import objects
 from tests.conftest import TINY_CONTRACT, build_tiny_model
@@ -347,6 +348,16 @@ def test_a_training_job_s_archive_is_packed_anew(cloud: Cloud, model: Path, tmp_
     folder = fetch(cloud.s3, report["package"], tmp_path / "fetched")
     assert (folder / "code" / "inference.py").is_file()
     assert not list(folder.rglob("escape.md"))
+
+
+def test_a_training_job_s_archive_without_an_onnx_file_says_how_to_make_one(cloud: Cloud, model: Path) -> None:
+    data = make_archive({"contract.json": (model / "contract.json").read_bytes(), "model.safetensors": b"weights"})
+    uri = f"s3://{BUCKET}/jobs/bare/output/model.tar.gz"
+    cloud.s3.put_object(Bucket=BUCKET, Key="jobs/bare/output/model.tar.gz", Body=data)
+    result = run("deploy", uri, *FAST)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert f"{uri}: has no model.onnx" in result.stderr
+    assert f"aws s3 cp {uri} - | tar -xzC run && catdog export run --out run/model.onnx" in result.stderr
 
 
 @pytest.mark.parametrize("content", [b"not a tar", b"", b"\x1f\x8b\x08\x00broken"])
@@ -705,8 +716,56 @@ def test_an_asynchronous_endpoint_answers_through_s3(
     result = run("invoke", "catdog-async", tmp_path, "--async")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert (result.exit_code, [row["label"] for row in rows]) == (1, ["cat", None])
-    inputs = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix="catdog/async/catdog-async/inputs/")
-    assert inputs["KeyCount"] == 0
+    assert waiting_photos(cloud) == []
+
+
+def waiting_photos(cloud: Cloud) -> list[bytes]:
+    """What lies in S3 for the asynchronous endpoint to read."""
+    found = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix="catdog/async/catdog-async/inputs/").get("Contents", ())
+    return [cloud.s3.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read() for entry in found]
+
+
+@pytest.fixture
+def late(cloud: Cloud, model: Path) -> Iterator[str]:
+    """An asynchronous endpoint that gives no answer for now."""
+    name = "catdog-async"
+    cloud.serve(name)
+    cloud.shim.answers_to[name] = f"s3://{BUCKET}/catdog/async/{name}"
+    made(run("deploy", model, "--name", name, "--async", "--no-wait", *FAST))
+    cloud.shim.faults = itertools.repeat("late")
+    yield name
+    for entry in cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"catdog/async/{name}/inputs/").get("Contents", ()):
+        cloud.s3.delete_object(Bucket=BUCKET, Key=entry["Key"])
+
+
+def test_a_photo_whose_answer_is_late_stays_for_it(
+    late: str, cloud: Cloud, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "red.png").write_bytes(photo("red"))
+    result = run("invoke", late, tmp_path / "red.png", "--async", "--timeout", "0")
+    told, error = result.stderr.splitlines()
+    assert told.startswith(f"{tmp_path}/red.png: its answer will come at s3://{BUCKET}/catdog/async/{late}/answers/")
+    assert (result.exit_code, "no answer about" in error) == (1, True)
+    assert waiting_photos(cloud) == [photo("red")]
+
+
+def test_ctrl_c_leaves_no_photo_in_s3(late: str, cloud: Cloud, photo: Callable[..., bytes], tmp_path: Path) -> None:
+    for colour in ("red", "blue", "white", "black"):
+        (tmp_path / f"{colour}.png").write_bytes(photo(colour))
+    with subprocess.Popen(
+        [sys.executable, "-m", "catdog.aws", "invoke", late, str(tmp_path), "--async"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as above
+    ) as process:
+        while len(cloud.shim.asked) < 4 and process.poll() is None:
+            time.sleep(0.05)
+        assert len(waiting_photos(cloud)) == 4
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, error
+    assert waiting_photos(cloud) == []
 
 
 # --- transform --------------------------------------------------------------------------------------------------------
@@ -729,7 +788,7 @@ def execute(cloud: Cloud, job: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
-def test_a_transform_gives_each_object_one_row(
+def test_a_transform_gives_each_photo_one_row(
     ending: str, cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
     from catdog.score import output
@@ -746,15 +805,15 @@ def test_a_transform_gives_each_object_one_row(
     result = run("transform", "--job", begun["job"], "--out", out)
     assert result.exit_code == 1, result.stderr
     report = json.loads(result.stdout)
-    assert (report["photos"], report["ok"], report["labels"]) == (4, 2, {"cat": 1, "dog": 1})
+    assert (report["photos"], report["ok"], report["labels"]) == (3, 2, {"cat": 1, "dog": 1})
     table = [
         dict(zip(batch, values, strict=True))
         for batch in output.read_columns(*open_store(out))
         for values in zip(*batch.values(), strict=True)
     ]
-    assert [row["source"] for row in table] == [f"{places[0]}/{name}" for name in photos]
-    assert [row["label"] or None for row in table] == ["cat", "dog", None, None]
-    assert all(row["error"] for row in table[2:])
+    assert [row["source"] for row in table] == [f"{places[0]}/{name}" for name in ("a.png", "b/c.jpg", "z.jpg")]
+    assert [row["label"] or None for row in table] == ["cat", "dog", None]
+    assert table[2]["error"]
     assert cloud.left() == []  # the job's model goes with it
 
 
@@ -765,6 +824,18 @@ def job_with_one_answer(cloud: Cloud, model: Path, photo: Callable[..., bytes], 
     job = made(run("transform", model, *places, "--no-wait", "--image", IMAGE))["job"]
     execute(cloud, job, tmp_path / "container")
     return str(job)
+
+
+def test_a_transform_of_an_uploaded_dataset_asks_for_no_answer_about_its_manifest(
+    cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    for name in ("manifest.json", "report.json", ".DS_Store"):
+        cloud.s3.put_object(Bucket=BUCKET, Key=f"dataset/in/{name}", Body=b"{}")
+    cloud.s3.put_object(Bucket=BUCKET, Key="dataset/in/a photo without an ending", Body=photo("blue"))
+    job = job_with_one_answer(cloud, model, photo, "dataset", tmp_path)
+    out = tmp_path / "results.jsonl"
+    assert made(run("transform", "--job", job, "--out", out))["photos"] == 2
+    assert [json.loads(line)["label"] for line in out.read_text().splitlines()] == ["dog", "cat"]  # in key order
 
 
 @pytest.mark.parametrize("theirs", ["results.csv", "results.csv.run.json", "results.csv.parts/part-00000000.parquet"])

@@ -346,6 +346,23 @@ def test_train_asks_sagemaker_for_this_job(aws: Callable[..., Outcome], cloud: C
     assert {operation.split()[0] for operation, _ in cloud.seen} == {"PUT", "CreateTrainingJob"}  # no STS, no telemetry
 
 
+def test_a_spot_job_keeps_a_checkpoint_every_2_minutes_unless_told_otherwise(
+    aws: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """SageMaker's toolkit doesn't pass SIGTERM on, so all since the last checkpoint is lost."""
+
+    def ask(*arguments: str) -> Any:
+        done = aws("train", PHOTOS, "--dry-run", "--role", ROLE, *COMMON, *arguments)
+        return done.answer["requests"][-1]["parameters"]["HyperParameters"].get("checkpoint_minutes")
+
+    config = tmp_path / "config.yaml"
+    config.write_text(parse([], {}).to_yaml())  # of a run at home, where it is 10
+    assert ask("--spot", "--", "--config", str(config)) == ask("--spot") == "2.0"
+    assert ask("--spot", "--", "--checkpoint-minutes", "5") == "5.0"
+    assert ask("--spot", "--", "--checkpoint-minutes", "10") is None  # the training's own default
+    assert ask() is None
+
+
 def test_a_dry_run_says_the_same_and_needs_neither_network_nor_credentials(
     aws: Callable[..., Outcome], cloud: Cloud, monkeypatch: pytest.MonkeyPatch, sender: str
 ) -> None:
@@ -563,10 +580,17 @@ def test_a_job_that_fails_says_why(cloud: Cloud, me: Account, state: str, said: 
         watch_job(me, "catdog-x", "training", lambda _: None, poll_s=0.01)
 
 
+REASON = (
+    'AlgorithmError: ExecuteUserScriptError:\nExitCode 2\nErrorMessage "Exception: no photos\n"\nCommand "train.py"'
+)
+
+
 @pytest.mark.parametrize(
     ("plan", "code", "said"),
     [
         ([job("Failed", "Failed", FailureReason="AlgorithmError: no photos")], 1, "failed: AlgorithmError: no photos"),
+        # SageMaker's reasons have several lines, whose ends were printed as "\n".
+        ([job("Failed", "Failed", FailureReason=REASON)], 1, 'ExitCode 2 ErrorMessage "Exception: no photos " Command'),
         ([(400, {"__type": "ExpiredTokenException", "message": "x"})], 2, "goes on without being watched"),
     ],
 )
@@ -676,6 +700,14 @@ def test_status_lists_our_jobs_and_tells_of_one(aws: Callable[..., Outcome], clo
     one = aws("status", "catdog-listed", "--logs")
     assert one.answer["state"] == "Completed"
     assert "[algo-1] a line" in one.err
+    model = {"S3ModelArtifacts": "s3://b/catdog/jobs/x/output/model.tar.gz"}
+    metrics = [{"MetricName": "exported", "Value": 0.0, "Timestamp": 0}]
+    cloud.replies["DescribeTrainingJob"] = [
+        job("Completed", "Completed", ModelArtifacts=model, FinalMetricDataList=metrics)
+    ]
+    bare = aws("status", "catdog-listed")
+    assert "its model has no ONNX file" in bare.err
+    assert f"next: mkdir run && aws s3 cp {model['S3ModelArtifacts']} - | tar -xzC run && catdog export run" in bare.err
     cloud.replies["DescribeTrainingJob"] = [job("Failed", "Failed", FailureReason="out of memory")]
     failed = aws("status", "catdog-listed")
     assert failed.code == 0

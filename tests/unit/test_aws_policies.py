@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from catdog.aws.calls.transform import PREFIX
+from catdog.aws.hosting import ASYNC_PREFIX
+
 FOLDER = Path(__file__).parents[2] / "docs" / "aws"
 POLICIES = sorted(FOLDER.glob("*.json"))
 NO_RESOURCE = {
@@ -96,6 +99,16 @@ def test_only_the_person_may_delete_and_nobody_may_make_roles_or_open_the_bucket
 def test_the_readme_names_every_policy() -> None:
     text = (FOLDER / "README.md").read_text()
     assert all(f"({path.name})" in text for path in POLICIES)
+
+
+def test_what_lies_in_the_bucket_in_passing_goes_away_by_itself() -> None:
+    text = (FOLDER / "README.md").read_text()
+    (configuration,) = re.findall(r"--lifecycle-configuration '(\{.*?\})'\n", text, re.DOTALL)
+    expiring = {rule["Filter"].get("Prefix") for rule in json.loads(configuration)["Rules"] if "Expiration" in rule}
+    folders = set(re.findall(r"^    (catdog/\w+/)", text, re.MULTILINE))  # where things are in the bucket
+    kept = {"catdog/datasets/", "catdog/jobs/", "catdog/models/"}
+    assert {f"{ASYNC_PREFIX}/", f"{PREFIX}/", "catdog/capture/"} <= folders
+    assert expiring == folders - kept
 
 
 def test_the_person_may_do_all_that_the_commands_ask_for() -> None:

@@ -14,6 +14,7 @@ from catdog.ahead import map_in_order
 from catdog.aws.account import Account
 from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.calls.endpoint import (
+    ASYNC_PATIENCE_S,
     MOST_PARALLEL,
     AnyEndpoint,
     AsyncEndpoint,
@@ -41,6 +42,9 @@ _HELP: Final = """Ask an endpoint about photos.
 The answers have the format, the fields and the exit codes of catdog predict. A photo that can't be read, or
 that the endpoint refuses, is answered with its error. Requests that are throttled, or that meet an overload, are tried
 again after a pause.
+
+With --async, photos go through S3 and are deleted there once they are answered, after Ctrl-C as well. Where an answer
+takes longer than --timeout, its photo stays, and a line says where the answer will come.
 
 --bench N sends N requests of these photos and gives the latency's percentiles and the rate instead.
 
@@ -72,12 +76,15 @@ def invoke(
     asynchronous: Annotated[
         bool, typer.Option("--async", help="It was made with deploy --async; photos go through --bucket.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="With --async: how long to wait for each answer.")
+    ] = ASYNC_PATIENCE_S,
 ) -> None:
     runtime = account.client("sagemaker-runtime")
     target: AnyEndpoint = Endpoint(runtime, check_endpoint_name(endpoint))
     if asynchronous:
         place = f"s3://{account.require_bucket()}/{ASYNC_PREFIX}/{endpoint}"
-        target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place)
+        target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place, timeout, say)
     photos = list_inputs(paths, stdin=True)
     if account.dry_run:
         for _, data in _read_photos(photos):
@@ -85,12 +92,16 @@ def invoke(
         note = "an endpoint costs by the hour, whoever asks; a serverless one by the answer"
         print_dry_run(account.recorded, {"note": note})
         return
-    if bench:
-        result = measure(target, photos, bench, parallel)
-        print_result(result)
-        failures = result["failed"]
-    else:
-        failures = _print(classify_photos(target, photos, parallel), format)
+    try:
+        if bench:
+            result = measure(target, photos, bench, parallel)
+            print_result(result)
+            failures = result["failed"]
+        else:
+            failures = _print(classify_photos(target, photos, parallel), format)
+    finally:
+        if isinstance(target, AsyncEndpoint):
+            target.close()
     raise typer.Exit(EXIT_FAILED if failures else 0)
 
 

@@ -31,9 +31,9 @@ MODEL_TAG: Final = "ModelSha256"
 _HELP: Final = """Score all photos under an S3 prefix with a Batch Transform job.
 
 MODEL is what it is for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a
-small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row an object,
-with the columns of catdog score. The instances end with the job. For a few thousand photos catdog score is
-faster: a job takes minutes to start.
+small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row a photo,
+with the columns of catdog score; what is no photo by its name, such as a dataset's manifest.json, has no row. The
+instances end with the job. For a few thousand photos catdog score is faster: a job takes minutes to start.
 
 --no-wait returns once the job has begun; --job NAME --out FILE waits for it and joins later.
 
@@ -44,7 +44,7 @@ Examples:
   catdog aws transform --job catdog-transform-20261121-120000-1a2b --out s3://bucket/results.csv
 
 \b
-Exit codes: 0 every object is answered, 1 some isn't or the job failed, 2 a bad argument, or AWS refuses, 130 Ctrl-C
+Exit codes: 0 every photo is answered, 1 some isn't or the job failed, 2 a bad argument, or AWS refuses, 130 Ctrl-C
 (the job goes on)."""
 
 
@@ -158,7 +158,7 @@ def _stop(sagemaker: Any, job: str) -> None:
 def _finish(account: Account, job: str, out: str | None) -> None:
     """Wait for the job, delete its model, and write the table.
 
-    Raises CloudError if the job failed, and typer.Exit(1) if some object has no answer.
+    Raises CloudError if the job failed, and typer.Exit(1) if some photo has no answer.
     """
     sagemaker = account.client("sagemaker")
     try:

@@ -36,7 +36,7 @@ _END: Final = tuple(
 METRICS: Final[Mapping[str, str]] = {
     # Not "(?<!...)": SageMaker's documentation doesn't name its dialect, and this form is common to all.
     name: rf"(?:^|\s){name}=([-+.0-9e]+)"
-    for name in dict.fromkeys(_EPOCH + _END)
+    for name in dict.fromkeys((*_EPOCH, *_END, "exported"))
 }
 """Names and regular expressions of what catdog train prints, a line an epoch and one at the end."""
 OBJECTIVES: Final[Mapping[str, Literal["Maximize", "Minimize"]]] = {
@@ -147,15 +147,18 @@ def parse_job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> t
     for name in ("validation", "test"):
         if getattr(settings, name) != getattr(unchanged, name):
             raise SettingsError(f"--{name} {getattr(settings, name)}: give --{name} s3://..., before the --")
-    default = resolve({"arch": settings.arch})
+    default = resolve({"arch": settings.arch, "optimizer": settings.optimizer})
     elsewhere = {"data", "validation", "test", "output", "output_data", "checkpoint_dir"}
     changed = {
         f.name: getattr(settings, f.name)
         for f in fields(Settings)
         if f.name not in elsewhere and getattr(settings, f.name) != getattr(default, f.name)
     }
-    if settings.arch != Settings().arch:
-        changed["arch"] = settings.arch
+    changed |= {
+        name: getattr(settings, name)
+        for name in ("arch", "optimizer")
+        if getattr(settings, name) != getattr(Settings(), name)
+    }
     return take_weights_from_s3(changed)
 
 
