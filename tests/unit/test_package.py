@@ -69,6 +69,7 @@ CODE = [
             "sources/web",
             "text",
             "training/__init__",
+            "training/detector",
             "training/model",
             "training/settings",
         ]
