@@ -22,13 +22,14 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from catdog.aws.app import app
+from catdog.aws.archive import make_archive
 from catdog.aws.calls import invoke, transform  # noqa: F401 - they register their commands
 from catdog.aws.calls.results import S3Folder, join_outputs
 from catdog.aws.endpoints import deploy, manage  # noqa: F401
 from catdog.aws.endpoints.scaling import scaling_requests
 from catdog.aws.hosting import Hosting, config_request, container_environment, model_request
 from catdog.aws.inventory import make_version_name
-from catdog.aws.package import build_package, make_archive
+from catdog.aws.package import build_package
 from catdog.classifier import Classifier
 from catdog.sources import objects
 from tests.conftest import TINY_CONTRACT, build_tiny_model
