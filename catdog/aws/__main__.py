@@ -1,4 +1,4 @@
-"""catdog aws upload|train|tune|status|deploy|invoke|transform|ps|delete"""
+"""catdog aws upload|train|tune|status|deploy|rollback|invoke|transform|ps|delete"""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from catdog.aws.app import app
 # Importing a module registers its commands with ``app``.
 MODULES: Final = (
     *("upload", "jobs.train", "jobs.tune", "jobs.status"),
-    *("endpoints.deploy", "endpoints.manage", "calls.invoke", "calls.transform"),
+    *("endpoints.deploy", "endpoints.rollback", "endpoints.manage", "calls.invoke", "calls.transform"),
 )
-HELP_ORDER: Final = ("upload", "train", "tune", "status", "deploy", "invoke", "transform", "ps", "delete")
+HELP_ORDER: Final = ("upload", "train", "tune", "status", "deploy", "rollback", "invoke", "transform", "ps", "delete")
 
 for _name in MODULES:
     import_module(f"catdog.aws.{_name}")
