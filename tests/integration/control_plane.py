@@ -11,7 +11,6 @@ refuses what a policy in docs/aws doesn't allow, as AWS would.
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import re
 import sys
@@ -20,8 +19,6 @@ from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
-
-from botocore.parsers import RpcV2CBORParser
 
 from tests.iam import Need, allows, person_needs, read_policy
 from tests.integration.aws_on_loopback import QuietHandler, moto_server
@@ -138,10 +135,6 @@ class _Request(QuietHandler):
         target, path = self.headers.get("X-Amz-Target", ""), urlsplit(self.path)
         if target:
             return service, target.rpartition(".")[2], json.loads(sent or b"{}")
-        if "/operation/" in path.path:
-            operation = path.path.rpartition("/")[2]
-            parser = RpcV2CBORParser()
-            return service, operation, parser.parse_data_item(io.BufferedReader(io.BytesIO(sent))) if sent else {}
         query = dict(parse_qsl(path.query, keep_blank_values=True))
         if service != "s3":
             query |= parse_qsl(sent.decode())
@@ -186,9 +179,6 @@ class _Request(QuietHandler):
             xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
             body = xml if service == "s3" else f"<ErrorResponse>{xml}</ErrorResponse>"
             self.answer(403 if "Denied" in code else status, {"Content-Type": "text/xml"}, body.encode())
-        elif service == "cloudwatch":
-            body = b"\xa2" + b"".join(map(_to_cbor, ("__type", code, "message", message)))
-            self.answer(status, {"Content-Type": "application/cbor", "smithy-protocol": "rpc-v2-cbor"}, body)
         else:
             body = json.dumps({"__type": code, "message": message}).encode()
             self.answer(status, {"Content-Type": "application/x-amz-json-1.1"}, body)
@@ -257,12 +247,6 @@ class _Request(QuietHandler):
         self.send_header("Content-Length", length)
         self.end_headers()
         self.wfile.write(b"" if self.command == "HEAD" else body)
-
-
-def _to_cbor(text: str) -> bytes:
-    """A text of at most 65535 bytes, as RFC 8949 has it."""
-    data = text.encode()
-    return b"\x79" + len(data).to_bytes(2, "big") + data
 
 
 if __name__ == "__main__":

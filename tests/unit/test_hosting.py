@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
 from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
+from catdog.aws.endpoints.alarms import deployment_config
 from catdog.aws.endpoints.deploy import parse_ttl
 from catdog.aws.failures import CloudError
-from catdog.aws.hosting import Hosting, container_environment
-from catdog.aws.instances import count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
+from catdog.aws.hosting import Hosting, config_request, container_environment
+from catdog.aws.instances import count_gpus, count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
 from catdog.aws.inventory import check_endpoint_name, make_version_name
 from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
@@ -32,13 +33,13 @@ def test_a_worker_a_processor(instance_type: str, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("instance_type", "gpu"),
-    [("ml.g4dn.xlarge", True), ("ml.g5.2xlarge", True), ("ml.p3.2xlarge", True), ("ml.m5.large", False)],
+    [("ml.g4dn.xlarge", 1), ("ml.g5.2xlarge", 1), ("ml.g5.12xlarge", 4), ("ml.p4d.24xlarge", 8), ("ml.m5.large", 0)],
 )
-def test_a_gpu_has_one_worker(instance_type: str, gpu: bool) -> None:
+def test_a_worker_a_gpu(instance_type: str, gpu: int) -> None:
     hosting = Hosting(instance_type=instance_type)
-    assert has_gpu(instance_type) == hosting.on_gpu == gpu
-    assert (hosting.workers == 1) == gpu
-    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1")) != gpu
+    assert has_gpu(instance_type) == hosting.on_gpu == bool(gpu)
+    assert (hosting.workers, count_gpus(instance_type)) == (gpu or 2, gpu)
+    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1")) != bool(gpu)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,30 @@ def test_training_and_hosting_agree_on_which_instances_have_their_own_disk(insta
             Hosting(instance_type=instance_type, kms_key="key")
     else:
         assert Hosting(instance_type=instance_type, kms_key="key").kms_key == "key"
+
+
+@pytest.mark.parametrize(
+    ("instances", "bake", "canary"), [(1, 5, None), (2, 5, 1), (19, 5, 1), (40, 5, 4), (4, 0, None)]
+)
+def test_the_first_step_of_an_update_is_at_most_half_of_the_instances(
+    instances: int, bake: float, canary: int | None
+) -> None:
+    policy = deployment_config("catdog-a", instances, bake, timeout_min=5)["BlueGreenUpdatePolicy"]
+    routing = policy["TrafficRoutingConfiguration"]
+    assert (routing["Type"], routing.get("CanarySize", {}).get("Value")) == (
+        "CANARY" if canary else "ALL_AT_ONCE",
+        canary,
+    )
+    assert policy["MaximumExecutionTimeoutInSeconds"] > 2 * bake * 60  # else AWS refuses it
+    assert policy["MaximumExecutionTimeoutInSeconds"] >= 600
+
+
+def test_the_key_of_an_update_is_left_out_of_a_disk_of_its_own() -> None:
+    kept = config_request("a", "a", Hosting(kms_key="key", capture=5, capture_to="s3://b/c"), [])
+    moved = config_request("b", "b", Hosting(instance_type="ml.g5.xlarge", capture=5, capture_to="s3://b/c"), [], kept)
+    assert ("KmsKeyId" in moved, moved["DataCaptureConfig"]["KmsKeyId"]) == (False, "key")
+    taken = config_request("b", "b", Hosting(kms_key="", capture=5, capture_to="s3://b/c"), [], kept)
+    assert "KmsKeyId" not in {**taken, **taken["DataCaptureConfig"]}
 
 
 @pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])

@@ -66,7 +66,7 @@ class Endpoint:
         pauses_s: tuple[float, ...] = PAUSES_S,
         find_limit: Callable[[], int] = lambda: PAYLOAD_BYTES,
     ) -> None:
-        """``find_limit`` says how many bytes a request may have; it is asked once, and only for a large photo."""
+        """``find_limit`` says how many bytes a request may have; it is asked only when there is a large photo."""
         self.name = name
         self._client = client
         self._pauses = pauses_s
