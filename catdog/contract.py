@@ -23,7 +23,8 @@ MIN_CROP = 0.01  # of each side; less would resize a photo to more pixels than i
 UNSURE = "unsure"  # the label of an answer whose confidence is under the threshold; no class may take this name
 NEITHER = "neither"  # the class of photos that show none of the other classes; a model may have it or not
 
-Resize = Literal["stretch", "short_side"]
+Task = Literal["classify", "detect"]
+Resize = Literal["stretch", "short_side", "letterbox"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
 # RGB, of pixels in [0, 1]; torchvision's ImageNet-1k V1 weights. Its means (0.485, 0.456, 0.406) are taken to whole
@@ -40,8 +41,11 @@ class Contract:
     """Names in the order of the model's outputs."""
     input_size: int
     """Side of the square input, px."""
+    task: Task = "classify"
+    """``classify``: one answer a photo. ``detect``: a box around each pet's head."""
     resize: Resize = "stretch"
-    """``stretch``: both sides to the size, aspect ratio given up. ``short_side``: the shorter side to the size."""
+    """``stretch``: both sides to the size, aspect ratio given up. ``short_side``: the shorter side to the size.
+    ``letterbox``: the longer side to the size, and the mean colour around the photo."""
     interpolation: Interpolation = "bilinear"
     """Filter of the resize; Pillow's antialiased one."""
     crop: float = 1.0
@@ -53,7 +57,7 @@ class Contract:
     temperature: float = 1.0
     """The model itself divides its logits by it, > 0 (Guo et al. 2017, section 4.2)."""
     threshold: float = 0.5
-    """Confidence under which the answer is "unsure", [0, 1]."""
+    """Confidence under which the answer is "unsure", or under which a box is not given, [0, 1]."""
     neither_threshold: float = 0.5
     """Probability of the class "neither", where there is one, from which on it is the answer, [0, 1]."""
     arch: str = ""
@@ -74,9 +78,11 @@ class Contract:
         _check(words, "class_names must be words, without line breaks and the like")
         _check(len(set(names)) == len(names) and UNSURE not in names, f"class_names must differ and not be {UNSURE!r}")
         _check(_is_whole(self.input_size) and 8 <= self.input_size <= 4096, "input_size must be 8..4096 px")
+        _check(self.task in get_args(Task), f"task must be one of {get_args(Task)}")
         _check(self.resize in get_args(Resize), f"resize must be one of {get_args(Resize)}")
         _check(self.interpolation in get_args(Interpolation), f"interpolation must be one of {get_args(Interpolation)}")
         _check(_is_number(self.crop) and MIN_CROP <= self.crop <= 1, f"crop must be in [{MIN_CROP}, 1]")
+        _check(self.resize != "letterbox" or self.crop == 1, "crop must be 1 where resize is letterbox")
         _check(len(self.mean) == 3 and all(map(_is_number, self.mean)), "mean needs three numbers")
         _check(len(self.std) == 3 and all(_is_number(s) and s > 0 for s in self.std), "std needs three numbers above 0")
         _check(_is_number(self.temperature) and self.temperature > 0, "temperature must be positive")

@@ -189,15 +189,30 @@ def from_pil(image: Image.Image, name: str) -> Image.Image:
 def resize(image: Image.Image, contract: Contract) -> Pixels:
     """Return uint8 (input_size, input_size, 3), made by the contract's resize rule, filter and centre crop."""
     size = (contract.input_size, contract.input_size)
+    if contract.resize == "letterbox":
+        inside = _fit_inside(image.size, contract.input_size)
+        canvas = Image.new("RGB", size, tuple(round(255 * level) for level in contract.mean))
+        canvas.paste(image.resize(inside, _FILTERS[contract.interpolation]), _find_corner(inside, contract.input_size))
+        return np.asarray(canvas, dtype=np.uint8)
     # One step: resizing just the kept box is the same as resizing everything and cropping, without the waste.
     box = find_kept_box(image.size, contract)
     return np.asarray(image.resize(size, _FILTERS[contract.interpolation], box=box), dtype=np.uint8)
 
 
 def find_kept_box(photo: Size, contract: Contract) -> tuple[float, float, float, float]:
-    """Return the part of a photo that the model sees: left, top, right and bottom, px, of an upright photo's size."""
+    """Return the part of a photo that the model sees: left, top, right and bottom, px, of an upright photo's size.
+
+    A point at the share x of the model's input is at ``left + x * (right - left)`` in the photo. With ``letterbox`` the
+    part is larger than the photo.
+    """
     size, resized = contract.input_size, contract.resized
     width, height = photo
+    if contract.resize == "letterbox":
+        inside = _fit_inside(photo, size)
+        left, top = (
+            -corner * side / kept for corner, side, kept in zip(_find_corner(inside, size), photo, inside, strict=True)
+        )
+        return left, top, left + size * width / inside[0], top + size * height / inside[1]
     if contract.resize == "stretch":
         kept_width = kept_height = size / resized
     else:
@@ -205,6 +220,17 @@ def find_kept_box(photo: Size, contract: Contract) -> tuple[float, float, float,
         kept_width, kept_height = (size / resized * short / side for side in (width, height))
     left, top = width * (1 - kept_width) / 2, height * (1 - kept_height) / 2
     return left, top, width - left, height - top
+
+
+def _fit_inside(photo: Size, size: int) -> Size:
+    """Return the size, px, that a photo gets so that its longer side is ``size``."""
+    longest = max(photo)
+    return max(1, round(photo[0] * size / longest)), max(1, round(photo[1] * size / longest))
+
+
+def _find_corner(inside: Size, size: int) -> tuple[int, int]:
+    """Return where the photo begins, left and top, px, so that it lies in the middle of the square."""
+    return (size - inside[0]) // 2, (size - inside[1]) // 2
 
 
 def load_pixels(source: object, contract: Contract, name: str | None = None, room: Room = any_room) -> Pixels:

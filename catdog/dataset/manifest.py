@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
+from catdog.boxes import Box
 from catdog.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -44,6 +45,13 @@ class Photo:
     """The same for all copies of one picture: the first digits of the smallest ``sha256`` among them."""
     source: str
     """The folder under ``photos/`` that holds the photos of one source."""
+    boxes: tuple[Box, ...] | None = None
+    """The pets' heads as people marked them, px of the upright image; None where nobody looked."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as the manifest holds them; without ``boxes`` where nobody looked for any."""
+        entry = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "boxes"}
+        return entry if self.boxes is None else entry | {"boxes": [box.to_dict() for box in self.boxes]}
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,8 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted (sha256, label, split): the same wherever the same data is split the same way."""
-        lines = sorted(f"{photo.sha256} {photo.label} {photo.split}\n" for photo in self.photos)
+        """SHA-256 over the sorted (sha256, label, split, boxes): the same where the same data is split the same way."""
+        lines = sorted(_describe(photo) + "\n" for photo in self.photos)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @classmethod
@@ -101,7 +109,7 @@ class Manifest:
     def write(self) -> None:
         """Write ``manifest.json`` into ``root``, under a temporary name first; the photos have to be there already."""
         head = json.dumps({"version": MANIFEST_VERSION, "class_names": self.class_names}, ensure_ascii=False)
-        lines = ",\n".join(json.dumps(asdict(photo), ensure_ascii=False) for photo in self.photos)
+        lines = ",\n".join(json.dumps(photo.to_dict(), ensure_ascii=False) for photo in self.photos)
         temporary = self.root / f".{MANIFEST_NAME}.tmp"
         temporary.write_text(f'{head[:-1]}, "photos": [\n{lines}\n]}}\n', encoding="utf-8")
         temporary.replace(self.root / MANIFEST_NAME)
@@ -117,13 +125,23 @@ def _is_unicode(value: object) -> bool:
     return not isinstance(value, str) or value == value.encode("utf-8", "replace").decode()
 
 
-_FIELD_TYPES: Final[Mapping[str, type]] = {f.name: int if f.name in ("width", "height") else str for f in fields(Photo)}
+def _describe(photo: Photo) -> str:
+    """Return what of a photo makes a model another one."""
+    words = [photo.sha256, photo.label, photo.split]
+    if photo.boxes is not None:
+        words += ["boxes", *(f"{box.label}:{','.join(map(repr, map(float, box.corners)))}" for box in photo.boxes)]
+    return " ".join(words)
+
+
+_FIELD_TYPES: Final[Mapping[str, type]] = {
+    f.name: int if f.name in ("width", "height") else str for f in fields(Photo) if f.name != "boxes"
+}
 
 
 def _parse_photo(entry: Any, class_names: tuple[str, ...]) -> Photo:
     """One checked entry; raises ValueError or TypeError saying what is wrong with it."""
-    if not isinstance(entry, dict) or entry.keys() != _FIELD_TYPES.keys():
-        raise ValueError(f"a photo needs exactly the fields {', '.join(_FIELD_TYPES)}")
+    if not isinstance(entry, dict) or entry.keys() - {"boxes"} != _FIELD_TYPES.keys():
+        raise ValueError(f"a photo needs exactly the fields {', '.join(_FIELD_TYPES)}, and may have boxes")
     path = entry["path"]
     for name, kind in _FIELD_TYPES.items():
         if type(entry[name]) is not kind or entry[name] in ("", 0) or not _is_unicode(entry[name]):
@@ -135,4 +153,16 @@ def _parse_photo(entry: Any, class_names: tuple[str, ...]) -> Photo:
     # A manifest may come from a stranger; none of its paths may lead out of its folder, on any system.
     if path.startswith("/") or "\\" in path or ":" in path.split("/")[0] or ".." in path.split("/") or "\0" in path:
         raise ValueError(f"{path!r}: the path leaves the dataset's folder")
-    return Photo(**cast(dict[str, Any], entry))
+    values = cast(dict[str, Any], entry)
+    return Photo(**values | ({"boxes": _parse_boxes(values)} if "boxes" in values else {}))
+
+
+def _parse_boxes(entry: dict[str, Any]) -> tuple[Box, ...]:
+    """Return a photo's checked boxes; raises ValueError, TypeError or KeyError saying what is wrong with them."""
+    boxes = tuple(map(Box.from_dict, entry["boxes"]))
+    for box in boxes:
+        if box.label not in PETS:
+            raise ValueError(f"{entry['path']!r}: a box around {box.label!r}, and not around one of {', '.join(PETS)}")
+        if min(box.corners) < 0 or box.xmax > entry["width"] or box.ymax > entry["height"]:
+            raise ValueError(f"{entry['path']!r}: the box {box.corners} is not inside the photo")
+    return boxes
