@@ -177,8 +177,8 @@ class _Request(QuietHandler):
         """An error in the form of the service."""
         if service in ("s3", "iam"):
             xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-            body = xml if service == "s3" else f"<ErrorResponse>{xml}</ErrorResponse>"
-            self.answer(403 if "Denied" in code else status, {"Content-Type": "text/xml"}, body.encode())
+            wrapped = xml if service == "s3" else f"<ErrorResponse>{xml}</ErrorResponse>"
+            self.answer(403 if "Denied" in code else status, {"Content-Type": "text/xml"}, wrapped.encode())
         else:
             body = json.dumps({"__type": code, "message": message}).encode()
             self.answer(status, {"Content-Type": "application/x-amz-json-1.1"}, body)

@@ -174,7 +174,7 @@ def inherit(given: Hosting, running: Running) -> Hosting:
     open_fields = {
         field.name: getattr(before, field.name)
         for field in fields(Hosting)
-        if getattr(given, field.name) in (None, False, []) and field.name not in _OF_AUTOSCALING
+        if _is_open(getattr(given, field.name)) and field.name not in _OF_AUTOSCALING
     }
     machine = given.instance_type or before.instance_type
     if machine and has_own_disk(machine) and given.kms_key is None:
@@ -182,6 +182,11 @@ def inherit(given: Hosting, running: Running) -> Hosting:
     if given.capture == 0:
         open_fields["capture_to"] = None
     return replace(given, **open_fields)
+
+
+def _is_open(value: object) -> bool:
+    """Return whether an option has this value if it isn't given; 0 and an empty text are given."""
+    return value is None or value is False or value == []
 
 
 def list_changes(running: Running, after: Hosting, more: Mapping[str, tuple[object, object]]) -> list[str]:
