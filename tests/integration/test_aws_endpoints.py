@@ -144,7 +144,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         clients[1].create_bucket(Bucket=BUCKET)
         shim.s3 = clients[1]
         objects.close()
-        yield Cloud(plane, shim, *clients, tmp_path_factory.mktemp("containers"))
+        sagemaker, storage, scaling, alarms = clients
+        yield Cloud(plane, shim, sagemaker, storage, scaling, alarms, tmp_path_factory.mktemp("containers"))
         objects.close()
         for client in clients:
             client.close()
@@ -767,6 +768,14 @@ def test_delete_shows_its_requests_without_credentials(cloud: Cloud, monkeypatch
     everything = made(run("delete", "--all", "--dry-run"))
     assert [request["operation"] for request in everything["requests"]] == ["ListEndpoints"]
     assert cloud.plane.seen == []
+
+
+def test_an_endpoint_goes_even_if_nobody_may_look_for_its_alarms(cloud: Cloud) -> None:
+    cloud.place("catdog-blind")
+    cloud.plane.faults["DescribeAlarms"] = iter(["refuse"])
+    deleted = run("delete", "catdog-blind", "--yes")
+    assert (made(deleted)["deleted"][0]["endpoints"], cloud.left()) == (["catdog-blind"], [])
+    assert "its alarms stay" in deleted.stderr
 
 
 def test_delete_asks_first(cloud: Cloud) -> None:

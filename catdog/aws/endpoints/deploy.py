@@ -194,8 +194,6 @@ def _complete(account: Account, name: str, hosting: Hosting, running: Running | 
     place = f"s3://{account.require_bucket()}"
     if hosting.bounds and hosting.bounds[0] == 0 and not hosting.asynchronous:
         raise SettingsError(f"--autoscale {hosting.autoscale}: only an endpoint made with --async may have no instance")
-    if hosting.serverless and hosting.kms_key and running is not None:
-        hosting = replace(hosting, kms_key=None)
     return replace(
         hosting,
         async_output=hosting.async_output or (f"{place}/{ASYNC_PREFIX}/{name}" if hosting.asynchronous else None),

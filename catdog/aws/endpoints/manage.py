@@ -14,6 +14,7 @@ from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.endpoints.alarms import delete_alarms, list_alarms
 from catdog.aws.endpoints.rollout import delete_endpoint
 from catdog.aws.endpoints.scaling import end_scaling, read_scaling
+from catdog.aws.failures import FORBIDDEN, error_code, explain_error
 from catdog.aws.instances import read_prices
 from catdog.aws.inventory import (
     ListedEndpoint,
@@ -160,7 +161,6 @@ def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None)
         models += [model for model in list_models_of(sagemaker, endpoint.config) if model not in models]
         configs += [endpoint.config] if endpoint.config not in configs else []
     targets, policies = read_scaling(account, name)
-    alarms = list_alarms(account, name)
     return {
         "endpoint": name,
         "scaling": (targets, policies),
@@ -168,11 +168,22 @@ def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None)
         "deletes": {
             "autoscaling": [policy["PolicyName"] for policy in policies] + (["target"] if targets else []),
             "endpoints": [name] if endpoint else [],
-            "alarms": sorted(alarms),
+            "alarms": _find_alarms(account, name),
             "configs": sorted(configs),
             "models": sorted(models),
         },
     }
+
+
+def _find_alarms(account: Account, name: str) -> list[str]:
+    """Return the endpoint's alarms; where nobody may look for them, none, since the endpoint costs far more."""
+    try:
+        return sorted(list_alarms(account, name))
+    except Exception as error:
+        if error_code(error) not in FORBIDDEN:
+            raise
+        say(f"{name}: its alarms stay, as {explain_error(error)}")
+        return []
 
 
 def _delete(account: Account, deletion: dict[str, Any]) -> None:

@@ -25,8 +25,8 @@ The former instances are started, all requests move to them at once, and those o
 if over 5% of the requests then fail, or take over 20 seconds, SageMaker goes back by itself. Serverless endpoints AWS
 moves unwatched. The number of instances stays what it is, unless their type changes.
 
-Nothing is deleted: a second rollback goes forward again, until the next deploy takes the place of what isn't in use.
-It asks on a terminal, unless you give --yes. --dry-run asks AWS what was before, and changes nothing.
+Nothing is deleted: a second rollback goes forward again. The next deploy deletes what isn't in use by then. It
+asks on a terminal, unless you give --yes. --dry-run asks AWS what was before, and changes nothing.
 
 \b
 Examples:
@@ -46,8 +46,14 @@ def rollback(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the update has begun.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask first.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the requests; change nothing.")] = False,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    timeout: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0, help="How long it may take to get into service.")
+    ] = Patience.timeout,
+    bake: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0, max=60, help="How long the instances of now are kept, watching.")
+    ] = Patience.bake,
 ) -> None:
+    patience = Patience(timeout=timeout, bake=bake)
     running = read_running(account, check_endpoint_name(name))
     if running is None:
         raise SettingsError(
