@@ -26,8 +26,9 @@ from typing import Final
 import numpy as np
 import onnxruntime as ort
 
-from catdog.classifier import CPU_PROVIDER, INPUT_NAME, OUTPUT_NAME, load
+from catdog.classifier import OUTPUT_NAME, load
 from catdog.machine import usable_cores
+from catdog.onnx_model import CPU_PROVIDER, INPUT_NAME
 
 ASSET: Final = Path(__file__).resolve().parents[1] / "catdog" / "assets" / "catdog.onnx"
 WARM_UP_CALLS: Final = 3

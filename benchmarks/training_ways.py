@@ -152,7 +152,7 @@ class Catdog:
     def batches(self) -> Iterator[object]:
         for images, labels in self.raw():
             moved = images.to(self.fabric.device, non_blocking=True)
-            yield self.phase.prepare(moved), labels.to(self.fabric.device, non_blocking=True)
+            yield self.phase.prepare(moved, labels.to(self.fabric.device, non_blocking=True))
 
     def train(self, enough: Callable[[], bool]) -> None:
         every = 1 if self.fabric.device.type == "cpu" else STEPS_BETWEEN_CHECKS
@@ -169,7 +169,7 @@ class Catdog:
     def step_alone(self, enough: Callable[[], bool]) -> None:
         """Forward, backward and optimizer on a batch that is on the device and augmented."""
         images, labels = (tensor.to(self.fabric.device) for tensor in next(iter(self.raw())))
-        inputs = self.phase.prepare(images)
+        inputs, labels = self.phase.prepare(images, labels)
         done = False
         while not done:
             loss = F.cross_entropy(self.learner.module(inputs).float(), labels)

@@ -9,19 +9,39 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol, TypeVar
 
 from catdog.prediction import Prediction
 from catdog.text import escape_name
 
 
-def as_jsonl(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+class Answer(Protocol):
+    """What every answer about a photo has."""
+
+    @property
+    def source(self) -> str:
+        """The path or URL as it was given."""
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no answer; one line."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+
+
+A = TypeVar("A", bound=Answer)
+Form = Callable[[Iterable[A], Sequence[str]], Iterator[str]]
+"""Answers and the class names -> the pieces of a text."""
+
+
+def as_jsonl(rows: Iterable[Answer], class_names: Sequence[str]) -> Iterator[str]:
     """One JSON object a line."""
     for row in rows:
         yield json.dumps(row.to_dict(), ensure_ascii=False) + "\n"
 
 
-def as_json(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+def as_json(rows: Iterable[Answer], class_names: Sequence[str]) -> Iterator[str]:
     """One JSON array, an object a line, written as the answers come."""
     yield "["
     for i, row in enumerate(rows):
@@ -31,13 +51,24 @@ def as_json(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[
 
 def as_csv(rows: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
     """A header and one record an answer: source, label, confidence, a column for each class, error."""
-    buffer = io.StringIO()
-    write_row = make_csv_writer(buffer)
-    write_row(["source", "label", "confidence", *class_names, "error"])
-    for row in rows:
+    header = ["source", "label", "confidence", *class_names, "error"]
+
+    def tell(row: Prediction) -> list[Any]:
         probabilities = row.probabilities or {}
         values = [probabilities.get(name) for name in class_names]
-        write_row([escape_name(row.source), row.label, row.confidence, *values, row.error])
+        return [escape_name(row.source), row.label, row.confidence, *values, row.error]
+
+    return stream_csv(header, ([tell(row)] for row in rows))
+
+
+def stream_csv(header: Sequence[str], answers: Iterable[Sequence[Sequence[Any]]]) -> Iterator[str]:
+    """A header and the records of each answer, as they come."""
+    buffer = io.StringIO()
+    write_row = make_csv_writer(buffer)
+    write_row(header)
+    for records in answers:
+        for record in records:
+            write_row(record)
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()

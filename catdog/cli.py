@@ -5,6 +5,8 @@ catdog predict photo.jpg            the same as python -m catdog.predict photo.j
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -13,6 +15,7 @@ from typer.core import TyperCommand
 
 from catdog import __version__
 from catdog.edge import edge, watch_ctrl_c
+from catdog.errors import SettingsError
 
 
 class Room(NamedTuple):
@@ -25,7 +28,9 @@ class Room(NamedTuple):
 
 ROOMS: Final = {
     "predict": Room("catdog.predict", "Tell cats from dogs in photos."),
+    "detect": Room("catdog.detection.__main__", "Find the heads of cats and dogs in photos."),
     "score": Room("catdog.score.cli", "Score every photo of a large collection, once."),
+    "drift": Room("catdog.drift.__main__", "Say whether answers differ from earlier ones."),
     "dataset": Room("catdog.dataset.__main__", "Turn photos into a checked dataset."),
     "train": Room("catdog.training.cli", "Train a model on a dataset."),
     "tune": Room("catdog.training.tune", "Search for good training settings."),
@@ -43,7 +48,9 @@ _HELP: Final = """Tell cats from dogs in photos; train, measure, export and serv
 \b
 Examples:
   catdog predict cat.jpg holiday/                         the embedded model answers
+  catdog detect cats.jpg --draw drawn                     a box around each head
   catdog score photos.zip --out results.parquet           a row for every photo of a collection
+  catdog drift results.parquet --reference evaluation     whether the answers are as they were when it was measured
   catdog dataset photos.zip --out data                    a dataset of your own photos, to train from
   catdog train --data data --output runs/first
   catdog export runs/first --out model.onnx
@@ -56,12 +63,17 @@ catdog COMMAND --help says more. catdog --install-completion teaches your shell 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
+_OWN_SETTINGS: Final = ("train", "aws")
+"""Commands that say themselves what an empty value means: SageMaker passes settings that are off as one."""
+
+
 class _LazyCommand(TyperCommand):
     """A subcommand that is imported when it is called or completed, not when the list of all is shown."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         assert self.name is not None
         with edge(f"catdog {self.name}", extra=self.name):
+            _refuse_empty_values(self.name, args)
             command = load(self.name)
         watch_ctrl_c()
         return command.make_context(info_name, args, parent, **extra)
@@ -79,9 +91,20 @@ def run(name: str | None = None) -> None:
     if name is None:
         app(prog_name="catdog")
     else:
+        _refuse_empty_values(name, sys.argv[1:])
         command = load(name)
         watch_ctrl_c()
         command.main(prog_name=f"catdog {name}")
+
+
+def _refuse_empty_values(name: str, arguments: Sequence[str]) -> None:
+    """Raise SettingsError for an option with an empty value, such as an unset variable leaves: it would name ``.``."""
+    if name in _OWN_SETTINGS:
+        return
+    for option, following in zip(arguments, [*arguments, None][1:], strict=True):
+        flag, joined, value = option.partition("=")
+        if flag.startswith("--") and (value if joined else following) == "":
+            raise SettingsError(f"{flag} '': is empty; give it a value, or leave it out")
 
 
 def _show_version(asked: bool) -> None:

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from catdog.colours import BLUE
+from catdog.drawing import Font, load_font
 from catdog.errors import ImageError
 from catdog.files import replace_file
 from catdog.image import JPEG_MARGIN, decode, read_file
@@ -35,8 +36,6 @@ _VERDICT_LINES, _NAME_LINES = 2, 3  # at most
 _BOLD: Final = 0.4  # px of outline: Pillow's own font has one weight
 _PAPER, _TILE, _INK, _FAINT = "#ffffff", "#f0f0f0", "#222222", "#666666"
 _LONGEST: Final = 400  # characters of a text that are looked at: more than three lines hold
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def contact_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
     """Write the first ``MOST`` photos, or the title alone where there are none, to ``path``. Raises OSError."""
     cells = cells[:MOST]
     columns = max(_FEWEST_COLUMNS, min(_COLUMNS, len(cells)))
-    fonts = title_font, verdict_font, name_font = _load_font(_TITLE), _load_font(_VERDICT), _load_font(_NAME)
+    fonts = title_font, verdict_font, name_font = load_font(_TITLE), load_font(_VERDICT), load_font(_NAME)
     title_step, verdict_step, name_step = (_measure_line(font) for font in fonts)
     width = columns * (THUMBNAIL_PX + _GAP) + _GAP
     titles = _break_into_lines(title, title_font, width - 2 * _GAP, 2)
@@ -104,7 +103,7 @@ def thumbnail(photo: Path | bytes | Image.Image | ImageError) -> Image.Image:
         return _scale_to_tile(decode(data, "photo", at_least=JPEG_MARGIN * THUMBNAIL_PX))
     except ImageError as error:
         blank = Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), _TILE)
-        font = _load_font(_WORD)
+        font = load_font(_WORD)
         middle = (THUMBNAIL_PX // 2, (THUMBNAIL_PX - _measure_line(font)) // 2)
         _write_lines(ImageDraw.Draw(blank), [error.reason.replace("_", " ")], middle, font, _FAINT)
         return blank
@@ -174,14 +173,6 @@ def _has_glyph(c: str, font: Font) -> bool:
         return False  # the bitmap font has Latin-1, but half of it looks wrong
     missing, mask = font.getmask("\uffff"), font.getmask(c)
     return (mask.size, bytes(mask)) != (missing.size, bytes(missing))
-
-
-def _load_font(size: int) -> Font:
-    """Return Pillow's own font; in the few builds without FreeType, a bitmap font of one small size."""
-    try:
-        return ImageFont.load_default(size)
-    except ImportError:
-        return ImageFont.load_default()
 
 
 @functools.lru_cache

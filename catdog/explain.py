@@ -6,8 +6,6 @@ all places is the logit. So nothing is estimated here, and one run of the model 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +14,19 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from catdog.classifier import Classifier
 from catdog.colours import ORANGE
 from catdog.contract import UNSURE, Contract
-from catdog.errors import ImageError, SettingsError
-from catdog.files import check_output_file, replace_file
-from catdog.image import JPEG_MARGIN, Pixels, describe, find_kept_box, open_photo, resize
+from catdog.errors import ImageError
+from catdog.image import JPEG_MARGIN, Pixels, describe, find_kept_box, open_sized_photo, resize
+from catdog.picture_folder import PictureFolder
 from catdog.prediction import Prediction, decide
 from catdog.sources import Input
 
 MAX_SIDE: Final = 1024  # px, of the longer side of the picture
 _TINT: Final = 0.3  # of the colour where the evidence is strongest
 _DIMMED: Final = 0.4  # of the brightness where there is none
-_MAX_NAME: Final = 200  # bytes of a name; file systems allow 255, of which a number and a temporary ending take some
-_MARK: Final = "catdog's explanation"  # in a picture's file, by which a later run knows that it may replace it
 
 
 Heat = npt.NDArray[np.float32]
@@ -59,10 +54,10 @@ def explain(
     contract = classifier.contract
     try:
         # At the scale at which predict decodes a JPEG: another one would give other pixels, and another answer.
-        image = open_photo(photo, source, JPEG_MARGIN * contract.resized)
+        image, size = open_sized_photo(photo, source, JPEG_MARGIN * contract.resized)
     except ImageError as error:
         return Explanation(Prediction.failed(source, error), None, None)
-    prediction, heat = look(classifier, resize(image, contract), source, threshold)
+    prediction, heat = look(classifier, resize(image, contract, size), source, threshold)
     return Explanation(prediction, heat, draw_heat(image, heat, contract))
 
 
@@ -111,11 +106,18 @@ def write_pictures(
 ) -> Iterator[Prediction]:
     """Yield the answer to each photo, and write what ``explain`` shows of it to ``folder`` as NAME.png.
 
-    Raises ModelError where the model can't explain, and SettingsError where a picture can't be written or a file of
-    its name is there that isn't from here.
+    Raises ModelError where the model can't explain, and SettingsError where the folder holds pictures that aren't from
+    here, both before anything is answered; SettingsError also where a picture can't be written.
     """
     classifier.check_evidence()
-    taken: set[str] = set()
+    return _write_each(
+        classifier, photos, PictureFolder("--explain", folder, "catdog's explanation", ".png"), threshold
+    )
+
+
+def _write_each(
+    classifier: Classifier, photos: Iterable[Input], pictures: PictureFolder, threshold: float | None
+) -> Iterator[Prediction]:
     for photo in photos:
         try:
             data: object = photo.content.read(photo.source)
@@ -124,25 +126,5 @@ def write_pictures(
             continue
         explanation = explain(classifier, data, photo.source, threshold)
         if explanation.picture is not None:
-            path = folder / _choose_name(photo.source, taken)
-            check_output_file("--explain", path, _MARK.encode())
-            about = PngInfo()
-            about.add_text("Software", _MARK)
-            try:
-                with replace_file(path) as temporary:
-                    explanation.picture.save(temporary, format="PNG", pnginfo=about)
-            except OSError as error:
-                raise SettingsError(f"--explain {folder}: can't be written ({error.strerror or error})") from error
+            pictures.save(explanation.picture, pictures.choose_name(photo.source))
         yield explanation.prediction
-
-
-def _choose_name(source: str, taken: set[str]) -> str:
-    """Return a file name made of a photo's, with a number where another photo has it already."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(source).stem).strip(".")[:80] or "photo"
-    while len(os.fsencode(stem)) > _MAX_NAME:
-        stem = stem[:-1]
-    name, number = f"{stem}.png", 2
-    while name.casefold() in taken:
-        name, number = f"{stem}~{number}.png", number + 1
-    taken.add(name.casefold())
-    return name

@@ -14,10 +14,20 @@ class Extra(NamedTuple):
     """The packages that it installs, as ``import`` names them."""
 
 
-_TRAIN: Final = ("torch", "torchvision", "lightning", "matplotlib", "safetensors", "torchmetrics", "yaml")
+_TRAIN: Final = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "matplotlib",
+    "safetensors",
+    "torchmetrics",
+    "pycocotools",
+    "yaml",
+)
 EXTRAS: Final = {
     "heic": Extra("read HEIC photos, as phones make them", ("pillow_heif",)),
     "score": Extra("catdog score: a row for every photo of a large collection", ("pyarrow",)),
+    "drift": Extra("catdog drift: whether answers change, as numbers and a chart", ("matplotlib", "pyarrow")),
     "cloud": Extra("photos and results on S3, Google Cloud Storage and Azure", ("obstore",)),
     "s3": Extra("the same with AWS profiles, single sign-on and roles", ("boto3", "obstore")),
     "ray": Extra("catdog score --engine ray, on a Ray cluster", ("pyarrow", "ray")),
@@ -26,7 +36,8 @@ EXTRAS: Final = {
     "export": Extra("catdog export: a trained model as one ONNX file", (*_TRAIN, "onnx")),
     "tune": Extra("catdog tune: search for good settings", (*_TRAIN, "optuna")),
     "aws": Extra(
-        "catdog aws: train, deploy and call on SageMaker", ("boto3", "obstore", "pyarrow", "sagemaker", "yaml")
+        "catdog aws: train, deploy, call and watch on SageMaker",
+        ("boto3", "matplotlib", "obstore", "pyarrow", "sagemaker", "yaml"),
     ),
 }
 """By name, the smallest first, so that a missing package leads to the extra that installs least."""

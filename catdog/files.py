@@ -14,6 +14,7 @@ from typing import Final
 from catdog.errors import SettingsError
 
 LOCK_NAME: Final = ".catdog.lock"
+_OWN: Final = ".catdog"  # begins the names of locks, and of what another process tries at this moment
 
 
 @contextmanager
@@ -37,13 +38,19 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_output_file(flag: str, path: Path, mark: bytes) -> None:
-    """Raise SettingsError unless a command may write this file: a new one, or one that holds its own ``mark``."""
+def check_output_file(flag: str, path: Path, mark: bytes, within: int = -1) -> None:
+    """Raise SettingsError unless a command may write this file: a new one, or one that holds its own ``mark``.
+
+    ``within``: bytes, from the start, in which it lies; -1: all of them.
+    """
     check_local(flag, path)
     try:
         if path.is_dir():
             raise SettingsError(f"{flag} {path}: is a folder; name a file in it")
-        is_other = path.exists() and mark not in path.read_bytes()
+        is_other = False
+        if path.exists():
+            with path.open("rb") as file:
+                is_other = mark not in file.read(within)
     except OSError as error:
         raise SettingsError(f"{flag} {path}: can't be read ({error.strerror})") from error
     if is_other:
@@ -72,17 +79,28 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def check_output_folder(flag: str, folder: Path, marks: Sequence[str]) -> None:
-    """Raise SettingsError unless ``folder`` is new, is empty, or holds one of ``marks``.
+    """Raise SettingsError unless ``folder`` can be written to, and is new, is empty, or holds one of ``marks``.
 
     ``marks``: files, as paths below it, by which a command knows a folder that it has written to before.
     """
     check_local(flag, folder)
     try:
-        is_used = folder.is_dir() and any(path.name != LOCK_NAME for path in folder.iterdir())
+        is_used = folder.is_dir() and not all(path.name.startswith(_OWN) for path in folder.iterdir())
     except OSError as error:
         raise SettingsError(f"{flag} {folder}: can't be read ({error.strerror})") from error
     if is_used and not any((folder / mark).exists() for mark in marks):
         raise SettingsError(f"{flag} {folder}: holds files of something else; give a new or an empty folder")
+    check_writable(flag, folder)
+
+
+def check_writable(flag: str, folder: Path) -> None:
+    """Raise SettingsError where nothing can be written, before the work that is to be written; no folder is made."""
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        with tempfile.TemporaryDirectory(prefix=f"{_OWN}-", dir=existing):
+            pass
+    except OSError as error:
+        raise SettingsError(f"{flag} {folder}: can't be written ({error.strerror})") from error
 
 
 @contextmanager

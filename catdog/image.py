@@ -16,7 +16,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +69,8 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS: Final = (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
+SIDEWAYS: Final = (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
+"""Those that swap a photo's sides."""
 
 # MAX_PIXELS is enforced below for every photo; Pillow's warning at half of it would only be noise on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -155,7 +156,7 @@ def decode_sized(
             turn = _turn_to_upright(image)
             if turn is not None:
                 image = image.transpose(turn)  # under the same name, so that the memory of the first one is given back
-            return _to_rgb(image, name), size[::-1] if turn in _SIDEWAYS else size
+            return _to_rgb(image, name), size[::-1] if turn in SIDEWAYS else size
 
 
 def from_array(array: npt.NDArray[np.generic], name: str) -> Image.Image:
@@ -186,11 +187,15 @@ def from_pil(image: Image.Image, name: str) -> Image.Image:
         return _to_rgb(image if turn is None else image.transpose(turn), name)
 
 
-def resize(image: Image.Image, contract: Contract) -> Pixels:
-    """Return uint8 (input_size, input_size, 3), made by the contract's resize rule, filter and centre crop."""
+def resize(image: Image.Image, contract: Contract, photo: Size | None = None) -> Pixels:
+    """Return uint8 (input_size, input_size, 3), made by the contract's resize rule, filter and centre crop.
+
+    ``photo``: the upright photo's size at full scale, where ``image`` was decoded at a smaller one; a letterbox lies
+    where that size says, so that ``find_kept_box`` tells exactly where each pixel is from.
+    """
     size = (contract.input_size, contract.input_size)
     if contract.resize == "letterbox":
-        inside = _fit_inside(image.size, contract.input_size)
+        inside = _fit_inside(photo or image.size, contract.input_size)
         canvas = Image.new("RGB", size, tuple(round(255 * level) for level in contract.mean))
         canvas.paste(image.resize(inside, _FILTERS[contract.interpolation]), _find_corner(inside, contract.input_size))
         return np.asarray(canvas, dtype=np.uint8)
@@ -235,10 +240,17 @@ def _find_corner(inside: Size, size: int) -> tuple[int, int]:
 
 def load_pixels(source: object, contract: Contract, name: str | None = None, room: Room = any_room) -> Pixels:
     """Return a photo as uint8 (input_size, input_size, 3); ``source``, ``room`` and errors as in ``open_photo``."""
+    return load_sized_pixels(source, contract, name, room)[0]
+
+
+def load_sized_pixels(
+    source: object, contract: Contract, name: str | None = None, room: Room = any_room
+) -> tuple[Pixels, Size]:
+    """Do what ``load_pixels`` does, and also return the upright photo's size at full scale."""
     name = name or describe(source)
-    image = open_photo(source, name, JPEG_MARGIN * contract.resized, room)
+    image, size = open_sized_photo(source, name, JPEG_MARGIN * contract.resized, room)
     with _errors_about(name):
-        return resize(image, contract)
+        return resize(image, contract, size), size
 
 
 def open_photo(
@@ -250,24 +262,33 @@ def open_photo(
     ``room`` is asked before encoded bytes are decoded.
     Raises ImageError naming ``name`` (default: the path, or what kind of thing it is).
     """
+    return open_sized_photo(source, name, at_least, room)[0]
+
+
+def open_sized_photo(
+    source: object, name: str | None = None, at_least: int | None = None, room: Room = any_room
+) -> tuple[Image.Image, Size]:
+    """Do what ``open_photo`` does, and also return the upright photo's size at full scale."""
     name = name or describe(source)
     if isinstance(source, (str, os.PathLike)):
         source = read_file(source)
     elif hasattr(source, "read"):
         source = _read_stream(source, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode(bytes(source), name, at_least, room)
+        return decode_sized(bytes(source), name, at_least, room)
     if isinstance(source, Image.Image):
-        return from_pil(source, name)
-    if hasattr(source, "__array__"):
+        image = from_pil(source, name)
+    elif hasattr(source, "__array__"):
         try:
             array = np.asarray(source)
         except Exception as error:  # of another library: a tensor on a GPU, say
             raise ImageError(f"{name}: can't be taken for an array ({first_line(error)})", "unsupported") from error
-        return from_array(array, name)
-    raise ImageError(
-        f"{name}: give a path, encoded bytes, an open binary file, a PIL image or an array (H, W, 3)", "unsupported"
-    )
+        image = from_array(array, name)
+    else:
+        raise ImageError(
+            f"{name}: give a path, encoded bytes, an open binary file, a PIL image or an array (H, W, 3)", "unsupported"
+        )
+    return image, image.size
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -318,6 +339,32 @@ def _errors_about(name: str) -> Iterator[None]:
         raise out_of_memory(name) from error
     except Exception as error:
         raise ImageError(f"{name}: damaged image ({first_line(error)})", "corrupt") from error
+
+
+def find_turn(data: bytes, name: str) -> Image.Transpose | None:
+    """Return how ``decode`` turns a stored photo to make it upright, None where it is.
+
+    Raises ImageError as ``decode`` does; the pixels are not decoded.
+    """
+    Image.init()
+    with _errors_about(name), Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+        return _turn_to_upright(image)
+
+
+def turn_point(point: Sequence[float], stored: Size, turn: Image.Transpose | None) -> tuple[float, float]:
+    """Return where a point of a stored photo, px, is once ``turn`` has made the photo upright."""
+    (x, y), (width, height) = point, stored
+    turned = {
+        None: (x, y),
+        Image.Transpose.FLIP_LEFT_RIGHT: (width - x, y),
+        Image.Transpose.ROTATE_180: (width - x, height - y),
+        Image.Transpose.FLIP_TOP_BOTTOM: (x, height - y),
+        Image.Transpose.TRANSPOSE: (y, x),
+        Image.Transpose.ROTATE_270: (height - y, x),
+        Image.Transpose.TRANSVERSE: (height - y, width - x),
+        Image.Transpose.ROTATE_90: (y, width - x),
+    }
+    return turned[turn]
 
 
 def _load(image: Image.Image, held: int) -> None:

@@ -43,6 +43,26 @@ class Prediction:
         return asdict(self) | {"source": escape_name(self.source)}
 
 
+def rank_answers(
+    probabilities: npt.NDArray[np.floating], contract: Contract
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the class that would be answered for each row, and up to which threshold it is; over that it is "unsure".
+
+    ``probabilities``: float (N, C). The classes are indices, (N,). The thresholds, (N,), are the class's probabilities,
+    but for "neither": where the model knows that class and gives it ``neither_threshold`` or more, it is the answer at
+    any threshold (inf); where it is likeliest below that, there is no answer at any (-inf).
+    """
+    rows = probabilities.astype(np.float64)
+    answers = rows.argmax(1)
+    reach = rows.max(1)
+    if NEITHER in contract.class_names:
+        neither = contract.class_names.index(NEITHER)
+        reach[answers == neither] = -np.inf
+        is_refused = rows[:, neither] >= contract.neither_threshold
+        answers[is_refused], reach[is_refused] = neither, np.inf
+    return answers, reach
+
+
 def decide(
     sources: Sequence[str],
     probabilities: npt.NDArray[np.floating],
@@ -63,19 +83,12 @@ def decide(
             "training diverged; use another model"
         )
     limit = contract.threshold if threshold is None else check_threshold(threshold)
-    neither = names.index(NEITHER) if NEITHER in names else None
-    answers = []
-    for source, row in zip(sources, probabilities.astype(np.float64), strict=True):
-        best = int(row.argmax())
-        if neither is not None and row[neither] >= contract.neither_threshold:
-            best, label = neither, NEITHER
-        elif best == neither or row[best] < limit:
-            label = UNSURE
-        else:
-            label = names[best]
+    predictions = []
+    for source, row, best, reach in zip(sources, probabilities, *rank_answers(probabilities, contract), strict=True):
         rounded = {name: round(float(p), DECIMALS) for name, p in zip(names, row, strict=True)}
-        answers.append(Prediction(source, label, rounded[names[best]], rounded))
-    return answers
+        label = names[best] if reach >= limit else UNSURE
+        predictions.append(Prediction(source, label, rounded[names[best]], rounded))
+    return predictions
 
 
 def check_threshold(threshold: float) -> float:

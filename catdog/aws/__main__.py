@@ -1,4 +1,4 @@
-"""catdog aws upload|train|tune|status|deploy|rollback|invoke|transform|ps|delete"""
+"""catdog aws upload|train|tune|status|logs|deploy|rollback|invoke|transform|capture|ps|delete"""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from catdog.aws.app import app
 MODULES: Final = (
     *("upload", "jobs.train", "jobs.tune", "jobs.status"),
     *("endpoints.deploy", "endpoints.rollback", "endpoints.manage", "calls.invoke", "calls.transform"),
+    *("watch.capture", "watch.logs"),
 )
-HELP_ORDER: Final = ("upload", "train", "tune", "status", "deploy", "rollback", "invoke", "transform", "ps", "delete")
+HELP_ORDER: Final = (
+    *("upload", "train", "tune", "status", "logs"),
+    *("deploy", "rollback", "invoke", "transform", "capture", "ps", "delete"),
+)
 
 for _name in MODULES:
     import_module(f"catdog.aws.{_name}")

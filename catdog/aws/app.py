@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from datetime import timedelta
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
@@ -22,7 +24,7 @@ import typer
 from catdog.aws.account import Account, find_account
 from catdog.aws.failures import CloudError, explain_error, is_aws_error
 from catdog.edge import edge
-from catdog.errors import CatdogError
+from catdog.errors import CatdogError, SettingsError
 
 MOST_ALIKE: Final = 3  # requests for one operation that a dry run prints
 EXIT_CODES: Final = (
@@ -74,6 +76,8 @@ SHARED: Final[Mapping[str, Any]] = {
     ],
 }
 """The options that say which account a command works with; each command takes some of them."""
+
+LONGEST: Final = timedelta(days=3650)
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -135,6 +139,17 @@ def exit_on_error(command: str) -> Iterator[None]:
             if not is_aws_error(error):
                 raise
             raise CatdogError(explain_error(error)) from error
+
+
+def parse_duration(flag: str, text: str) -> timedelta:
+    """Parse ``90m``, ``2h`` or ``3d``, ten years at most; raises SettingsError that names ``flag``."""
+    found = re.fullmatch(r"(\d{1,9})([mhd])", text.strip())
+    if not found or not int(found[1]):
+        raise SettingsError(f"{flag} {text}: give minutes, hours or days, like 90m, 2h or 3d")
+    duration = int(found[1]) * {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[found[2]]
+    if duration > LONGEST:
+        raise SettingsError(f"{flag} {text}: too long; give {LONGEST.days}d at most")
+    return duration
 
 
 def say(text: str) -> None:

@@ -86,7 +86,7 @@ def estimate_cost(kind: PriceKind, instance_type: str, region: str, count: int =
     """Return the cost of ``count`` instances, with the date and source of the price, as ``--dry-run`` shows it."""
     price = price_per_hour(instance_type, kind, region)
     total = None if price is None else round(price * count, _DECIMALS)
-    note = _explain_price(price, region)
+    note = _explain_price(price, instance_type, region)
     return {"usd_per_hour": total, "instances": count, "instance_type": instance_type, "note": note}
 
 
@@ -95,7 +95,7 @@ def estimate_serverless_cost(memory_mb: int, region: str) -> dict[str, Any]:
     prices, price = read_prices(), None
     if region == prices["region"]:
         price = round(float(prices["serverless_per_second_and_gb"]) * memory_mb / GIB_MB, 9)
-    note = _explain_price(price, region)
+    note = _explain_price(price, "serverless endpoints", region)
     return {"usd_per_hour": 0.0, "usd_per_busy_second": price, "memory_mb": memory_mb, "note": note}
 
 
@@ -106,10 +106,10 @@ def read_prices() -> dict[str, Any]:
     return prices
 
 
-def _explain_price(price: float | None, region: str) -> str:
+def _explain_price(price: float | None, what: str, region: str) -> str:
     prices = read_prices()
     if price is None:
-        return f"no price of this in {region} is in catdog's table ({prices['region']}, {prices['as_of']})"
+        return f"no price of {what} in {region} is in catdog's table ({prices['region']}, {prices['as_of']})"
     return f"{prices['region']}, {prices['as_of']}, {prices['source']}"
 
 

@@ -20,7 +20,6 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +30,13 @@ from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
+from catdog.onnx_model import EMBEDDED, find_embedded
 from catdog.serving import golden
 from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME, check_same_contract
 from catdog.sources.addresses import S3_SCHEME as SCHEME
 from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.text import first_line
 
-EMBEDDED: Final = "embedded"
 ARCHIVE_NAME: Final = "model.tar.gz"
 ONNX_CHOICES: Final = ("model-int8.onnx", ONNX_NAME)
 """Of a run folder's ONNX files the first one is packed: int8 is two to three times as fast on a CPU."""
@@ -203,13 +202,10 @@ def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
 
 
 def _copy_embedded(run: Path) -> Path:
-    assets = files("catdog").joinpath("assets")
+    onnx = find_embedded()
     run.mkdir()
-    try:
-        (run / ONNX_NAME).write_bytes(assets.joinpath("catdog.onnx").read_bytes())
-        (run / CONTRACT_NAME).write_bytes(assets.joinpath(CONTRACT_NAME).read_bytes())
-    except OSError as error:
-        raise ModelError("the embedded model is missing from this installation; name another one") from error
+    for name, source in ((ONNX_NAME, onnx), (CONTRACT_NAME, onnx.with_name(CONTRACT_NAME))):
+        shutil.copyfile(source, run / name)
     return run
 
 

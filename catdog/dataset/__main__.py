@@ -1,4 +1,4 @@
-"""catdog dataset SOURCE... --out DIR, and catdog dataset DATA --suspects MODEL --out DIR"""
+"""catdog dataset SOURCE... --out DIR, and what can be asked of a dataset: DATA --suspects, --show and --to"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -23,6 +23,8 @@ from catdog.dataset.checks import MIN_SIDE_PX
 from catdog.dataset.exclusions import read_exclusions
 from catdog.dataset.manifest import SPLITS, Manifest
 from catdog.dataset.report import REPORT_NAME
+from catdog.dataset.showing import check_count
+from catdog.dataset.showing import show as show_boxes
 from catdog.edge import EXIT_FAILED, edge, write_summary
 from catdog.errors import NothingUsableError, SettingsError
 from catdog.progress import show_progress
@@ -35,6 +37,8 @@ _HELP: Final = """Turn folders and archives of cat and dog photos into a checked
 
 A SOURCE is a folder, a zip or a tar archive, told apart by what it holds: class folders (cats/ and dogs/, also inside
 train/, val/ and test/, which are then kept), Kaggle's names (cat.0.jpg), or Oxford-IIIT Pet (images and annotations).
+Boxes are read along, of Oxford-IIIT Pet and of your own photos: COCO (annotations/*.json), PASCAL VOC (an .xml a photo)
+or YOLO (labels/*.txt with data.yaml or classes.txt). Without class folders, a photo's largest box says what it shows.
 Every photo is decoded; what can't be used is left out and listed in DIR/report.json. Copies of one picture, also
 resized ones, never lie in two splits. A dataset already at DIR grows by new photos, and its photos keep their
 splits unless --split is given; it loses none without --replace.
@@ -44,6 +48,9 @@ whose label MODEL doubts (confident learning, Northcutt et al. 2021), the likeli
 really wrong, write the right label (cat, dog, neither) into "corrected" where the photo is worth keeping, and give the
 file to the next build as --exclude.
 
+With --show and without --out, the one SOURCE is a dataset, too, and gets sheet.png: N of its photos with their boxes.
+With --to sagemaker, DIR, a new folder, gets its photos with boxes as SageMaker's built-in object detection reads them.
+
 \b
 Examples:
   catdog dataset dogs-vs-cats.zip --out data
@@ -52,6 +59,9 @@ Examples:
   catdog dataset new-photos/ --out data --add
   catdog dataset data --suspects embedded --out suspects
   catdog dataset dogs-vs-cats.zip --out data --exclude suspects/suspects.csv
+  catdog dataset oxford-iiit-pet/ --out heads --show 24
+  catdog dataset heads --show 12
+  catdog dataset heads --to sagemaker --prefix s3://bucket/heads --out for-sagemaker
 
 \b
 Exit codes: 0 done (photos left out are no failure), 1 no photo could be used, or none of one class, so nothing can be
@@ -67,7 +77,9 @@ def main(
         list[str],
         typer.Argument(metavar="SOURCE...", help="Folders, zip or tar archives; paths, s3://, gs:// or az://."),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder: new, empty, or a dataset.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The dataset's folder: new, empty, or a dataset.")
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -93,11 +105,38 @@ def main(
             metavar="MODEL", help="List likely wrong labels of a dataset: an ONNX file, a run folder, embedded."
         ),
     ] = None,
+    show: Annotated[
+        int | None, typer.Option(metavar="N", help="Draw N photos with their boxes on the dataset's sheet.png.")
+    ] = None,
+    to: Annotated[
+        Literal["sagemaker"] | None,
+        typer.Option(metavar="FORM", help="Write a dataset's boxes in another form; FORM is sagemaker."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(metavar="URI", help="Where --to's folder will be in S3, for its manifests.")
+    ] = "",
 ) -> None:
+    if show is not None:
+        check_count(show)
+    if prefix and not to:
+        raise SettingsError("--prefix is for --to; give both")
+    asked = [flag for flag, value in (("--suspects", suspects), ("--to", to), ("--show", show)) if value is not None]
+    if asked and (asked != ["--show"] or out is None):
+        if len(asked) > 1 or split or add or replace or exclude or min_side != MIN_SIDE_PX:
+            what = "alone" if asked == ["--show"] else "and --out alone"
+            raise SettingsError(f"{asked[0]} changes no dataset; give it a dataset {what}")
+        if len(sources) != 1:
+            raise SettingsError(f"{asked[0]} looks at one dataset; give its folder alone")
+    if show is not None and out is None:
+        _show(sources[0], show)
+        return
+    if out is None:
+        raise SettingsError("--out DIR is missing: the folder to write to")
     if suspects is not None:
-        if split or add or replace or exclude or min_side != MIN_SIDE_PX:
-            raise SettingsError("--suspects changes no dataset; give it a dataset and --out alone")
-        _list_suspects(sources, suspects, out)
+        _list_suspects(sources[0], suspects, out)
+        return
+    if to is not None:
+        _convert(sources[0], prefix, out)
         return
     if add and replace:
         raise SettingsError("--add and --replace: give one of them")
@@ -117,6 +156,9 @@ def main(
         )
     report = json.loads((out / REPORT_NAME).read_bytes())
     _print_report(console, report, out)
+    sheet = None if show is None else show_boxes(manifest, show)
+    if sheet is not None:
+        _print_sheet(sheet)
     summary = {
         "out": str(out),
         "photos": len(manifest.photos),
@@ -125,7 +167,9 @@ def main(
         "reasons": report["reasons"],
         "relabelled": len(report["relabelled"]),
         "clusters_of_copies": report["copies"]["clusters"],
+        "boxes": {key: value for key, value in report["boxes"].items() if key != "left_out"},
         "warnings": report["warnings"],
+        **({} if sheet is None else {"sheet": str(sheet)}),
         "fingerprint": manifest.fingerprint,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -134,15 +178,41 @@ def main(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _list_suspects(sources: list[str], name: str, out: Path) -> None:
+def _show(source: str, count: int) -> None:
+    manifest = Manifest.read(source)
+    sheet = show_boxes(manifest, count)
+    _print_sheet(sheet)
+    marked = sum(photo.boxes is not None for photo in manifest.photos)
+    write_summary({"sheet": str(sheet), "photos": len(manifest.photos), "with_boxes": marked})
+
+
+def _print_sheet(sheet: Path) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"look at {printable(str(sheet))}"))
+
+
+def _convert(source: str, prefix: str, out: Path) -> None:
+    from catdog.dataset.sagemaker import write_sagemaker
+
+    started = time.monotonic()
+    manifest = Manifest.read(source)
+    with show_progress("written") as progress:
+        channels = write_sagemaker(manifest, out, prefix, progress)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for channel, counts in channels.items():
+        console.print(escape(f"{channel}: {counts['photos']} photos with {counts['boxes']} boxes"))
+    console.print(escape(f"set the hyperparameters num_classes=2, num_training_samples={channels['train']['photos']}"))
+    left = len(manifest.photos) - sum(counts["photos"] for counts in channels.values())
+    summary = {"out": str(out), **channels, "left_out": left, "fingerprint": manifest.fingerprint}
+    write_summary(summary | {"seconds": round(time.monotonic() - started, 1)})
+
+
+def _list_suspects(source: str, name: str, out: Path) -> None:
     # Imported here, since ONNX Runtime takes longer to import than many a dataset to be checked.
     from catdog.classifier import load
     from catdog.dataset.suspects import check_suspects_folder, find_suspects, write_suspects
 
     started = time.monotonic()
-    if len(sources) != 1:
-        raise SettingsError("--suspects looks at one dataset; give its folder alone")
-    manifest = Manifest.read(sources[0])
+    manifest = Manifest.read(source)
     check_suspects_folder(out, manifest.root)
     model = load(name)
     with show_progress("answered") as progress:
@@ -167,10 +237,11 @@ def _print_suspects(found: Suspicion, path: Path) -> None:
     """Say how many labels are doubted, and how far that can be trusted."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     kinds = Counter((entry.photo.label, entry.suggested) for entry in found.suspects)
-    which = ", ".join(f"{n} {label} that look like {other}" for (label, other), n in sorted(kinds.items()))
-    console.print(
-        escape(printable(f"{len(found.suspects)} suspects among {found.answered} photos ({which or 'none'})"))
+    which = ", ".join(
+        f"{n} {label} that look{'s' if n == 1 else ''} like {other}" for (label, other), n in sorted(kinds.items())
     )
+    count = "1 suspect" if len(found.suspects) == 1 else f"{len(found.suspects)} suspects"
+    console.print(escape(printable(f"{count} among {found.answered} photos ({which or 'none'})")))
     if found.passed_over:
         console.print(f"passed over: {found.passed_over} photos of classes that the model doesn't know")
     if found.trained_on is None:
@@ -211,6 +282,11 @@ def _print_report(console: Console, report: dict[str, Any], out: Path) -> None:
     console.print(f"{copies['clusters']} pictures have copies ({copies['exact']} exact, {copies['near']} near)")
     reasons = ", ".join(f"{n} {reason}" for reason, n in report["reasons"].items()) or "none"
     console.print(escape(f"left out: {reasons}; details in {out / REPORT_NAME}"), soft_wrap=True)
+    boxes = report["boxes"]
+    if boxes["photos"] or boxes["reasons"]:
+        found = ", ".join(f"{n} {label}" for label, n in boxes["counts"].items()) or "none"
+        wrong = ", ".join(f"{n} {reason}" for reason, n in boxes["reasons"].items()) or "nothing"
+        console.print(f"boxes: {found} in {boxes['photos']} photos; wrong with annotations: {wrong}", soft_wrap=True)
     if report["relabelled"]:
         console.print(f"relabelled: {len(report['relabelled'])}")
     for warning in report["warnings"]:

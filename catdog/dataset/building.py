@@ -3,22 +3,17 @@
     open and understand the sources -> check and copy each photo -> cluster -> split -> write -> rename
 
 All is built in a hidden folder beside the target, ``.NAME.catdog``, and takes the target's place at the end, so the
-target is whole at every moment. What a killed run left in that folder is put back or deleted by the next one.
+target is whole at every moment (staging.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import math
-import os
-import shutil
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,15 +22,18 @@ from typing import Final
 import numpy as np
 
 from catdog.ahead import map_in_order
+from catdog.boxes import Box
 from catdog.contract import NEITHER
+from catdog.dataset.annotations import Fitted, Flaw, fit_boxes
 from catdog.dataset.checks import MIN_SIDE_PX, Checked, TooSmall, check
 from catdog.dataset.duplicates import THUMBNAIL_PX, clusters
 from catdog.dataset.exclusions import Exclusions
 from catdog.dataset.inputs import GivenSource, LabelledTree, open_trees, safe_part, unique
 from catdog.dataset.layouts import Item
-from catdog.dataset.manifest import MANIFEST_NAME, PETS, Manifest, Photo, Split, is_dataset
+from catdog.dataset.manifest import MANIFEST_NAME, PETS, SHEET_NAME, Manifest, Photo, Split, is_dataset
 from catdog.dataset.report import (
     REPORT_NAME,
+    FlawedAnnotation,
     LeftOut,
     Reason,
     Relabelled,
@@ -44,13 +42,15 @@ from catdog.dataset.report import (
     missing_classes,
     write_report,
 )
-from catdog.dataset.splits import Candidate, Clustering, Dropped, Shares, assign
+from catdog.dataset.splits import Candidate, Clustering, Dropped, Placed, Shares, assign
+from catdog.dataset.staging import open_staging, replace_folder
 from catdog.errors import DataError, ImageError, NothingUsableError, SettingsError
-from catdog.files import check_local, lock_folder
+from catdog.files import check_local
+from catdog.image import find_turn
 from catdog.machine import usable_cores
 from catdog.sources.archives import Bytes
 from catdog.sources.contents import Content
-from catdog.sources.names import is_object_uri
+from catdog.sources.names import check_apart, is_object_uri
 
 DEFAULT_SPLIT: Final[Shares] = (0.8, 0.1, 0.1)
 PHOTOS_FOLDER: Final = "photos"
@@ -74,6 +74,9 @@ class _KeptPhoto:
     """The split that the source puts it into."""
     label: str
     checked: Checked
+    boxes: tuple[Box, ...] | None
+    flaws: tuple[Flaw, ...] = ()
+    """Of its annotation."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class _FoundPhotos:
     relabelled: list[Relabelled]
     reviewed: set[str]
     """The hashes of the exclusions that were met."""
+    flaws: list[FlawedAnnotation]
 
 
 def build(
@@ -120,7 +124,7 @@ def build(
         _read_existing(target)  # whatever else is there is refused before anything is read
         trees = open_trees(sources)
         _check_apart(trees, target)
-        with _open_staging(target) as staging:
+        with open_staging(target, is_dataset) as staging:
             before = _read_existing(target)
             photos_before = before.photos if before else ()
             found = _check_all(trees, before if add else None, exclusions, staging, min_side, progress)
@@ -144,8 +148,10 @@ def build(
             summaries += [SourceSummary(name, str(target), "joined") for name in former]
             settings = {"split": list(shares), "min_side": min_side}
             warnings += missing_classes(manifest)
-            write_report(staging, make_report(manifest, summaries, left_out, found.relabelled, settings, warnings))
-            _replace(staging, target)
+            write_report(
+                staging, make_report(manifest, summaries, left_out, found.relabelled, found.flaws, settings, warnings)
+            )
+            replace_folder(staging, target)
     except OSError as error:
         raise DataError(f"{out}: the dataset can't be written there ({error.strerror or error})") from error
     return Manifest(Path(out), manifest.class_names, manifest.photos)
@@ -191,19 +197,20 @@ def _read_existing(target: Path) -> Manifest | None:
         return None
     if not is_dataset(target):
         raise DataError(f"{target}: is not empty and holds no dataset; give --out another folder")
-    if others := sorted(entries - {MANIFEST_NAME, REPORT_NAME, PHOTOS_FOLDER}):
+    if others := sorted(entries - {MANIFEST_NAME, REPORT_NAME, PHOTOS_FOLDER, SHEET_NAME}):
         raise DataError(f"{target}: holds {others[0]!r}, which would be lost with the old dataset; move it elsewhere")
     return Manifest.read(target)
 
 
 def _check_apart(trees: Sequence[LabelledTree], target: Path) -> None:
     """Sources are never changed, so none may lie in the folder that is replaced; nor may it lie in one of them."""
+    check_apart("--out", target, [entry.tree.place for entry in trees])
     for entry in trees:
         if is_object_uri(entry.tree.place):
             continue
         path = Path(entry.tree.place).resolve()
-        if path.is_relative_to(target) or target.is_relative_to(path):
-            raise DataError(f"{target}: --out and the source {path} lie inside each other; give --out another folder")
+        if path.is_relative_to(target):
+            raise DataError(f"{target}: --out holds the source {path}; give --out another folder")
 
 
 def _check_all(
@@ -217,11 +224,12 @@ def _check_all(
     """Check every file of the dataset that is joined and of the sources, and copy the good ones.
 
     They come in the order of the dataset and then of the sources, whatever thread was first. A source's photo that the
-    dataset has already, under the same label, is passed over.
+    dataset has already, under the same label or excluded from it, is passed over; only its boxes are taken where the
+    former one has none.
     """
-    found = _FoundPhotos([], [], [], set())
+    found = _FoundPhotos([], [], [], set(), [])
     former = joined.photos if joined else ()
-    known = {(photo.sha256, exclusions.get(photo.sha256) or photo.label) for photo in former}
+    known = {(photo.sha256, exclusions.get(photo.sha256, photo.label)) for photo in former}
     taken = {photo.path for photo in former}
     total = len(former) + sum(len(entry.layout.items) for entry in trees)
     threads = min(usable_cores(), _MAX_THREADS)
@@ -230,12 +238,17 @@ def _check_all(
         _apply_review(photo, exclusions, staging, found)
         if progress:
             progress(done, total)
+    unmarked = {photo.checked.sha256: i for i, photo in enumerate(found.kept) if photo.boxes is None}
     checked = _check_each(trees, staging, min_side, taken, threads)
     for done, (entry, item, result) in enumerate(checked, len(former) + 1):
+        flaws = result.flaws if isinstance(result, _KeptPhoto) else ()
+        found.flaws.extend(FlawedAnnotation(entry.name, *flaw) for flaw in flaws)
         if not isinstance(result, _KeptPhoto):
             found.left_out.append(LeftOut(entry.name, item.name, *result))
-        elif (digest := result.checked.sha256, exclusions.get(digest) or result.label) in known:
+        elif (digest := result.checked.sha256, exclusions.get(digest, result.label)) in known:
             (staging / result.path).unlink()
+            if result.boxes is not None and (i := unmarked.pop(digest, None)) is not None:
+                found.kept[i] = dataclasses.replace(found.kept[i], boxes=result.boxes)
         else:
             _apply_review(result, exclusions, staging, found)
         if progress:
@@ -243,6 +256,7 @@ def _check_all(
     for entry in trees:
         refused = entry.tree.refused
         found.left_out.extend(LeftOut(entry.name, name, "unreadable", f"{name}: {why}") for name, why in refused)
+        found.flaws.extend(FlawedAnnotation(entry.name, *flaw) for flaw in entry.annotations.flaws)
     return found
 
 
@@ -261,7 +275,17 @@ def _apply_review(photo: _KeptPhoto, exclusions: Exclusions, staging: Path, foun
         return
     if label != photo.label:
         found.relabelled.append(Relabelled(photo.source, photo.name, photo.label, label))
-    found.kept.append(dataclasses.replace(photo, label=label))
+    boxes = _relabel_boxes(photo.boxes, photo.label, label)
+    found.kept.append(dataclasses.replace(photo, label=label, boxes=boxes))
+
+
+def _relabel_boxes(boxes: tuple[Box, ...] | None, was: str, label: str) -> tuple[Box, ...] | None:
+    """Return the boxes that a photo has under a person's label: those of its wrong class get the right one."""
+    if boxes is None or (was == NEITHER and label != NEITHER):
+        return None  # whoever marked nothing overlooked a pet
+    if label == NEITHER:
+        return ()
+    return tuple(dataclasses.replace(box, label=label) if box.label == was else box for box in boxes)
 
 
 def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _KeptPhoto:
@@ -277,7 +301,7 @@ def _check_former(joined: Manifest, staging: Path, photo: Photo) -> _KeptPhoto:
     if hashlib.sha256(data).hexdigest() != photo.sha256 or isinstance(checked, TooSmall):
         raise DataError(f"{path}: was changed since the dataset was made; give --replace to build without it")
     _write(staging / photo.path, data)
-    return _KeptPhoto(photo.path, photo.source, photo.path, None, photo.label, checked)
+    return _KeptPhoto(photo.path, photo.source, photo.path, None, photo.label, checked, photo.boxes)
 
 
 def _check_each(
@@ -294,11 +318,8 @@ def _check_each(
             items = {item.name: item for item in entry.layout.items if item.label is not None}
             for item in entry.layout.items:
                 if item.label is None:
-                    yield (
-                        entry,
-                        item,
-                        ("wrong_class", f"{item.name}: its folder and name say none of cat, dog and neither"),
-                    )
+                    what = "its folder, name and boxes say none of cat, dog and neither"
+                    yield entry, item, ("wrong_class", f"{item.name}: {what}")
             for name, content in entry.tree.contents(items.keys()):
                 path = "/".join([PHOTOS_FOLDER, entry.name, *map(safe_part, name.split("/"))])
                 job = pool.submit(_check_one, entry, items[name], content, staging, unique(path, taken), min_side)
@@ -325,7 +346,11 @@ def _check_one(
         return "too_small", checked.message
     _write(staging / path, data)
     assert item.label is not None  # the others were never read
-    return _KeptPhoto(path, entry.name, item.name, entry.split_of(item), item.label, checked)
+    fitted = Fitted(None, ())
+    if annotation := entry.annotations.of.get(item.name):
+        size = (checked.width, checked.height)
+        fitted = fit_boxes(annotation, item.name, item.label, size, partial(find_turn, data, item.name))
+    return _KeptPhoto(path, entry.name, item.name, entry.split_of(item), item.label, checked, *fitted)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -349,8 +374,9 @@ def _split_photos(
         for k in kept
     ]
     answers, warnings = assign(candidates, _make_clustering(kept), shares)
+    boxes = _hand_over_boxes(kept, answers)
     photos = []
-    for k, answer in zip(kept, answers, strict=True):
+    for k, answer, own_boxes in zip(kept, answers, boxes, strict=True):
         if isinstance(answer, Dropped):
             left_out.append(LeftOut(k.source, k.name, answer.reason, f"{k.name}: {answer.message}"))
         else:
@@ -364,9 +390,21 @@ def _split_photos(
                     sha256=k.checked.sha256,
                     cluster=answer.cluster,
                     source=k.source,
+                    boxes=own_boxes,
                 )
             )
     return sorted(photos, key=lambda photo: photo.path), warnings
+
+
+def _hand_over_boxes(kept: Sequence[_KeptPhoto], answers: Sequence[Placed | Dropped]) -> list[tuple[Box, ...] | None]:
+    """Return the boxes of each photo; one that has none gets those of a copy of its size that doesn't stay."""
+    boxes = [k.boxes for k in kept]
+    for gone, answer in zip(kept, answers, strict=True):
+        for i in answer.copies if isinstance(answer, Dropped) else ():
+            heir = kept[i].checked
+            if boxes[i] is None and (heir.width, heir.height) == (gone.checked.width, gone.checked.height):
+                boxes[i] = gone.boxes
+    return boxes
 
 
 def _make_clustering(kept: Sequence[_KeptPhoto]) -> Clustering:
@@ -388,58 +426,3 @@ def _explain_nothing_usable(left_out: Sequence[LeftOut]) -> str:
     reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(entry.reason for entry in left_out).most_common())
     first = left_out[0]
     return f"no photo can be used: {reasons}; the first one: {first.source}: {first.message}"
-
-
-@contextmanager
-def _open_staging(target: Path) -> Iterator[Path]:
-    """Yield an empty folder to build in, beside the target; put back or delete what a killed run left there.
-
-    Raises SettingsError where another process builds the same dataset at this moment.
-    """
-    workshop = target.with_name(f".{target.name}.catdog")
-    staging, old = workshop / "new", workshop / "old"
-    try:
-        with lock_folder("--out", workshop, "build of this dataset"):
-            if old.exists() and not is_dataset(target):  # it is missing, or an empty folder; see _read_existing
-                old.rename(target)
-            for left in (staging, old):
-                shutil.rmtree(left, ignore_errors=True)
-            staging.mkdir()
-            try:
-                yield staging
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        with suppress(OSError):
-            workshop.rmdir()  # where another build isn't in it
-
-
-def _replace(staging: Path, target: Path) -> None:
-    """Put the new folder into the old one's place; at no moment is there half of one.
-
-    Where the system can exchange two folders there is no moment without one either, and the old one is then in
-    ``staging``. Elsewhere a run that is killed between two renamings leaves the old one for the next run to put back.
-    """
-    if not target.exists():
-        staging.rename(target)
-        return
-    if _exchange(staging, target):
-        return
-    old = staging.with_name("old")
-    target.rename(old)
-    try:
-        staging.rename(target)
-    except BaseException:  # an interrupt, too
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step by Linux's renameat2; False where that can't be done."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    if renameat2 is None:
-        return False
-    at_fdcwd, rename_exchange = -100, 2  # <fcntl.h>, <linux/fs.h>
-    failed: int = renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange)
-    return not failed

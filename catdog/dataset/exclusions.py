@@ -30,7 +30,8 @@ def read_exclusions(paths: Iterable[str | Path]) -> Exclusions:
     """Read CSV files with a column ``sha256``, and ``corrected`` where labels were mended; other columns are ignored.
 
     Commas, semicolons and tabs may part the columns, as spreadsheets write any of them. Raises DataError, which names
-    the file and the line, for a file that can't be read or is damaged, and for two lines that contradict each other.
+    the file and the line, for a file that can't be read, is damaged or names no photo, and for two lines that
+    contradict each other.
     """
     exclusions: dict[str, str | None] = {}
     for path in paths:
@@ -45,11 +46,13 @@ def read_exclusions(paths: Iterable[str | Path]) -> Exclusions:
 
 def _read_lines(path: str | Path) -> Iterator[tuple[int, str, str | None]]:
     """Yield the number of each line, its hash and its label."""
-    line = 1
+    line, is_empty = 1, True
     try:
         # Names of photos are ignored, and need not be UTF-8; a hash or a label that isn't is refused with its line.
         with Path(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
             head = file.readline(_LONGEST)
+            if "\0" in head and HASH_COLUMN in head.replace("\0", ""):
+                raise DataError(f"{path}, line 1: is text in UTF-16; save the file as CSV in UTF-8")
             mark = max(",;\t", key=head.count)
             columns = [name.strip() for name in next(csv.reader([head], delimiter=mark), [])]
             if columns.count(HASH_COLUMN) != 1:
@@ -60,9 +63,12 @@ def _read_lines(path: str | Path) -> Iterator[tuple[int, str, str | None]]:
             line += 1
             for row in rows:
                 if row:
+                    is_empty = False
                     cells = dict(zip(columns, map(str.strip, row), strict=False))
                     yield line, *_check_cells(cells, f"{path}, line {line}")
                 line = rows.line_num + 2  # the next one's, should it be damaged
+        if is_empty:
+            raise DataError(f"{path}, line 1: names no photo, only columns; leave the file out where no label is wrong")
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: is no CSV ({first_line(error)}); mend it or take it out") from error
     except OSError as error:

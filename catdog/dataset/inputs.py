@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from catdog.dataset.layouts import SPECIES_FILE, Item, Layout, parse_species, understand
+from catdog.dataset.annotated import Annotations, read_annotations
+from catdog.dataset.layouts import SPECIES_FILE, Item, Layout, is_photo_of_oxford, parse_species, understand
 from catdog.dataset.manifest import SPLITS, Split
 from catdog.errors import DataError, ImageError, SettingsError
-from catdog.sources.contents import Content, File
+from catdog.sources.contents import Content
 from catdog.sources.names import is_archive_name, is_object_uri, is_photo_name
 from catdog.sources.trees import Tree, open_tree
 
@@ -24,6 +25,9 @@ _UNSAFE: Final = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f\ud800-\udfff]')  # for Wi
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows' devices
 
 
+_Opened = tuple[Tree, Layout, Annotations]
+
+
 @dataclass(frozen=True)
 class LabelledTree:
     """A source that is ready to be read."""
@@ -32,6 +36,7 @@ class LabelledTree:
     name: str
     """Unique among the sources, and safe as a folder's name."""
     layout: Layout
+    annotations: Annotations
     forced: Split | None
 
     def split_of(self, item: Item) -> Split | None:
@@ -55,8 +60,9 @@ def open_trees(given: Sequence[GivenSource]) -> list[LabelledTree]:
         if real in seen:
             raise SettingsError(f"{place}: was given twice; give each source once")
         seen.add(real)
-        for tree, layout in found:
-            trees.append(LabelledTree(tree, unique(safe_part(tree.name).lstrip(".") or "_", names), layout, forced))
+        for tree, layout, marked in found:
+            name = unique(safe_part(tree.name).lstrip(".") or "_", names)
+            trees.append(LabelledTree(tree, name, layout, marked, forced))
     return trees
 
 
@@ -80,77 +86,79 @@ def unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
-def _open_with_layout(place: str) -> list[tuple[Tree, Layout]]:
+def _open_with_layout(place: str) -> list[_Opened]:
     """The trees at a place: the source itself, or the archives that lie in it if it is a folder of archives."""
     tree = open_tree(place)
     inside = [name for name in tree.names if is_archive_name(name) and "/" not in name]
     is_folder = is_object_uri(place) or Path(place).is_dir()
     if is_folder and inside and not any(map(is_photo_name, tree.names)):
         return _open_archives_in(tree, inside)
-    return [(tree, _find_layout(tree))]
+    return [(tree, *_find_layout(tree))]
 
 
-def _open_archives_in(folder: Tree, names: Sequence[str]) -> list[tuple[Tree, Layout]]:
+def _open_archives_in(folder: Tree, names: Sequence[str]) -> list[_Opened]:
     found, problems = [], []
     for name in names:
         tree = open_tree(f"{folder.place.rstrip('/')}/{name}")
         try:
-            layout = _find_layout(tree)
+            layout, annotations = _find_layout(tree)
         except DataError as error:  # beside a set of photos: one without labels, or other things altogether
             problems.append((name, error))
             continue
         if layout.items:
             tree.name = f"{folder.name}-{tree.name}"
-            found.append((tree, layout))
+            found.append((tree, layout, annotations))
     if not found:
         raise problems[0][1] if problems else DataError(f"{folder.place}: its archives hold no photos")
     found[0][0].refused += [(name, str(error)) for name, error in problems]
     return found
 
 
-def _find_layout(tree: Tree) -> Layout:
-    if SPECIES_FILE in _last_two_parts(tree.names) and not any(map(is_photo_name, tree.names)):
-        return Layout("Oxford-IIIT Pet", ())  # its annotations alone: they are read beside the photos
+def _find_layout(tree: Tree) -> tuple[Layout, Annotations]:
+    if _find_species_file(tree) and not any(map(is_photo_of_oxford, tree.names)):
+        return Layout("Oxford-IIIT Pet", ()), Annotations()  # its annotations alone: they are read beside the photos
     if not tree.names and tree.refused:
         name, why = tree.refused[0]
         raise DataError(
             f"{tree.place}: none of its {len(tree.refused)} files can be used; the first one, {name}: {why}"
         )
     try:
-        return understand(tree.names, tree.name, _find_species(tree))
+        notes = _find_oxford_notes(tree)
+        species = None if notes is None else _read_species(notes)
+        annotations = read_annotations(notes or tree, filter(is_photo_of_oxford, tree.names))
+        names = [name for name in tree.names if notes or name not in annotations.files]
+        return understand(names, tree.name, species, annotations.labels), annotations
     except DataError as error:
         if any(map(is_archive_name, tree.names)):
             raise DataError(f"{error}; it holds archives: unpack it and give the folder or those archives") from error
         raise
 
 
-def _find_species(tree: Tree) -> Mapping[str, str] | None:
-    """Oxford's table of species from the source itself, or from what lies beside it; None where there is none."""
-    if (text := _read_species(tree)) is not None:
-        return parse_species(text, tree.place)
+def _find_oxford_notes(tree: Tree) -> Tree | None:
+    """The source itself or what lies beside it, if Oxford's table of species is there; None where it isn't."""
+    if _find_species_file(tree):
+        return tree
     if is_object_uri(tree.place):
         return None
-    folder = Path(tree.place).resolve().parent
-    if (folder / SPECIES_FILE).is_file():
-        return parse_species(_decode(File(str(folder / SPECIES_FILE)), SPECIES_FILE), str(folder))
-    for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
-        beside = folder / f"annotations{ending}"
-        if beside.is_file() and beside != Path(tree.place).resolve():
-            text = _read_species(open_tree(beside))
-            return None if text is None else parse_species(text, str(beside))
+    source = Path(tree.place).resolve()
+    for name in ("annotations", *(f"annotations{ending}" for ending in (".tar.gz", ".tgz", ".tar", ".zip"))):
+        beside = source.parent / name
+        if beside.exists() and beside != source:
+            notes = open_tree(beside)
+            return notes if _find_species_file(notes) else None
     return None
 
 
-def _read_species(tree: Tree) -> str | None:
-    name = _last_two_parts(tree.names).get(SPECIES_FILE)
-    if name is None:
-        return None
-    return next((_decode(content, name) for _, content in tree.contents({name})), None)
+def _read_species(tree: Tree) -> Mapping[str, str]:
+    """Oxford's table of species."""
+    (name,) = filter(None, [_find_species_file(tree)])
+    text = next((_decode(content, name) for _, content in tree.contents({name})), "")
+    return parse_species(text, tree.place)
 
 
-def _last_two_parts(names: Iterable[str]) -> dict[str, str]:
-    """{the last two parts of a path: the path} of the text files called ``list.txt``."""
-    return {"/".join(name.split("/")[-2:]): name for name in names if name.endswith("/list.txt")}
+def _find_species_file(tree: Tree) -> str | None:
+    """The path of ``annotations/list.txt``; in a folder or an archive ``annotations`` that may be its own."""
+    return next((name for name in tree.names if f"/{tree.name}/{name}".endswith(f"/{SPECIES_FILE}")), None)
 
 
 def _decode(content: Content, name: str) -> str:

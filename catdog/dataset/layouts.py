@@ -1,11 +1,12 @@
 """What a source's file names mean: names -> labels and given splits. Pure; opens no file.
 
-Three layouts are told apart by what the names hold, wherever they are nested:
+Four layouts are told apart by what the names hold, wherever they are nested:
 
     class folders    cats/1.jpg  PetImages/Dog/2.jpg  train/cats/3.jpg + test/cats/4.jpg (a given split)
                      neither/toaster.jpg: no cat and no dog in it
     Kaggle's names   train/cat.0.jpg  dog.12.jpg
     Oxford-IIIT Pet  images/Abyssinian_1.jpg + annotations/list.txt
+    annotated        photos whose boxes alone say what they show; see annotated.py
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Final, Literal
 
 from catdog.contract import NEITHER
@@ -22,7 +24,7 @@ from catdog.dataset.manifest import Split
 from catdog.errors import DataError
 from catdog.sources.names import is_photo_name
 
-LayoutKind = Literal["class folders", "Kaggle names", "Oxford-IIIT Pet"]
+LayoutKind = Literal["class folders", "Kaggle names", "Oxford-IIIT Pet", "annotated"]
 SPECIES_FILE: Final = "annotations/list.txt"
 
 _CLASS_FOLDERS: Final = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog", NEITHER: NEITHER}
@@ -36,7 +38,8 @@ _OXFORD_NAME: Final = re.compile(r"([A-Za-z])[A-Za-z_]*_\d+")  # breed_number; t
 _OXFORD_SPECIES: Final = {"1": "cat", "2": "dog"}
 UNDERSTOOD: Final = (
     "class folders (cats/, dogs/, neither/), the same inside train/, val/ and test/, Kaggle's names (cat.0.jpg, "
-    "dog.12.jpg), and Oxford-IIIT Pet (images/ with annotations/list.txt)"
+    "dog.12.jpg), Oxford-IIIT Pet (images/ with annotations/list.txt), and photos with boxes around cats and dogs "
+    "(COCO, PASCAL VOC, YOLO)"
 )
 
 
@@ -60,19 +63,28 @@ class Layout:
     items: tuple[Item, ...]
 
 
-def understand(names: Sequence[str], source: str, species: Mapping[str, str] | None = None) -> Layout:
+def understand(
+    names: Sequence[str],
+    source: str,
+    species: Mapping[str, str] | None = None,
+    annotated: Mapping[str, str | None] = MappingProxyType({}),
+) -> Layout:
     """The layout of a source from the paths inside it.
 
     ``source``: its name, which may be a class's own (a folder ``cats`` with nothing but photos in it).
-    ``species``: from ``parse_species``, where there is such a file. Raises DataError if no layout fits.
+    ``species``: from ``parse_species``, where there is such a file. ``annotated``: what annotations say that photos
+    show, which counts where no folder says it. Raises DataError if no layout fits.
     """
     if species is not None and any(PurePosixPath(name).stem in species for name in names):
-        photos = [name for name in names if is_photo_name(name)]
+        photos = [name for name in names if is_photo_of_oxford(name)]
         return Layout("Oxford-IIIT Pet", tuple(Item(name, _oxford_label(name, species)) for name in photos))
     whole = _CLASS_FOLDERS.get(source.lower())
     in_folders = [(name, _folder_label(name)) for name in names]
     if any(label for _, label in in_folders):
-        return Layout("class folders", _with_splits(in_folders))
+        return Layout("class folders", _with_splits((name, label or annotated.get(name)) for name, label in in_folders))
+    if any(annotated.values()):
+        by_boxes = ((name, annotated[name] if name in annotated else whole or _kaggle_label(name)) for name in names)
+        return Layout("annotated", _with_splits(by_boxes))
     in_names = [(name, _kaggle_label(name)) for name in names]
     if any(label for _, label in in_names):
         return Layout("Kaggle names", _with_splits(in_names))
@@ -95,6 +107,11 @@ def parse_species(text: str, source: str) -> dict[str, str]:
             raise DataError(f"{source}: line {number} of {SPECIES_FILE} is not 'name breed species number'")
         species[columns[0]] = _OXFORD_SPECIES[columns[2]]
     return species
+
+
+def is_photo_of_oxford(name: str) -> bool:
+    """Whether this is a photo of Oxford's, and not one of the masks (trimaps) among its annotations."""
+    return is_photo_name(name) and "trimaps" not in _folders(name)
 
 
 def _with_splits(labelled: Iterable[tuple[str, str | None]]) -> tuple[Item, ...]:

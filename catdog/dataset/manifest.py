@@ -3,6 +3,7 @@
 DIR/manifest.json   {"version": 1, "class_names": ["cat", "dog"], "photos": [one object a line]}
 DIR/photos/...      the photos, under the paths that the manifest gives
 DIR/report.json     what was left out and why; for people, read by nothing
+DIR/sheet.png       some of the photos with their boxes, where somebody asked to see them; likewise
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PETS: Final = ("cat", "dog")
 """The order of the model's outputs; by name, never by the order of folders. A dataset may have NEITHER after them."""
 MANIFEST_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
+SHEET_NAME: Final = "sheet.png"
 
 
 @dataclass(frozen=True)

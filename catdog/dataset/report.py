@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from catdog.dataset.annotations import FlawKind
 from catdog.dataset.manifest import SPLITS, Manifest, Photo
 from catdog.dataset.splits import Conflict
 from catdog.errors import ImageReason
@@ -42,6 +43,17 @@ class Relabelled:
 
 
 @dataclass(frozen=True)
+class FlawedAnnotation:
+    """Something wrong with what a source says of where pets are."""
+
+    source: str
+    path: str
+    """Of the annotation, inside the source."""
+    reason: FlawKind
+    message: str
+
+
+@dataclass(frozen=True)
 class SourceSummary:
     """A source as the report shows it."""
 
@@ -55,6 +67,7 @@ def make_report(
     sources: Sequence[SourceSummary],
     left_out: Sequence[LeftOut],
     relabelled: Sequence[Relabelled],
+    flaws: Sequence[FlawedAnnotation],
     settings: dict[str, Any],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
@@ -81,6 +94,12 @@ def make_report(
         "left_out": [asdict(entry) for entry in left_out],
         "relabelled": [asdict(entry) for entry in relabelled],
         "copies": _summarise_copies(photos),
+        "boxes": {
+            "photos": sum(photo.boxes is not None for photo in photos),
+            "counts": dict(sorted(Counter(box.label for photo in photos for box in photo.boxes or ()).items())),
+            "reasons": dict(sorted(Counter(flaw.reason for flaw in flaws).items())),
+            "left_out": [asdict(flaw) for flaw in flaws],
+        },
     }
 
 

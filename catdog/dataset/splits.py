@@ -56,6 +56,8 @@ class Dropped:
 
     reason: Conflict
     message: str
+    copies: tuple[int, ...] = ()
+    """The places of the candidates that are the same picture and stay."""
 
 
 def assign(
@@ -119,13 +121,18 @@ def _place_cluster(
         return
     split = max(fixed, key=SPLITS.index)  # test keeps its photo before val does, and val before train
     really_given = any(candidates[i].given == split for i in members)  # and not just carved by an earlier build
+    leaking = {
+        i
+        for i in members
+        if candidates[i].fixed not in (None, split) or (really_given and candidates[i].given not in (None, split))
+    }
+    staying = tuple(i for i in members if i not in leaking)
     for i in members:
-        own, given = candidates[i].fixed, candidates[i].given
-        if own not in (None, split) or (really_given and given not in (None, split)):
-            message = f"it belongs to {given or own}, but {fixed[split]} in {split} is a copy of it"
-            answers[i] = Dropped("leak", message)
-        else:
-            answers[i] = Placed(split, cluster)
+        answers[i] = Placed(split, cluster)
+        if i in leaking:
+            own = candidates[i].given or candidates[i].fixed
+            message = f"it belongs to {own}, but {fixed[split]} in {split} is a copy of it"
+            answers[i] = Dropped("leak", message, staying)
 
 
 def _carve_missing_splits(

@@ -24,6 +24,7 @@ from catdog.errors import DataError, SettingsError
 from catdog.files import check_output_folder, write_csv
 
 SUSPECTS_NAME: Final = "suspects.csv"
+SHEET_NAME: Final = "suspects-{:02}.png"
 MOST_SHEETS: Final = 10
 COLUMNS: Final = (
     *("path", "label", "suggested", LABEL_COLUMN, "margin", "label_probability", "suggested_probability"),
@@ -148,26 +149,33 @@ def rank_suspects(
 
 
 def check_suspects_folder(out: Path, dataset: Path) -> None:
-    """Raise SettingsError unless ``out`` is new or empty, and apart from the dataset, which holds nothing else."""
+    """Raise SettingsError unless ``out`` can be written to, is new, empty or what a killed run left, and apart from the
+    dataset, which holds nothing else.
+    """
     if (out / SUSPECTS_NAME).exists():
         raise SettingsError(f"--out {out}: holds suspects already, which somebody may have reviewed; give a new folder")
-    check_output_folder("--out", out, [])
+    check_output_folder("--out", out, [SHEET_NAME.format(1)])
     if out.resolve().is_relative_to(dataset.resolve()):
         raise SettingsError(f"--out {out}: lies inside the dataset; give another folder")
 
 
 def write_suspects(found: Suspicion, manifest: Manifest, out: Path) -> list[Path]:
-    """Write the CSV and the contact sheets into ``out``, and return their paths. Raises SettingsError."""
+    """Write the contact sheets and then the CSV, by which a finished list is known, into ``out``; return their paths.
+
+    The CSV's comes first. Raises SettingsError.
+    """
     suspects = found.suspects
     shown = suspects[: MOST * MOST_SHEETS]
-    sheets = [out / f"suspects-{number:02}.png" for number in range(1, max(1, -(-len(shown) // MOST)) + 1)]
+    sheets = [out / SHEET_NAME.format(number) for number in range(1, max(1, -(-len(shown) // MOST)) + 1)]
     try:
-        write_csv(out / SUSPECTS_NAME, COLUMNS, map(_make_row, suspects))
         for number, path in enumerate(sheets):
             first = number * MOST
             cells = [_make_cell(manifest, suspected) for suspected in shown[first : first + MOST]]
             span = f"{first + 1} to {first + len(cells)} of {len(suspects)}" if cells else "none"
             contact_sheet(cells, f"Suspected labels of {found.answered} photos: {span}", path)
+        for number in range(len(sheets) + 1, MOST_SHEETS + 1):  # of a killed run, which may have found more
+            (out / SHEET_NAME.format(number)).unlink(missing_ok=True)
+        write_csv(out / SUSPECTS_NAME, COLUMNS, map(_make_row, suspects))
     except OSError as error:
         raise SettingsError(f"--out {out}: can't be written ({error.strerror or error})") from error
     return [out / SUSPECTS_NAME, *sheets]

@@ -2,6 +2,7 @@
 
     image uint8 (N, H, W, 3) -> [normalise -> network -> evidence -> softmax(its mean / temperature)]
                              -> probabilities float32 (N, C), evidence float32 (N, C, h, w)
+                                or, of a detector, boxes float32 (N, K, 4), scores float32 (N, K, C)
 
 The older exporter (``dynamo=False``) is used on purpose; docs/decisions.md says why.
 """
@@ -20,10 +21,13 @@ from torch import Tensor
 from torchvision.models import ResNet
 
 import catdog
-from catdog.classifier import EVIDENCE_NAME, INPUT_NAME, OUTPUT_NAME
+from catdog.classifier import EVIDENCE_NAME, OUTPUT_NAME
 from catdog.contract import METADATA_KEY, Contract
+from catdog.detection.detector import BOXES_NAME, SCORES_NAME
 from catdog.errors import ExportError
+from catdog.onnx_model import INPUT_NAME
 from catdog.text import first_line
+from catdog.training.detector import DetectionModel
 from catdog.training.model import ImageModel
 
 OPSET: Final = 17  # of ONNX; per-channel QDQ needs 13
@@ -45,9 +49,13 @@ class _Explaining(torch.nn.Module):
 def to_onnx(model: ImageModel) -> onnx.ModelProto:
     """Return ``model``, in eval mode on the CPU, as a float32 ONNX model. The same weights give the same bytes.
 
-    A ResNet's has the output ``evidence`` as well; the small CNN doesn't end in a linear layer, so it has none.
+    A ResNet's has the output ``evidence`` as well; the small CNN doesn't end in a linear layer, so it has none. A
+    detector's outputs are boxes and scores.
     """
-    outputs = [OUTPUT_NAME, EVIDENCE_NAME] if isinstance(model.network, ResNet) else [OUTPUT_NAME]
+    if isinstance(model, DetectionModel):
+        outputs = [BOXES_NAME, SCORES_NAME]
+    else:
+        outputs = [OUTPUT_NAME, EVIDENCE_NAME] if isinstance(model.network, ResNet) else [OUTPUT_NAME]
     size = model.contract.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with TemporaryDirectory(prefix="catdog-") as folder, warnings.catch_warnings():
@@ -65,7 +73,13 @@ def to_onnx(model: ImageModel) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamo=False,
         )
-        return onnx.load(path)
+        exported = onnx.load(path)
+    if isinstance(model, DetectionModel):
+        # Which the exporter can't see behind the pyramid's enlargements.
+        for output, last in zip(exported.graph.output, (4, len(model.contract.class_names)), strict=True):
+            _, places, values = output.type.tensor_type.shape.dim
+            places.dim_value, values.dim_value = len(model.places), last
+    return exported
 
 
 def write_onnx(model: onnx.ModelProto, contract: Contract, path: Path) -> None:

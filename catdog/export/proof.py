@@ -12,9 +12,10 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from catdog.classifier import BATCH_SIZE, Classifier
+from catdog.classifier import Classifier
 from catdog.errors import ExportError
 from catdog.export.photos import Labelled
+from catdog.onnx_model import BATCH_SIZE
 from catdog.prediction import decide
 from catdog.training.model import ImageModel, Model, Probabilities, answer_photos, load_batches
 

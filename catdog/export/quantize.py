@@ -29,12 +29,12 @@ from onnxruntime.quantization import (
     quant_pre_process,
 )
 
-from catdog.classifier import INPUT_NAME
 from catdog.errors import ExportError
 from catdog.export.onnx_file import write_onnx
 from catdog.export.photos import Labelled
 from catdog.export.proof import Engine, measure_accuracy
 from catdog.export.rounding import Floats, measure_second_moments, round_weights
+from catdog.onnx_model import INPUT_NAME
 from catdog.training.model import Images, Probabilities
 
 OPERATORS: Final = ("Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flatten")
@@ -43,6 +43,9 @@ LARGEST: Final = 64  # the largest 7-bit weight: 2 * 255 * 64 = 32640, under the
 MOMENT_BATCHES: Final = 16  # of the calibration photos, for the rounding
 RANKING_PHOTOS: Final = 128  # of the calibration's; every layer is tried on them
 WHOLE: Final = 1e-3  # levels; a mean is stored as float32, a thousand times as exact
+DETECTOR_HEADS: Final = ("/network/sides/", "/network/classes/")
+"""How the names of the nodes of a detector's heads begin."""
+DETECTOR_NECK: Final = "/network/neck/"
 MAX_FLOAT_SHARE: Final = 0.25  # of the weights: 44% of the float file's size; beyond, it is hardly an int8 model
 
 
@@ -107,9 +110,18 @@ class Quantizer:
 
 
 def _find_head(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the sums that a linear layer adds its bias with; the head stays in float."""
+    """Return the names of what stays in float because it is no part of the body.
+
+    Of a classifier, those are the sums that a linear layer adds its bias with; of a detector, what stands between the
+    convolutions of its heads, and the sums that make boxes.
+    """
     products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
-    return [node.name for node in graph.node if node.op_type == "Add" and products & set(node.input)]
+    return [
+        node.name
+        for node in graph.node
+        if (node.op_type == "Add" and (products & set(node.input) or node.name.count("/") == 1))
+        or (node.op_type in ("Add", "Relu") and node.name.startswith(DETECTOR_HEADS))
+    ]
 
 
 class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from catdog.classifier import INPUT_NAME
+from catdog.onnx_model import INPUT_NAME
 from catdog.training.model import Images
 
 Floats = npt.NDArray[np.float32]

@@ -19,7 +19,7 @@ from hashlib import sha256
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -27,8 +27,13 @@ from catdog.contract import UNSURE
 from catdog.edge import EXIT_FAILED, EXIT_SIGNAL, edge, write_summary
 from catdog.errors import DataError, SettingsError
 from catdog.files import check_local, check_output_file, replace_file
-from catdog.sources.names import INSIDE, MAGIC, expand_braces, is_object_uri, is_url
+from catdog.sources.names import INSIDE, MAGIC, check_apart, expand_braces, is_object_uri, is_url
 from catdog.text import printable, restore_name
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from catdog.classifier import Classifier
 
 EXIT_TOO_MANY_ERRORS: Final = 3
 SUMMARY_MARK: Final = b'"photos_per_second"'
@@ -99,6 +104,9 @@ def main(
     contact_sheet: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw a sample of the answers, to look at.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="With --contact-sheet: show on it where the model looked.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, also over another run's result.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Score rows without an answer once more, though nothing changed.")
@@ -128,6 +136,9 @@ def main(
     _check_arguments(sources, lists, threshold, copy, sort_into)
     limit = run.MaxErrors.parse(max_errors) if max_errors else None
     job, class_names = run.prepare_job(model, threshold, provider)
+    if explain and not contact_sheet:
+        raise SettingsError("--explain says how --contact-sheet shows photos; give that, too")
+    looking = _open_looking_model(model, threshold, provider) if explain else None
     chosen, count = _make_engine(engine, workers, ray_address)
     if dry_run:
         trial = _try_a_few(sources or [], lists or [], job, chosen, count)
@@ -154,7 +165,7 @@ def main(
             temporary.write_text(json.dumps(report, indent=1) + "\n")
     if contact_sheet and outcome.finished:
         with _explain_write_errors("--contact-sheet", contact_sheet):
-            _draw_contact_sheet(out, contact_sheet)
+            _draw_contact_sheet(out, contact_sheet, looking)
     write_summary(report)
     if outcome.too_many_errors:
         raise typer.Exit(EXIT_TOO_MANY_ERRORS)
@@ -207,11 +218,9 @@ def _check_arguments(
         raise SettingsError(f"{(sources or [''])[0]}: no such file or folder")
     if sort_into:
         check_local("--sort-into", sort_into)
+        check_apart("--sort-into", sort_into, sources or ())
     if copy and not sort_into:
         raise SettingsError("--copy says how --sort-into puts photos; give that, too")
-    for source in sources or [] if sort_into else []:
-        if Path(source).is_dir() and sort_into and sort_into.resolve().is_relative_to(Path(source).resolve()):
-            raise SettingsError(f"--sort-into {sort_into}: lies in {source}, so what is sorted would be scored again")
 
 
 def _is_missing(source: str) -> bool:
@@ -241,6 +250,8 @@ def _check_outputs(
         with _explain_write_errors(option, path):
             path.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=path.parent).close()
+    if contact_sheet:
+        check_apart("--contact-sheet", contact_sheet, sources or ())
 
 
 def _make_engine(engine: EngineName, workers: str, ray_address: str | None) -> tuple[Any, int]:
@@ -363,11 +374,24 @@ def _try_a_few(sources: list[str], lists: list[str], job: Any, engine: Any, work
     }
 
 
-def _draw_contact_sheet(out: str, path: Path) -> None:
-    """Draw a sample of the answers, as many of each label, the same for the same result."""
+def _open_looking_model(model: str | None, threshold: float | None, provider: str | None) -> Classifier:
+    """Return the model; raises ModelError, before anything is scored, where it can't show where it looked."""
+    from catdog.classifier import load
+
+    classifier = load(model, provider=provider, threshold=threshold)
+    classifier.check_evidence()
+    return classifier
+
+
+def _draw_contact_sheet(out: str, path: Path, looking: Classifier | None) -> None:
+    """Draw a sample of the answers, as many of each label, the same for the same result.
+
+    ``looking``: the model that gave them, to show where it looked.
+    """
     from catdog.colours import BLUE, ORANGE
     from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
     from catdog.errors import ImageError
+    from catdog.explain import explain
     from catdog.score import output
     from catdog.sources import content_for
     from catdog.sources.stores import open_store
@@ -388,7 +412,9 @@ def _draw_contact_sheet(out: str, path: Path) -> None:
         for _, source, confidence in sorted(chosen[:share], key=itemgetter(1)):  # archives are read in their order
             try:
                 name = restore_name(source)
-                photo: bytes | ImageError = content_for(name).read(name)
+                photo: bytes | ImageError | Image.Image = content_for(name).read(name)
+                if looking:
+                    photo = explain(looking, photo, name).picture or photo
             except ImageError as error:
                 photo = error
             colour = ORANGE if label == UNSURE else BLUE

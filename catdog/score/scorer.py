@@ -20,7 +20,7 @@ from PIL import Image
 
 from catdog.classifier import Classifier, load
 from catdog.errors import DataError, ImageError, ModelError
-from catdog.image import JPEG_MARGIN, Pixels, Size, decode_sized, out_of_memory, resize
+from catdog.image import Pixels, Size, load_sized_pixels, out_of_memory
 from catdog.prediction import decide
 from catdog.score.rows import Row
 from catdog.score.sorting import Sorter
@@ -118,9 +118,8 @@ class Scorer:
             data = read()
             read_at = time.perf_counter()
             sha256 = hashlib.sha256(data).hexdigest()
-            contract = self.classifier.contract
-            image, size = decode_sized(data, item.source, at_least=JPEG_MARGIN * contract.resized)
-            photo: _Photo | Row = _Photo(sha256, resize(image, contract), size, self._choose_original(item, data))
+            pixels, size = load_sized_pixels(data, self.classifier.contract, item.source)
+            photo: _Photo | Row = _Photo(sha256, pixels, size, self._choose_original(item, data))
         except ImageError as error:
             photo = Row.failed(error, sha256)
         except MemoryError:

@@ -45,7 +45,7 @@ def explain_stream(
     load_pixels: Callable[[Any, Contract, str], Pixels],
 ) -> Iterator[ExplainedPrediction]:
     """Answer photos with their names, in order, as ``Classifier.stream`` does."""
-    for batch in classifier.load_batches(named, load_pixels=load_pixels):
+    for batch in classifier.load_batches(named, load_pixels):
         for name, pixels in batch:
             if isinstance(pixels, ImageError):
                 yield ExplainedPrediction.failed(name, pixels)

@@ -14,9 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from catdog.classifier import BATCH_SIZE, Classifier
+from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ContractError, ModelError, SettingsError
+from catdog.onnx_model import BATCH_SIZE
 from catdog.serving import golden
 from catdog.serving.requests import ALLOWED_S3, parse_prefixes
 

@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -107,6 +108,27 @@ def expand_braces(source: str) -> Iterator[str]:
         raise SettingsError(f"{source}: {found[0]} is no range of numbers; write {{000..099}} or {{a,b}}")
     for word in words:
         yield from expand_braces(source[: found.start()] + word + source[found.end() :])
+
+
+def check_apart(flag: str, out: Path, sources: Iterable[str | Path]) -> None:
+    """Raise SettingsError where a source leads into ``out``: what is written there would be its photos the next time.
+
+    A source is a folder or a pattern; others hold nothing that this machine writes.
+    """
+    patterns: tuple[str, ...]
+    for source in chain.from_iterable(map(expand_braces, map(str, sources))):
+        if os.path.isdir(source):  # noqa: PTH112 - a Path raises an error for a name that is too long
+            folder, patterns = Path(source), ("**",)
+        elif MAGIC.search(source) and not (is_url(source) or is_object_uri(source) or os.path.lexists(source)):
+            folder, patterns = split_pattern(source)
+        else:
+            continue
+        here, there = out.resolve(), folder.resolve()
+        if here.is_relative_to(there) and matches(here.relative_to(there).parts, patterns, start=True):
+            raise SettingsError(
+                f"{flag} {out}: lies in {source}, so the next run would take for photos what is written there; "
+                "give a place outside of it"
+            )
 
 
 def split_pattern(pattern: str) -> tuple[Path, Parts]:

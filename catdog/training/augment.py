@@ -31,7 +31,11 @@ ERASED: Final = (0.02, 0.2)  # share of the area
 
 def augment(images: Tensor, settings: Settings) -> Tensor:
     """Turn uint8 (N, S, S, 3) into float32 (N, 3, crop_size, crop_size) in [0, 255], by torch's CPU random numbers."""
-    pixels = _crop(images.permute(0, 3, 1, 2).float(), settings)
+    return change_looks(_crop(images.permute(0, 3, 1, 2).float(), settings), settings)
+
+
+def change_looks(pixels: Tensor, settings: Settings) -> Tensor:
+    """Change colours and sharpness and erase parts of float32 (N, 3, C, C) in [0, 255], which moves nothing."""
     if settings.color:
         pixels = _change_colours(pixels, settings.color)
     if settings.degrade:
@@ -41,20 +45,21 @@ def augment(images: Tensor, settings: Settings) -> Tensor:
     return pixels
 
 
-def _draw_uniform(count: int, low: float, high: float) -> Tensor:
+def draw_uniform(count: int, low: float, high: float) -> Tensor:
+    """Return ``count`` random numbers in [low, high), float (count,), of torch's on the CPU."""
     return torch.empty(count).uniform_(low, high)
 
 
 def _crop(pixels: Tensor, settings: Settings) -> Tensor:
     """Cut a random part out of each photo, mirrored in half of the cases and turned in a third of them."""
     n, size = len(pixels), settings.crop_size
-    area = _draw_uniform(n, settings.crop_scale, 1)
-    aspect = _draw_uniform(n, *map(math.log, ASPECT)).exp()
+    area = draw_uniform(n, settings.crop_scale, 1)
+    aspect = draw_uniform(n, *map(math.log, ASPECT)).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     # grid_sample's coordinates: -1 to 1 from edge to edge.
-    centre_x, centre_y = (1 - width) * _draw_uniform(n, -1, 1), (1 - height) * _draw_uniform(n, -1, 1)
+    centre_x, centre_y = (1 - width) * draw_uniform(n, -1, 1), (1 - height) * draw_uniform(n, -1, 1)
     mirror = torch.randint(0, 2, (n,)) * 2 - 1
-    angle = _draw_uniform(n, -1, 1) * math.radians(settings.rotation) * (torch.rand(n) < 1 / 3)
+    angle = draw_uniform(n, -1, 1) * math.radians(settings.rotation) * (torch.rand(n) < 1 / 3)
     cos, sin = angle.cos(), angle.sin()
     matrix = torch.stack(
         [width * cos * mirror, -width * sin, centre_x, height * sin * mirror, height * cos, centre_y], dim=1
@@ -67,7 +72,7 @@ def _crop(pixels: Tensor, settings: Settings) -> Tensor:
 def _change_colours(pixels: Tensor, amount: float) -> Tensor:
     """Multiply brightness, contrast and saturation by 1 - amount to 1 + amount; now and then, take all colour away."""
     n = len(pixels)
-    factors = _draw_uniform(3 * n, 1 - amount, 1 + amount).view(3, n, 1, 1, 1)
+    factors = draw_uniform(3 * n, 1 - amount, 1 + amount).view(3, n, 1, 1, 1)
     factors[2, torch.rand(n) < amount / 10] = 0
     brightness, contrast, saturation = factors.to(pixels.device, non_blocking=True)
     # Grey and mean commute with brightness and contrast, so that one pass over the photo does all three.
@@ -90,13 +95,13 @@ def _degrade(pixels: Tensor, probability: float) -> Tensor:
 
 def _blur(pixels: Tensor) -> Tensor:
     """Blur with a 5x5 Gaussian, of another width for each photo."""
-    widths = _draw_uniform(len(pixels), *BLUR_PX).tolist()
+    widths = draw_uniform(len(pixels), *BLUR_PX).tolist()
     return torch.stack([vision.gaussian_blur(photo, [5, 5], [w]) for photo, w in zip(pixels, widths, strict=True)])
 
 
 def _save_as_jpeg(pixels: Tensor) -> Tensor:
     """Save each photo as a JPEG of another quality, its colour at full resolution, and read it back."""
-    qualities = _draw_uniform(len(pixels), *JPEG_QUALITY).round().int().tolist()
+    qualities = draw_uniform(len(pixels), *JPEG_QUALITY).round().int().tolist()
     photos = pixels.permute(0, 2, 3, 1).round().to("cpu", torch.uint8).numpy()
     files = (
         encode(Image.fromarray(photo), "JPEG", quality=quality, subsampling=0)
@@ -116,7 +121,7 @@ def _pixelate(pixels: Tensor) -> Tensor:
 def _erase(pixels: Tensor, probability: float) -> Tensor:
     """Cover a part of some photos with a grey rectangle (Zhong et al. 2020)."""
     n, size = len(pixels), pixels.shape[-1]
-    area, aspect = _draw_uniform(n, *ERASED), _draw_uniform(n, math.log(0.3), math.log(1 / 0.3)).exp()
+    area, aspect = draw_uniform(n, *ERASED), draw_uniform(n, math.log(0.3), math.log(1 / 0.3)).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     width *= torch.rand(n) < probability  # no width, nothing erased
     left, top = (1 - width) * torch.rand(n), (1 - height) * torch.rand(n)

@@ -59,11 +59,11 @@ def fit_thresholds(contract: Contract, probabilities: Tensor, labels: Tensor) ->
     probabilities float (N, C), labels int64 (N,), N >= 1. What "neither" costs and when to be unsure are questions
     about photos of the other classes, so those alone decide.
     """
-    if NEITHER not in contract.class_names:
-        return contract.with_(threshold=fit_threshold(probabilities, labels))
     is_pet = find_pets(labels, contract.class_names)
-    refused = fit_neither_threshold(probabilities[is_pet, contract.class_names.index(NEITHER)])
-    return contract.with_(threshold=fit_threshold(probabilities[is_pet], labels[is_pet]), neither_threshold=refused)
+    if NEITHER in contract.class_names:
+        refusal = probabilities[is_pet, contract.class_names.index(NEITHER)]
+        contract = contract.with_(neither_threshold=fit_neither_threshold(refusal))
+    return contract.with_(threshold=fit_threshold(probabilities[is_pet], labels[is_pet], contract))
 
 
 def find_pets(labels: Tensor, class_names: Sequence[str]) -> Tensor:
@@ -83,24 +83,29 @@ def fit_neither_threshold(refusal: Tensor) -> float:
     return min(high, max(low, math.ceil(above * 100) / 100))
 
 
-def fit_threshold(probabilities: Tensor, labels: Tensor) -> float:
+def fit_threshold(probabilities: Tensor, labels: Tensor, contract: Contract) -> float:
     """Return the smallest threshold at which 99.8% of the answered photos are right, with 97% or more answered.
 
-    probabilities float (N, C), labels int64 (N,), N >= 1; a photo is answered when its confidence is at least the
-    threshold, as ``catdog.prediction`` has it. In full: thresholds are tried from 1/C up, where all is answered. The
-    first one that reaches the accuracy is taken, as long as 97% or more are answered at it; if none does, the largest
-    one that still answers 97% is. So coverage is never under 97%, and accuracy is under 99.8% only if it has to be.
+    probabilities float (N, C), labels int64 (N,), N >= 1; which photos are answered with a class at a threshold,
+    ``catdog.prediction`` says. In full: thresholds are tried from 1/C up, where all is answered that is not called
+    "neither" or nearly so. The first one that reaches the accuracy is taken, as long as 97% or more are answered at it;
+    if none does, the largest one that still answers 97% is, or 1/C if there is none. So coverage is not under 97%, and
+    accuracy is under 99.8% only if it has to be.
 
-    Of all numbers that answer the same photos, the result is 1/C where all are answered, and otherwise one with as few
-    decimals as possible, at least two: rounding never changes which photos are answered.
+    Of all numbers that answer the same photos, the result is 1/C where as many as can be are answered, and otherwise
+    one with as few decimals as possible, at least two: rounding never changes which photos are answered.
     """
-    confidence, photos, wrong = count_answered(probabilities, labels)
+    confidence, photos, wrong = count_answered(probabilities, labels, contract)
+    lowest = 1 / probabilities.shape[1]
+    if not len(confidence):
+        return lowest
     # In float64: 0.97 and 0.998 as float32 are other numbers, and 97 of 100 photos have to be 97%.
-    allowed = int((photos.double() / len(labels) >= MIN_COVERAGE).sum())  # coverage falls, so these are the first ones
+    # Coverage falls, so these are the first ones.
+    allowed = max(1, int((photos.double() / len(labels) >= MIN_COVERAGE).sum()))
     reached = ((photos - wrong).double() / photos.double() >= TARGET_ACCURACY)[:allowed].nonzero()
     chosen = int(reached[0]) if len(reached) else allowed - 1
     if chosen == 0:
-        return min(1 / probabilities.shape[1], confidence[0].item())  # a float32 1/C may lie just under 1/C
+        return min(lowest, confidence[0].item())  # a float32 1/C may lie just under 1/C
     return _round_between(confidence[chosen - 1].item(), confidence[chosen].item())
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -12,14 +11,13 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from torch import Tensor
 from torchmetrics.functional.classification import binary_precision_recall_curve, binary_roc
 
 from catdog.colours import BLUE, GREEN, GREY, ORANGE, PURPLE
-from catdog.files import replace_file
+from catdog.contract import Contract
+from catdog.figures import new_axes, new_figure
 from catdog.training.metrics import count_answered
 from catdog.training.space import Choices, Range, TrialOutcome
 
@@ -31,22 +29,47 @@ _STYLES: Final[Mapping[str, tuple[str, str]]] = {"finished": ("o", BLUE), "prune
 
 
 def draw_curves(rows: Sequence[dict[str, float]], frozen_epochs: int, path: Path) -> None:
-    """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows."""
-    with _new_figure(path, 10, 4) as figure:
+    """Draw training and validation loss and accuracy by epoch, from ``history.csv``'s rows.
+
+    Of a detector: how well its boxes fit instead of the accuracy, and its average precisions.
+    """
+    names = ("loss", "overlap", "ap") if "val_ap" in rows[0] else ("loss", "accuracy")
+    titles = {"overlap": "Overlap with the true box", "ap": "Average precision, validation"}
+    labels = {"overlap": "intersection over union", "ap": "average precision"}
+    parts = (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE))
+    lines = {name: [(f"{part}_{name}", label, colour) for part, label, colour in parts] for name in names}
+    lines["ap"] = [("val_ap50", "overlap 0.5", GREEN), ("val_ap75", "0.75", PURPLE), ("val_ap", "0.5 to 0.95", BLUE)]
+    with new_figure(path, 5 * len(names), 4) as figure:
         epochs = [row["epoch"] for row in rows]
-        for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for part, name, color in (("train", "training (augmented)", ORANGE), ("val", "validation", BLUE)):
-                axes.plot(epochs, [row[f"{part}_{metric}"] for row in rows], "o-", ms=4, color=color, label=name)
+        for axes, metric in zip(figure.subplots(1, len(names)), names, strict=True):
+            for key, name, color in lines[metric]:
+                axes.plot(epochs, [row[key] for row in rows], "o-", ms=4, color=color, label=name)
             if 0 < frozen_epochs < len(rows):
                 axes.axvline(frozen_epochs + 0.5, color=GREY, ls=":", label="backbone unfrozen")
-            axes.set(xlabel="epoch", ylabel=metric, title=metric.capitalize())
+            axes.set(xlabel="epoch", ylabel=labels.get(metric, metric), title=titles.get(metric, metric.capitalize()))
+            if metric == "ap":
+                axes.legend()
             axes.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)  # hides no point
+        shown = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside lower center", ncols=3)  # hides no point
+
+
+def draw_found_boxes(
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], own: tuple[float, float], title: str, path: Path
+) -> None:
+    """Draw precision against recall of boxes; ``lines``: name, recall, precision. ``own``: at the model's threshold."""
+    with new_axes(path, 6, 5, xlabel="recall", ylabel="precision", title=title) as axes:
+        for k, (name, recall, precision) in enumerate(lines):
+            style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--"}
+            axes.step([0.0, *recall], [*precision[:1], *precision], where="pre", label=name, **style)
+        axes.plot(*own, "D", color="black", ms=6, label="at the model's threshold, overlap 0.5")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc="lower left")
 
 
 def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggestion: float, path: Path) -> None:
     """Draw the smoothed loss at ever higher learning rates."""
-    with _new_axes(path, 6, 4, xlabel="--lr", ylabel="loss (smoothed)", title="Learning rate test") as axes:
+    with new_axes(path, 6, 4, xlabel="--lr", ylabel="loss (smoothed)", title="Learning rate test") as axes:
         axes.semilogx(rates, losses, color=BLUE)
         axes.axvline(suggestion, color=ORANGE, ls=":", label=f"steepest: --lr {suggestion:.2g}")
         axes.legend()
@@ -55,7 +78,7 @@ def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], suggest
 def draw_confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str], title: str, path: Path) -> None:
     """Draw how many photos of each class got each answer, and their share of the class."""
     shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
-    with _new_axes(path, 4.6, 4.2, xlabel="answer", ylabel="truth", title=title) as axes:
+    with new_axes(path, 4.6, 4.2, xlabel="answer", ylabel="truth", title=title) as axes:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for i, row in enumerate(matrix):
             for j, count in enumerate(row):
@@ -90,7 +113,7 @@ def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, 
     bounds = [[abs(row["accuracy_95"][side] - row["accuracy"]) for row in rows] for side in (0, 1)]
     edges = [row["low"] for row in rows]
     widths = [row["high"] - row["low"] for row in rows]
-    with _new_figure(path, 5.4, 6) as figure:
+    with new_figure(path, 5.4, 6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         upper.plot([lowest, 1], [lowest, 1], ls=":", color=GREY, label="as right as sure")
         upper.errorbar(
@@ -103,17 +126,22 @@ def draw_reliability(rows: Sequence[dict[str, Any]], lowest: float, title: str, 
 
 
 def draw_coverage(
-    probabilities: Tensor, labels: Tensor, marks: Sequence[dict[str, Any]], title: str, path: Path
+    probabilities: Tensor,
+    labels: Tensor,
+    contract: Contract,
+    marks: Sequence[dict[str, Any]],
+    title: str,
+    path: Path,
 ) -> None:
     """Draw the error among the answered photos against the share that is answered (El-Yaniv & Wiener 2010).
 
     ``marks``: rows of ``measure_coverage``, drawn as points with their thresholds; the last one is the model's own.
     """
-    _, photos, wrong = count_answered(probabilities, labels)
+    _, photos, wrong = count_answered(probabilities, labels, contract)
     error = wrong / photos
-    top = max(0.01, error.max().item())
+    top = max([0.01, *error.tolist()])
     own = marks[-1]
-    with _new_axes(path, 6.4, 4.4, xlabel="answered", ylabel="wrong of the answered", title=title) as axes:
+    with new_axes(path, 6.4, 4.4, xlabel="answered", ylabel="wrong of the answered", title=title) as axes:
         axes.plot((photos / len(labels)).tolist(), error.tolist(), color=BLUE, label="confidence thresholds")
         for text, at in label_marks(marks[:-1], top):
             axes.plot(*at, "o", color=BLUE, ms=6)
@@ -166,7 +194,7 @@ def _draw_with_corner(
     path: Path,
 ) -> None:
     """Draw curves in the unit square, and the corner in which a good model's lie enlarged."""
-    with _new_axes(path, 5.4, 5, xlabel=names[0], ylabel=names[1], title=title) as axes:
+    with new_axes(path, 5.4, 5, xlabel=names[0], ylabel=names[1], title=title) as axes:
         inset = axes.inset_axes((0.3, 0.22, 0.62, 0.58), xlim=corner, ylim=(0.95, 1))
         for k, (name, x, y) in enumerate(lines):
             style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--", "label": name}
@@ -189,7 +217,7 @@ def draw_history(outcomes: Sequence[TrialOutcome], path: Path) -> None:
     floor = _find_floor(outcomes)
     finished = _list_scored(outcomes, "finished")
     best = list(accumulate((score for _, score in finished), max, initial=floor))[1:]
-    with _new_axes(path, 8, 4.4, xlabel="trial", ylabel=SCORE, title="Search") as axes:
+    with new_axes(path, 8, 4.4, xlabel="trial", ylabel=SCORE, title="Search") as axes:
         if finished:
             numbers = [*(outcome.number for outcome, _ in finished), max(o.number for o in outcomes)]
             axes.step(numbers, [*best, best[-1]], where="post", color=ORANGE, label="best so far")
@@ -200,7 +228,7 @@ def draw_history(outcomes: Sequence[TrialOutcome], path: Path) -> None:
 
 def draw_importance(shares: Mapping[str, float], why_not: str, path: Path) -> None:
     """Draw how much each parameter has to do with what makes trials the best, or write why that isn't known."""
-    with _new_axes(path, 6.4, 1.2 + 0.35 * max(4, len(shares))) as axes:
+    with new_axes(path, 6.4, 1.2 + 0.35 * max(4, len(shares))) as axes:
         if shares:
             names = sorted(shares, key=lambda name: shares[name])
             bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
@@ -217,7 +245,7 @@ def draw_parameters(outcomes: Sequence[TrialOutcome], search: Mapping[str, Range
     """Draw the score against each parameter."""
     rows = math.ceil(len(search) / _COLUMNS)
     columns = math.ceil(len(search) / rows)
-    with _new_figure(path, max(5, 3 * columns), 2.6 * rows + 0.6) as figure:
+    with new_figure(path, max(5, 3 * columns), 2.6 * rows + 0.6) as figure:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes, (name, choice) in zip(grid.flat, search.items(), strict=False):
             if isinstance(choice, Choices):
@@ -276,20 +304,3 @@ def _find_floor(outcomes: Sequence[TrialOutcome]) -> float:
 
 def _list_scored(outcomes: Sequence[TrialOutcome], state: str) -> list[tuple[TrialOutcome, float]]:
     return [(o, o.score) for o in outcomes if o.state == state and o.score is not None]
-
-
-@contextmanager
-def _new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """Give a new figure, whose sides are in inches; the chart is written to ``path`` when the block ends."""
-    with rc_context({"axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        with replace_file(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-
-
-@contextmanager
-def _new_axes(path: Path, width: float, height: float, **labels: str) -> Iterator[Any]:
-    """Give the only axes of a new figure, with these labels."""
-    with _new_figure(path, width, height) as figure:
-        yield figure.subplots(subplot_kw=labels)

@@ -22,16 +22,17 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.inputs import GivenSource
 from catdog.dataset.manifest import SPLITS
-from catdog.errors import DataError, SettingsError
+from catdog.errors import SettingsError
 from catdog.machine import usable_cores
 from catdog.progress import show_progress
 from catdog.training.history import say
-from catdog.training.model import ImageModel, new_network
+from catdog.training.model import ImageModel, new_model
 from catdog.training.onnx_weights import PHOTOS, refit_batch_norms
 from catdog.training.pixels import DecodedPhotos, Inputs, open_pixels
 from catdog.training.processes import Shard, check_agreement, say_first, share_folder
 from catdog.training.settings import Settings
-from catdog.training.teacher import Targets, make_targets
+from catdog.training.tasks import Targets, Task, find_task
+from catdog.training.teacher import ask_teachers
 from catdog.training.weights import load_weights
 
 Batch = tuple[Tensor, Tensor]
@@ -39,28 +40,22 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Examples(Dataset[Batch]):
-    """Photos, or the features that a frozen network made of them, with their classes; read a batch at a time."""
+    """Photos, or the features that a frozen network made of them, with what they show; read a batch at a time."""
 
     inputs: Inputs
-    labels: Sequence[int]
-    """Index into the class names."""
-    targets: Targets | None = None
-    """What the network should answer, where teachers say more than the labels; a batch then has these instead."""
+    targets: Targets
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
-        if self.targets is not None:
-            wanted = torch.from_numpy(self.targets[np.asarray(indices)])
-        else:
-            wanted = torch.tensor([self.labels[i] for i in indices], dtype=torch.int64)
-        return torch.from_numpy(self.inputs.read(indices)), wanted
+        return torch.from_numpy(self.inputs.read(indices)), torch.from_numpy(self.targets[np.asarray(indices)])
 
 
 def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
     """Return the photos of a split as consumers will see them, at ``contract``'s size."""
-    chosen = _order_photos(manifest, split)
+    task = find_task(settings)
+    chosen = order_photos(task, manifest, split)
     folder = find_cache_folder(settings)
     with show_progress(f"{split}: decoded") as progress:
         pixels = open_pixels(manifest, chosen, contract, folder, round(settings.cache_gb * 1e9), progress)
@@ -70,11 +65,12 @@ def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: 
             f"{split}: {gigabytes:.1f} GB of decoded photos don't fit into {folder} (--cache-gb {settings.cache_gb:g}, "
             "2 GiB of the disk left free), or it can't be written; they are decoded anew each epoch"
         )
-    return Examples(pixels, [contract.class_names.index(photo.label) for photo in chosen])
+    return Examples(pixels, task.make_targets(chosen, contract))
 
 
-def _order_photos(manifest: Manifest, split: Split) -> list[Photo]:
-    return sorted(manifest.of(split), key=lambda photo: photo.sha256)  # whatever their folders are called
+def order_photos(task: Task, manifest: Manifest, split: Split) -> list[Photo]:
+    """Return the photos of a split in the order of ``load_photos``, whatever their folders are called."""
+    return sorted(task.choose_photos(manifest, split), key=lambda photo: photo.sha256)
 
 
 def find_cache_folder(settings: Settings) -> Path | None:
@@ -152,10 +148,7 @@ def open_data(settings: Settings, scratch: Path) -> Manifest:
         source: GivenSource = (settings.data, "train") if apart else settings.data
         with show_progress("checked") as progress:
             manifest = build([source, *apart], made, progress=progress)
-    for split in ("train", "val"):
-        present = {photo.label for photo in manifest.of(split)}
-        if missing := [name for name in manifest.class_names if name not in present]:
-            raise DataError(f"{settings.data}: no photo of {missing[0]!r} in the {split} split; add photos")
+    find_task(settings).check_photos(manifest, settings.data)
     return manifest
 
 
@@ -175,26 +168,26 @@ class Prepared:
 def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifest | None = None) -> Prepared:
     """Open photos and weights, and build the model; what takes long is done by one process of each machine."""
     set_seed(settings.seed)
+    task = find_task(settings)
     folder, _ = share_folder(fabric, scratch)
     with fabric.rank_zero_first(local=True):
         manifest = manifest or open_data(settings, folder)
-        contract = settings.contract(manifest.class_names, manifest.fingerprint)
-        network = new_network(settings.arch, len(manifest.class_names), settings.dropout)
-        loaded = load_weights(network, settings.arch, settings.weights)
+        contract = settings.contract(task.class_names(manifest), manifest.fingerprint)
+        model = new_model(contract, settings.dropout)
+        loaded = load_weights(model.network, settings.arch, settings.weights)
         val = load_photos(manifest, "val", contract, settings)
         # Larger: random crops of it have about the size that the network sees.
         train = load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
         if settings.teacher:
-            photos, cache = _order_photos(manifest, "train"), find_cache_folder(settings)
-            targets = make_targets(settings.teacher, settings.teacher_weight, manifest, photos, cache)
+            photos, cache = order_photos(task, manifest, "train"), find_cache_folder(settings)
+            targets = ask_teachers(settings.teacher, settings.teacher_weight, manifest, photos, cache)
             train = replace(train, targets=targets)
     check_agreement(fabric, "--data", (manifest.fingerprint, len(train)))
     say_first(fabric, loaded.describe())
     for split in SPLITS:
-        chosen = manifest.of(split)
-        counts = ", ".join(f"{sum(p.label == c for p in chosen)} {c}" for c in manifest.class_names)
+        chosen = task.choose_photos(manifest, split)
+        counts = task.describe_photos(chosen, contract.class_names)
         say_first(fabric, f"data: {split:<5} {len(chosen)} photos ({counts})")
-    model = ImageModel(network, contract)
     if loaded.folded:
         images, _ = train[range(min(PHOTOS, len(train)))]
         refit_batch_norms(model, images)

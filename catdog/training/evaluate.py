@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catdog.classifier import EMBEDDED
+from catdog.contract import WEIGHTS_NAME
 from catdog.edge import edge
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.files import check_output_folder
+from catdog.onnx_model import EMBEDDED
 from catdog.progress import show_progress
-from catdog.sources.names import is_object_uri
+from catdog.sources.names import check_apart, is_object_uri
 from catdog.text import printable
 
 _HELP: Final = """Measure a model on photos whose class is known.
@@ -35,12 +36,14 @@ and archives with class folders, Kaggle's names or Oxford-IIIT Pet's layout.
 Numbers come with their 95% intervals: Wilson's for proportions, else a bootstrap of 1,000 resamples in which copies of
 a picture stay together. Tables go to stderr, the headline as a line of JSON to stdout. --out also writes
 metrics.json, predictions.csv, charts (confusion, roc, pr, reliability, coverage) and contact sheets of the most
-confident mistakes and the least sure answers.
+confident mistakes and the least sure answers; with --explain, these show what spoke for each answer. A detector is
+measured by its boxes: average precision as COCO's program has it, missed heads and false boxes, and sheets of both.
 
 \b
 Examples:
   catdog evaluate embedded data
   catdog evaluate runs/first data --split val --out evaluation
+  catdog evaluate embedded data --float
   catdog evaluate model.onnx my-photos.zip more-photos/ --out evaluation > headline.json
 
 \b
@@ -59,6 +62,7 @@ _NAMES: Final = {
 }
 """The headline: keys in ``metrics.json`` and what the table calls them."""
 _SHARES: Final = ("accuracy", "precision", "recall", "f1")  # shown in per cent
+_CHECKOUT: Final = Path(__file__).parents[2]  # where this is one, and not an installed package
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -76,12 +80,27 @@ def main(
         Literal["train", "val", "test", "all"] | None,
         typer.Option(help="The photos to use. Default: test of a dataset, all of raw photos.", show_default=False),
     ] = None,
+    floats: Annotated[
+        bool,
+        typer.Option("--float", help="Measure float weights: a run folder's, or of a checkout those of embedded."),
+    ] = False,
+    task: Annotated[
+        Literal["classify", "detect"] | None,
+        typer.Option(help="Which of the embedded models. Default: the classifier.", show_default=False),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show on the contact sheets where the model looked. Needs --out.")
+    ] = False,
 ) -> None:
     _check_paths(model, sources)
+    opened_from = str(find_float_weights(model)) if floats else model
+    if explain and out is None:
+        raise SettingsError("--explain draws on the contact sheets; give --out for them")
     # Imported after the checks, since torch takes seconds, which --help and a typo need not wait for.
     from catdog.training.evaluation import (
         PREDICTIONS_NAME,
         answer_chosen,
+        check_evidence,
         choose_photos,
         evaluate,
         open_model,
@@ -89,28 +108,65 @@ def main(
     )
 
     if out is not None:
+        check_apart("--out", out, sources)
         check_output_folder("--out", out, [PREDICTIONS_NAME])
-        try:  # before the minutes that its contents take
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"--out {out}: no folder can be made there ({error.strerror})") from error
-    opened = open_model(model)
+    opened: Any = open_model(opened_from, task)  # a model of the task that its contract names
+    name = f"{model} --float" if floats else model
+    if opened.contract.task == "detect":
+        _measure_detector(name, opened, sources, split, out)
+        return
+    if explain:
+        check_evidence(model, opened)
     with TemporaryDirectory(prefix="catdog-") as scratch:
         with show_progress("checked") as progress:
             chosen = choose_photos(sources, split, opened.contract, Path(scratch), progress)
         with show_progress("answered") as progress:
-            probabilities = answer_chosen(model, opened, chosen, progress)
+            probabilities = answer_chosen(name, opened, chosen, progress)
         with show_progress("drew", "resamples") as progress:
-            metrics = evaluate(model, opened.contract, chosen, probabilities, progress=progress)
+            metrics = evaluate(name, opened.contract, chosen, probabilities, progress=progress)
         if out is not None:
-            write_evaluation(metrics, opened.contract, chosen, probabilities, out)
+            looking = opened if explain else None
+            write_evaluation(metrics, opened.contract, chosen, probabilities, out, looking)
     _print_tables(Console(stderr=True, highlight=False), metrics)
     typer.echo(json.dumps(_make_headline(metrics) | {"out": None if out is None else str(out)}))
 
 
+def _measure_detector(name: str, opened: Any, sources: list[str], split: Any, out: Path | None) -> None:
+    from catdog.training.detection_report import evaluate_detector, format_boxes, write_detection
+    from catdog.training.evaluation import choose_photos
+
+    with TemporaryDirectory(prefix="catdog-") as scratch:
+        with show_progress("checked") as progress:
+            chosen = choose_photos(sources, split, opened.contract, Path(scratch), progress)
+        with show_progress("answered") as progress:
+            metrics, found = evaluate_detector(name, opened, chosen, progress)
+        if out is not None:
+            write_detection(metrics, found, opened.contract, chosen, out)
+    typer.echo(format_boxes(f"{name} on {chosen.part} of {chosen.name}", metrics), err=True)
+    if metrics["trained_on_some"]:
+        typer.echo("warning: the model was trained on some of these photos, so it looks better than it is", err=True)
+    typer.echo(json.dumps(metrics | {"out": None if out is None else str(out)}))
+
+
+def find_float_weights(model: str, checkout: Path = _CHECKOUT) -> Path:
+    """Return where the float weights of a MODEL lie: a run folder, its model.safetensors, or "embedded".
+
+    Raises ModelError where it has none, as the embedded model in a wheel, which holds the int8 file alone.
+    """
+    path = checkout / "models" / EMBEDDED if model == EMBEDDED else Path(model)
+    if path.name.endswith(".safetensors") or (path / WEIGHTS_NAME).is_file():
+        return path
+    if model == EMBEDDED:
+        raise ModelError(
+            f"{EMBEDDED} --float: its float weights are not part of the installed package; name their folder, which is "
+            f"models/{EMBEDDED} in a checkout of catdog"
+        )
+    raise ModelError(f"{model} --float: has no float weights; name a run folder with {WEIGHTS_NAME}, or that file")
+
+
 def _check_paths(model: str, sources: Sequence[str]) -> None:
-    if model != EMBEDDED and not is_object_uri(model) and not Path(model).exists():
-        raise ModelError(f"{model}: no such run folder, model.safetensors or .onnx file")
+    if not model or (model != EMBEDDED and not is_object_uri(model) and not Path(model).exists()):
+        raise ModelError(f"{model or repr(model)}: no such run folder, model.safetensors or .onnx file")
     for source in sources:
         if not is_object_uri(source) and not Path(source).exists():
             raise DataError(f"{source}: no such file or folder")

@@ -13,20 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.models import ResNet
 
-from catdog.classifier import EMBEDDED, load
+from catdog.classifier import Classifier, load
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, Cell, contact_sheet
-from catdog.contract import NEITHER, WEIGHTS_NAME, Contract
+from catdog.contract import NEITHER, WEIGHTS_NAME, Contract, Task
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.report import REPORT_NAME
+from catdog.detection.detector import load_detector
 from catdog.errors import DataError, ModelError, SettingsError
+from catdog.explain import draw_heat, find_heat
 from catdog.files import write_csv, write_text
+from catdog.image import JPEG_MARGIN, open_sized_photo, resize
+from catdog.onnx_model import EMBEDDED, OtherTaskError
 from catdog.prediction import decide
 from catdog.training import charts
 from catdog.training.calibration import find_pets
+from catdog.training.detection import Model as BoxModel
 from catdog.training.metrics import (
     RESAMPLES,
     estimate_intervals,
@@ -62,15 +70,26 @@ class ChosenPhotos:
         return torch.tensor([class_names.index(photo.label) for photo in self.photos])
 
 
-def open_model(name: str) -> Model:
+def open_model(name: str, task: Task | None = None) -> Model | BoxModel:
     """Open ``embedded``, an .onnx file, a run folder or its model.safetensors; raises ModelError or ContractError.
 
     Of a run folder, torch answers with the trained weights; without them ONNX Runtime does, as for ``catdog.load``.
+    ``task``: which of the embedded models it is, by default the classifier; another model's own task has to be it.
     """
     path = Path(name)
     if name == EMBEDDED or path.suffix == ".onnx" or (path.is_dir() and not (path / WEIGHTS_NAME).exists()):
-        return load(name)
-    return load_checkpoint(name).to("cuda" if torch.cuda.is_available() else "cpu")
+        if task == "detect":
+            return load_detector(name)
+        try:
+            return load(name)
+        except OtherTaskError:
+            if task is not None:
+                raise
+            return load_detector(name)
+    model = load_checkpoint(name)
+    if task not in (None, model.contract.task):
+        raise ModelError(f"{name}: is a model for --task {model.contract.task}")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_photos(
@@ -79,7 +98,8 @@ def choose_photos(
     """Choose the photos of a dataset's split, by default ``test``, or raw photos, by default all of them.
 
     Raw photos become a dataset in ``scratch`` first. Raises DataError: nothing usable, no photo in the split, or other
-    classes than the contract's (a model that knows "neither" can do without photos of it).
+    classes than the contract's (a model that knows "neither" can do without photos of it). A detector's photos are
+    those whose boxes somebody marked, and those of "neither".
     """
     left_out: dict[str, int] = {}
     if len(sources) == 1 and is_dataset(sources[0]):
@@ -93,10 +113,14 @@ def choose_photos(
         part = part or "all"
     name = ", ".join(map(str, sources))
     given, known = set(manifest.class_names), set(contract.class_names)
+    if contract.task == "detect":
+        given -= {NEITHER}
     if given - known or known - given - {NEITHER}:
         theirs, ours = (", ".join(names) for names in (manifest.class_names, contract.class_names))
         raise DataError(f"{name}: photos of {theirs}, but the model answers {ours}; give photos of its classes")
     photos = manifest.photos if part == "all" else manifest.of(part)
+    if contract.task == "detect":
+        photos = [photo for photo in photos if photo.boxes is not None or photo.label == NEITHER]
     if not photos:
         raise DataError(f"{name}: no photo in the {part} split; choose another one with --split")
     return ChosenPhotos(name, manifest, part, photos, left_out)
@@ -162,16 +186,44 @@ def _measure_answers(contract: Contract, chosen: ChosenPhotos, probabilities: Te
         refusal = measure_refusal(probabilities[:, names.index(NEITHER)], ~kept, verdicts, clusters)
     own = [cluster for cluster, is_kept in zip(clusters, kept.tolist(), strict=True) if is_kept]
     marks = [contract.threshold, *THRESHOLDS]
-    at, *coverage = measure_coverage(probabilities[kept], labels[kept], marks, own) if own else [None]
+    at, *coverage = measure_coverage(probabilities[kept], labels[kept], contract, marks, own) if own else [None]
     return {"at_threshold": at, "coverage": coverage, "neither_threshold": contract.neither_threshold} | {
         "neither": refusal
     }
 
 
+def check_evidence(name: str, model: Model) -> None:
+    """Raise ModelError, with the user's ``name`` of the model, unless it says where it looked."""
+    if isinstance(model, Classifier):
+        model.check_evidence()
+    elif not isinstance(model.network, ResNet):
+        raise ModelError(f"{name}: a {model.contract.arch} can't show where it looked; a ResNet can")
+
+
+def draw_evidence(model: Model, path: Path, shown: int) -> Image.Image:
+    """Return a photo that is bright and coloured where the model saw evidence for class ``shown``."""
+    image, size = open_sized_photo(path, at_least=JPEG_MARGIN * model.contract.resized)
+    pixels = resize(image, model.contract, size)[np.newaxis]
+    if isinstance(model, Classifier):
+        _, evidence = model.evidence(pixels)
+    else:
+        with torch.inference_mode():
+            evidence = model.evidence(torch.tensor(pixels, device=model.mean.device)).float().cpu().numpy()
+    return draw_heat(image, find_heat(evidence[0], shown), model.contract)
+
+
 def write_evaluation(
-    metrics: dict[str, Any], contract: Contract, chosen: ChosenPhotos, probabilities: Tensor, out: Path
+    metrics: dict[str, Any],
+    contract: Contract,
+    chosen: ChosenPhotos,
+    probabilities: Tensor,
+    out: Path,
+    looking: Model | None = None,
 ) -> None:
-    """Write all files into ``out``, over those of an earlier evaluation. Raises SettingsError."""
+    """Write all files into ``out``, over those of an earlier evaluation. Raises SettingsError.
+
+    ``looking``: a model that ``check_evidence`` passes; the contact sheets then show where it looked.
+    """
     names, labels = contract.class_names, chosen.index_labels(contract.class_names)
     title = f"{metrics['photos']} photos ({chosen.part})"
     try:
@@ -187,27 +239,24 @@ def write_evaluation(
             kept = find_pets(labels, names)
             marks = [*metrics["coverage"], metrics["at_threshold"]]
             charts.draw_coverage(
-                probabilities[kept], labels[kept], marks, f"Coverage and error, {title}", out / "coverage.png"
+                probabilities[kept], labels[kept], contract, marks, f"Coverage and error, {title}", out / "coverage.png"
             )
-        confidence, answers = probabilities.max(1)
-        is_right = (answers == labels).tolist()
-        cells = [
-            Cell(
-                chosen.manifest.root / photo.path,
-                f"{photo.label}, answered {names[answer]} {sure:.1%}",
-                photo.path,
-                BLUE if right else ORANGE,
-            )
-            for photo, answer, sure, right in zip(
-                chosen.photos, answers.tolist(), confidence.tolist(), is_right, strict=True
-            )
-        ]
-        order = confidence.argsort(stable=True).tolist()
-        wrong = [cells[i] for i in reversed(order) if not is_right[i]]
-        shown = f"the {MOST} most confident of " if len(wrong) > MOST else ""
-        contact_sheet(wrong, f"Mistakes: {shown}{len(wrong)} in {title}", out / "mistakes.png")
-        sure = f"threshold {contract.threshold:g}"
-        contact_sheet([cells[i] for i in order], f"The least sure answers in {title}, {sure}", out / "least_sure.png")
+        confidence, answers = (part.tolist() for part in probabilities.max(1))
+
+        def make_cell(i: int) -> Cell:
+            photo, answer = chosen.photos[i], names[answers[i]]
+            path = chosen.manifest.root / photo.path
+            shown = path if looking is None else draw_evidence(looking, path, answers[i])
+            colour = BLUE if answer == photo.label else ORANGE
+            return Cell(shown, f"{photo.label}, answered {answer} {confidence[i]:.1%}", photo.path, colour)
+
+        order = sorted(range(len(confidence)), key=confidence.__getitem__)
+        wrong = [i for i in reversed(order) if names[answers[i]] != chosen.photos[i].label]
+        most = f"the {MOST} most confident of " if len(wrong) > MOST else ""
+        heading = f"Mistakes: {most}{len(wrong)} in {title}"
+        contact_sheet([make_cell(i) for i in wrong[:MOST]], heading, out / "mistakes.png")
+        heading = f"The least sure answers in {title}, threshold {contract.threshold:g}"
+        contact_sheet([make_cell(i) for i in order[:MOST]], heading, out / "least_sure.png")
     except OSError as error:
         raise SettingsError(f"--out {out}: can't be written ({error.strerror or error})") from error
 

@@ -9,13 +9,19 @@ from typing import TypeVar
 from catdog.progress import show_progress
 
 Row = dict[str, float]
-"""One epoch: epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, photos_per_second."""
+"""One epoch: epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, photos_per_second.
+
+Of a detector, ``overlap`` stands for ``accuracy``: how well its boxes fit where there is one. Then come val_ap50,
+val_ap75 and val_ap, the average precisions."""
 T = TypeVar("T")
 
 
 def score_epoch(row: Row) -> float:
-    """Return the number by which epochs are compared: validation accuracy, and between equal ones the lower loss."""
-    return row["val_accuracy"] - 1e-4 * min(row["val_loss"], 1)
+    """Return the number by which epochs are compared: validation accuracy, and between equal ones the lower loss.
+
+    A detector's are compared by its average precision.
+    """
+    return row["val_ap" if "val_ap" in row else "val_accuracy"] - 1e-4 * min(row["val_loss"], 1)
 
 
 def format_metrics(values: Row) -> str:

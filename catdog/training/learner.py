@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -15,6 +15,7 @@ from catdog.training.data import Batch, Prepared, make_loader, make_plain_batche
 from catdog.training.phases import Phase, freeze_all_but, new_optimizer
 from catdog.training.processes import Shard, sum_over_processes
 from catdog.training.settings import Settings
+from catdog.training.tasks import Task, find_task
 
 
 class Learner:
@@ -33,8 +34,10 @@ class Learner:
             self.average = AveragedModel(phase.module, multi_avg_fn=self._move_average, use_buffers=True)
             self.average.requires_grad_(False)
         self._averaged = 0
-        self.sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)
-        classes = int(max(phase.train.labels)) + 1
+        self.task = find_task(settings)
+        self.contract = prepared.contract
+        self.sums = torch.zeros(4, dtype=torch.float64, device=fabric.device)
+        classes = len(prepared.contract.class_names)
         mixes = [
             mix(alpha=alpha, num_classes=classes)
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
@@ -46,12 +49,12 @@ class Learner:
         """Learn from a batch at ``factor`` times the peak learning rates; return the loss, (), on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        images, labels = (tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
-        inputs, targets = self.phase.prepare(images), labels
+        images, wanted = (tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
+        inputs, targets = self.phase.prepare(images, wanted)
         if self._mix is not None:
-            inputs, targets = self._mix(inputs, labels)
-        logits = self.module(inputs).float()
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
+            inputs, targets = self._mix(inputs, targets)
+        outputs = self.module(inputs).float()
+        loss, measured, count = self.task.compare(outputs, targets, self.settings, False)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         if clip := self.settings.clip_norm:  # what isn't finite is left to the scaler, or to the check of the loss
@@ -61,28 +64,36 @@ class Learner:
             self.average.update_parameters(self.phase.module)
             self._averaged += 1
         detached = loss.detach()
-        likeliest = targets if targets.ndim == 1 else targets.argmax(1)
-        right = (logits.detach().argmax(1) == likeliest).sum()
-        self.sums += torch.stack([detached * len(labels), right, torch.full_like(detached, len(labels))])
+        self.sums += self._sum(detached, len(images), measured, count)
         return detached
 
-    def validate(self) -> tuple[float, float]:
-        """Return cross-entropy and accuracy, over all processes, of the weights that would be served now."""
+    def _sum(self, loss: Tensor, photos: int, measured: Tensor, count: Tensor) -> Tensor:
+        """Return what is added to ``sums``: the loss times photos, photos, the task's measure times its count, that."""
+        return torch.stack([loss * photos, torch.full_like(loss, photos), measured.to(loss), count.to(loss)])
+
+    def validate(self) -> dict[str, float]:
+        """Return val_loss, val_NAME of the task's measure, and what else it scores, over all processes.
+
+        They are of the weights that would be served now.
+        """
         module = self.phase.module if self.average is None else self.average.module
         _share_buffers(self.fabric, module)
         sums = torch.zeros_like(self.sums)
         shard = Shard(self.fabric.global_rank, self.fabric.world_size)
         batches = make_plain_batches(len(self.phase.val), self.settings.batch_size, shard)
+        scorer = self.task.new_scorer(self.contract)
         module.eval()
         with torch.inference_mode(), self.fabric.autocast():
-            for images, labels in make_loader(self.phase.val, batches, self.settings):
-                logits = module(self.phase.prepare_val(images.to(self.fabric.device))).float()
-                truth = labels.to(self.fabric.device)
-                loss = F.cross_entropy(logits, truth, reduction="sum")
-                sums += torch.stack([loss, (logits.argmax(1) == truth).sum(), torch.full_like(loss, len(labels))])
+            for images, wanted in make_loader(self.phase.val, batches, self.settings):
+                outputs = module(self.phase.prepare_val(images.to(self.fabric.device))).float()
+                targets = wanted.to(self.fabric.device)
+                loss, measured, count = self.task.compare(outputs, targets, self.settings, True)
+                sums += self._sum(loss, len(images), measured, count)
+                if scorer is not None:
+                    scorer.add(outputs, targets)
         freeze_all_but(self.network, self.phase.learning)
-        summed, right, photos = sum_over_processes(self.fabric, sums)
-        return summed / photos, right / photos
+        scores = {} if scorer is None else {f"val_{name}": score for name, score in scorer.compute().items()}
+        return name_sums("val", self.task, sum_over_processes(self.fabric, sums)) | scores
 
     def copy_served(self) -> dict[str, Tensor]:
         """Return the tensors that would be served now, the average's where there is one, copied to the CPU."""
@@ -120,6 +131,12 @@ class Learner:
                 average.lerp_(current, weight)
             else:
                 average.copy_(current)
+
+
+def name_sums(part: str, task: Task, sums: Sequence[float]) -> dict[str, float]:
+    """Return the mean loss and the task's measure by their names in the history; ``sums`` as in ``Learner.sums``."""
+    loss, photos, measured, count = sums
+    return {f"{part}_loss": loss / photos, f"{part}_{task.measure}": measured / max(1.0, count)}
 
 
 def _share_buffers(fabric: Fabric, module: nn.Module) -> None:

@@ -26,7 +26,7 @@ from catdog.errors import TrainingError, TrainingStopped
 from catdog.training.checkpoint import Checkpoint, StopRequest, handle_signals
 from catdog.training.data import Prepared, make_loader, make_training_batches, set_seed
 from catdog.training.history import Row, score_epoch, show_steps
-from catdog.training.learner import Learner
+from catdog.training.learner import Learner, name_sums
 from catdog.training.phases import learning_rate_factor, remaining_phases
 from catdog.training.processes import Shard, check_agreement, say_first, sum_over_processes
 from catdog.training.settings import Settings
@@ -42,8 +42,8 @@ class LoopState:
     """How many epochs are finished."""
     step: int = 0
     """How many steps of the next epoch are finished."""
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """The unfinished epoch's loss times photos, right answers, and photos."""
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    """The unfinished epoch's ``Learner.sums``."""
     history: list[Row] = field(default_factory=list)
     best: float = -math.inf
     """The best epoch's score."""
@@ -60,7 +60,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     record: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
-    """Train, and leave the tensors of the best epoch (highest validation accuracy, then lowest loss) in the model.
+    """Train, and leave the tensors of the best epoch (see ``score_epoch``) in the model.
 
     ``checkpoint``: where to go on from and to write to. ``record`` gets all epochs' rows after each one, on the first
     process; what it raises ends the run. Returns these rows. Raises TrainingError when the loss is no longer finite,
@@ -115,7 +115,7 @@ def _train_epoch(
     steps, before, started = len(batches), state.step, time.monotonic()
     photos = len(batches[0]) * shard.world
     every = 1 if fabric.device.type == "cpu" else STEPS_BETWEEN_CHECKS
-    learner.sums.copy_(learner.sums.new_tensor(state.sums if shard.rank == 0 else [0.0, 0.0, 0.0]))
+    learner.sums.copy_(learner.sums.new_tensor(state.sums if shard.rank == 0 else [0.0] * 4))
     shown = f"{phase.name}epoch {state.epoch + 1}/{settings.frozen_epochs + settings.epochs}"
     todo = make_loader(phase.train, batches[before:], settings)
 
@@ -137,15 +137,14 @@ def _train_epoch(
         if stop:
             raise _make_stop(fabric, request, state, checkpoint)
     seconds = time.monotonic() - started
-    loss, right, seen = sum_over_processes(fabric, learner.sums)
-    val_loss, val_accuracy = learner.validate()
+    trained = name_sums("train", learner.task, sum_over_processes(fabric, learner.sums))
+    validated = learner.validate()
+    val_loss = validated["val_loss"]
     _check_finite(val_loss, state, settings)
     row: Row = {
         "epoch": state.epoch + 1,
-        "train_loss": loss / seen,
-        "train_accuracy": right / seen,
-        "val_loss": val_loss,
-        "val_accuracy": val_accuracy,
+        **trained,
+        **validated,
         "lr": factor(steps - 1) * max(group["peak"] for group in learner.optimizer.param_groups),
         "photos_per_second": (steps - before) * photos / seconds,
     }
@@ -153,7 +152,7 @@ def _train_epoch(
     if phase.whole:
         state.stale = 0 if val_loss < state.lowest_loss else state.stale + 1
         state.lowest_loss = min(val_loss, state.lowest_loss)
-    state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+    state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0] * 4
 
 
 def _check_finite(loss: float, state: LoopState, settings: Settings) -> None:

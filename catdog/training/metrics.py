@@ -2,8 +2,9 @@
 
 Everywhere: ``probabilities`` float (N, C), each row in [0, 1] and summing to 1; ``labels`` int64 (N,), indices into the
 class names; N >= 1. ``clusters`` (N,) are ``Photo.cluster``: copies of a picture share one, and are no independent
-evidence, so every interval counts a cluster as one trial. Without them, each photo is its own. A photo's confidence is
-its largest probability. What is undefined (the recall of a class without photos, a ROC-AUC of one class) is None.
+evidence, so every interval takes a cluster as a whole (``count_trials``). Without them, each photo is its own. A
+photo's confidence is its largest probability. What is undefined (the recall of a class without photos, a ROC-AUC of one
+class) is None.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from catdog.contract import NEITHER, UNSURE
+from catdog.contract import NEITHER, UNSURE, Contract
+from catdog.prediction import rank_answers
 
 Z_95 = 1.959964  # standard normal quantile of a two-sided 95% interval
 RESAMPLES: Final = 1000  # of the bootstrap; enough for the 2.5% quantiles (Efron & Tibshirani 1993, section 14.3)
@@ -106,7 +108,7 @@ def estimate_intervals(
     Accuracy, and precision and recall by class, are proportions: Wilson's interval. All of ``summarise``: percentile
     bootstrap (Efron & Tibshirani 1993, section 13.3), in which a cluster is drawn as a whole. Where all resamples give
     the same number, which says nothing about other photos, a share gets Wilson's interval for as many trials as the
-    rarest class has clusters, and any other number gets none. About 3 ms a resample of 2,000 photos.
+    class with the fewest has, and any other number gets none. About 3 ms a resample of 2,000 photos.
     """
     answers, cluster = probabilities.argmax(1), _number_clusters(clusters, len(labels))
     is_right, count = answers == labels, int(cluster.max()) + 1
@@ -119,7 +121,7 @@ def estimate_intervals(
             samples.append(summarise(probabilities[rows], labels[rows], len(class_names)))
             if progress:
                 progress(done + 1, resamples)
-    fewest = min(len(torch.unique(cluster[labels == c])) for c in torch.unique(labels))
+    fewest = min(count_trials(cluster[labels == c]) for c in torch.unique(labels))
 
     def bound(name: str) -> list[float] | None:
         defined = torch.tensor([s[name] for s in samples if not math.isnan(s[name])], dtype=torch.float64)
@@ -143,28 +145,45 @@ def estimate_intervals(
     }
 
 
-def count_answered(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def find_answers(probabilities: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
+    """Return each photo's likeliest class, and up to which threshold it is the answer, as ``decide`` has it.
+
+    Both (N,), int64 and float64. The threshold is the confidence; -inf where the photo is answered at none: as it is
+    called "neither", which ``measure_refusal`` looks into, or would be with a little more certainty.
+    """
+    answers, reach = map(torch.from_numpy, rank_answers(probabilities.numpy(), contract))
+    if NEITHER in contract.class_names:
+        reach[answers == contract.class_names.index(NEITHER)] = -math.inf
+    return answers, reach
+
+
+def count_answered(probabilities: Tensor, labels: Tensor, contract: Contract) -> tuple[Tensor, Tensor, Tensor]:
     """Return what each possible threshold leaves: confidence float64 (K,), rising and distinct; photos and wrong, (K,).
 
-    ``photos[k]`` have a confidence of at least ``confidence[k]``, and ``wrong[k]`` of those are answered wrongly.
+    ``photos[k]`` are answered at the threshold ``confidence[k]``, and ``wrong[k]`` of those wrongly. K is 0 where no
+    photo is answered at any.
     """
-    # float64, as catdog.prediction compares a float32 probability with a threshold.
-    confidence, which = torch.unique(probabilities.double().amax(1), return_inverse=True)
-    wrong = probabilities.argmax(1) != labels
+    answers, reach = find_answers(probabilities, contract)
+    able = reach.isfinite()
+    confidence, which = torch.unique(reach[able], return_inverse=True)
     counts = torch.bincount(which, minlength=len(confidence))
-    errors = torch.bincount(which, weights=wrong.double(), minlength=len(confidence)).long()
+    errors = torch.bincount(which, weights=(answers != labels)[able].double(), minlength=len(confidence)).long()
     return confidence, *(part.flip(0).cumsum(0).flip(0) for part in (counts, errors))
 
 
 def measure_coverage(
-    probabilities: Tensor, labels: Tensor, thresholds: Sequence[float], clusters: Clusters = None
+    probabilities: Tensor, labels: Tensor, contract: Contract, thresholds: Sequence[float], clusters: Clusters = None
 ) -> list[dict[str, Any]]:
-    """Return a row for each threshold: how many photos are answered (not "unsure"), and how many of those wrongly."""
-    confidence, is_wrong = probabilities.double().amax(1), probabilities.argmax(1) != labels
+    """Return a row for each threshold: how many photos are answered with a class, and how many of those wrongly.
+
+    What is "unsure" or called "neither" is not.
+    """
+    answers, reach = find_answers(probabilities, contract)
+    is_wrong = answers != labels
     cluster = _number_clusters(clusters, len(labels))
     rows = []
     for threshold in thresholds:
-        kept = confidence >= threshold
+        kept = reach >= threshold
         photos, errors = int(kept.sum()), int(is_wrong[kept].sum())
         rows.append(
             {
@@ -242,12 +261,27 @@ def measure_groups(
     return {name: _count_right(is_right[chosen], cluster[chosen]) for name, chosen in inside.items()}
 
 
-def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
-    """Return the 95% interval of a proportion, [0, 1] (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1)."""
+def count_trials(cluster: Tensor) -> float:
+    """Return how many independent photos are worth as much as these, int64 (n,), n >= 1: n^2 / sum of (cluster size)^2.
+
+    It is the number of clusters where all are of one size. This is Kish's effective sample size (Kish 1965, Survey
+    Sampling, sections 5.4 and 11.7) for copies that are all answered alike, and gives the variance of a share that the
+    bootstrap by clusters has.
+    """
+    sizes = torch.unique(cluster, return_counts=True)[1].double()
+    return (sizes.sum() ** 2 / sizes.square().sum()).item()
+
+
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
+    """Return the 95% interval of a proportion, [0, 1] (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1).
+
+    ``trials`` > 0 need not be whole, nor need ``successes`` in [0, trials]. At 0 of them the interval begins with
+    exactly 0, where rounding would give 1e-17, and at all of them it ends with exactly 1.
+    """
     p, z2 = successes / trials, Z_95**2
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z_95 / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
 
 
 def format_table(name: str, values: dict[str, Any]) -> str:
@@ -294,11 +328,14 @@ def _count_right(is_right: Tensor, cluster: Tensor) -> dict[str, Any]:
 
 
 def _proportion(hits: Tensor, cluster: Tensor) -> list[float] | None:
-    """Return Wilson's interval of the share of ``hits``, bool (n,), with a trial for each cluster; None for n = 0."""
-    trials = len(torch.unique(cluster))
-    if not trials:
+    """Return Wilson's interval of the share of ``hits``, bool (n,), for as many trials as ``cluster`` is worth.
+
+    None for n = 0.
+    """
+    if not len(hits):
         return None
-    return list(wilson_interval(int(hits.sum()) * trials / len(hits), trials))
+    trials = count_trials(cluster)
+    return list(wilson_interval(hits.double().mean().item() * trials, trials))
 
 
 def _mean(values: Sequence[float]) -> float:

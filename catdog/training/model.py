@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, get_model
 
 from catdog.ahead import batches_ahead
-from catdog.classifier import BATCH_SIZE, Classifier
+from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
 from catdog.errors import ModelError
 from catdog.files import replace_file, write_text
 from catdog.image import load_pixels
-from catdog.training.settings import ARCHS
+from catdog.onnx_model import BATCH_SIZE
+from catdog.training.settings import ARCHS, STAGES
 
 CNN_CHANNELS: Final = (32, 64, 128, 256)
 CNN_HIDDEN: Final = 128  # units between the features and the logits
@@ -148,6 +149,16 @@ def new_network(arch: str, class_count: int, dropout: float = 0.0) -> Any:  # to
     return network.to(memory_format=torch.channels_last)
 
 
+def new_model(contract: Contract, dropout: float = 0.0) -> ImageModel:
+    """Return a randomly initialised network of the contract's architecture and task, in its served form."""
+    network = new_network(contract.arch, len(contract.class_names), dropout)
+    if contract.task == "classify":
+        return ImageModel(network, contract)
+    from catdog.training.detector import DetectionModel, Detector  # which build on this module
+
+    return DetectionModel(Detector(network, len(contract.class_names)), contract)
+
+
 def split_network(network: ResNet, learning: Collection[str]) -> tuple[nn.Sequential, nn.Sequential]:
     """Split the network in two that share its tensors: the part before the first layer that learns, and the rest.
 
@@ -166,9 +177,9 @@ def split_network(network: ResNet, learning: Collection[str]) -> tuple[nn.Sequen
 
 
 def find_stage(tensor_name: str) -> str:
-    """Return the stage that a tensor of a ResNet's state dict belongs to."""
+    """Return the stage that a tensor of a ResNet's or a detector's state dict belongs to."""
     first = tensor_name.split(".", 1)[0]
-    return {"conv1": "stem", "bn1": "stem", "fc": "head"}.get(first, first)
+    return {"conv1": "stem", "bn1": "stem"}.get(first, first if first in STAGES else "head")
 
 
 def fingerprint_weights(state: dict[str, Tensor]) -> str:
@@ -199,14 +210,14 @@ def load_checkpoint(path: str | Path) -> ImageModel:
     weights = Path(path) / WEIGHTS_NAME if Path(path).is_dir() else Path(path)
     state = read_weights(weights)
     contract = Contract.read(weights.with_name(CONTRACT_NAME))
-    network = new_network(contract.arch, len(contract.class_names))
+    model = new_model(contract)
     try:
-        network.load_state_dict(state)
+        model.network.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"{weights}: not the {contract.arch} that {CONTRACT_NAME} beside it describes") from error
     if contract.model_fingerprint != fingerprint_weights(state):
         raise ModelError(f"{weights}: the weights are not those that {CONTRACT_NAME} was written for")
-    return ImageModel(network, contract).eval()
+    return model.eval()
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

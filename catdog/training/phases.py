@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from catdog.errors import SettingsError, TrainingError
-from catdog.training.augment import augment
-from catdog.training.data import Examples, Prepared, make_loader, make_plain_batches, set_seed
+from catdog.training.data import Batch, Examples, Prepared, make_loader, make_plain_batches, set_seed
+from catdog.training.detector import Detector
 from catdog.training.model import ImageModel, find_stage, split_network
 from catdog.training.pixels import MappedArray
 from catdog.training.processes import Shard, say_first, share_folder
 from catdog.training.settings import STAGES, Settings
+from catdog.training.tasks import find_task
 
 REFERENCE_BATCH: Final = 64  # photos; ``lr`` is given for it and scaled linearly (Goyal et al. 2017, section 2.1)
 Schedule = Literal["constant", "cosine", "one_cycle"]
@@ -44,11 +45,11 @@ class Phase:
     learning: frozenset[str]
     """Names of the parameters that learn."""
     module: nn.Module
-    """Turns inputs, after ``prepare``, into logits."""
+    """Turns inputs, after ``prepare``, into outputs."""
     train: Examples
     val: Examples
-    prepare: Callable[[Tensor], Tensor]
-    """Turns a training batch, as it was read, into what ``module`` takes."""
+    prepare: Callable[[Tensor, Tensor], Batch]
+    """Turns a training batch, as it was read, into what ``module`` takes and should answer."""
     prepare_val: Callable[[Tensor], Tensor]
     """Does the same for validation."""
     whole: bool
@@ -64,7 +65,7 @@ class WholeNetwork(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn float pixels (N, 3, H, W) in [0, 255] into logits (N, C)."""
+        """Turn float pixels (N, 3, H, W) in [0, 255] into logits (N, C), or into what a Detector says."""
         return self.model.logits(images)
 
 
@@ -85,7 +86,7 @@ def remaining_phases(
             module=WholeNetwork(model),
             train=prepared.train,
             val=prepared.val,
-            prepare=partial(augment, settings=settings),
+            prepare=partial(find_task(settings).augment, settings=settings),
             prepare_val=to_floats,
             whole=True,
         )
@@ -94,6 +95,10 @@ def remaining_phases(
 def to_floats(images: Tensor) -> Tensor:
     """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W), in [0, 255]."""
     return images.permute(0, 3, 1, 2).float()
+
+
+def _to_float(features: Tensor, targets: Tensor) -> Batch:
+    return features.float(), targets
 
 
 def _make_frozen_phase(fabric: Fabric, prepared: Prepared, settings: Settings, scratch: Path) -> Phase:
@@ -111,7 +116,7 @@ def _make_frozen_phase(fabric: Fabric, prepared: Prepared, settings: Settings, s
         learning=learning,
         whole=False,
     )
-    ways: tuple[Callable[[Tensor], Tensor], ...] = (partial(augment, settings=settings), to_floats)
+    augment = partial(find_task(settings).augment, settings=settings)
     trunk, tail = split_network(model.network, learning) if isinstance(model.network, ResNet) else [nn.Sequential()] * 2
     shapes = [
         (len(part), *_measure_features(model, trunk, side))
@@ -119,9 +124,10 @@ def _make_frozen_phase(fabric: Fabric, prepared: Prepared, settings: Settings, s
     ]
     if not len(trunk) or sum(2 * math.prod(shape) for shape in shapes) > settings.cache_gb * 1e9:
         train, val = examples
-        return phase(module=WholeNetwork(model), train=train, val=val, prepare=ways[0], prepare_val=ways[1])
+        return phase(module=WholeNetwork(model), train=train, val=val, prepare=augment, prepare_val=to_floats)
     folder, shard = share_folder(fabric, scratch)
     computed = []
+    ways: tuple[Callable[[Tensor], Tensor], ...] = (lambda images: augment(images, images)[0], to_floats)
     for name, part, shape, way in zip(("train", "val"), examples, shapes, ways, strict=True):
         with fabric.rank_zero_first(local=True):
             if shard.rank == 0:
@@ -132,7 +138,7 @@ def _make_frozen_phase(fabric: Fabric, prepared: Prepared, settings: Settings, s
         computed.append(replace(part, inputs=features))
     fabric.barrier()
     train, val = computed
-    return phase(module=tail, train=train, val=val, prepare=Tensor.float, prepare_val=Tensor.float)
+    return phase(module=tail, train=train, val=val, prepare=_to_float, prepare_val=Tensor.float)
 
 
 def compute_features(
@@ -182,7 +188,11 @@ def _reserve(path: Path, size: int) -> None:
 def choose_learning_tensors(network: nn.Module, fresh: Collection[str], trainable_from: str | None) -> set[str]:
     """Return the names of the parameters that learn: the ``fresh`` ones and the stages from ``trainable_from`` on."""
     stages = STAGES[STAGES.index(trainable_from) :] if trainable_from else ()
-    return {name for name, _ in network.named_parameters() if name in fresh or find_stage(name) in stages}
+    chosen = {name for name, _ in network.named_parameters() if name in fresh or find_stage(name) in stages}
+    if isinstance(network, Detector):  # its batches are too small for batch norm's statistics
+        norms = (name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d))
+        chosen -= {f"{norm}.{part}" for norm in norms for part in ("weight", "bias")} - set(fresh)
+    return chosen
 
 
 def freeze_all_but(network: nn.Module, learning: Collection[str]) -> None:

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from catdog.contract import UNSURE, WEIGHTS_NAME, Contract
+from catdog.dataset import Split
 from catdog.dataset.report import REPORT_NAME
 from catdog.errors import SettingsError
-from catdog.files import check_output_folder, lock_folder, write_csv, write_text
+from catdog.files import check_output_folder, check_writable, lock_folder, write_csv, write_text
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_thresholds
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
-from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, prepare
+from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, order_photos, prepare
+from catdog.training.detection_report import measure_detector
 from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics
 from catdog.training.loop import fit
@@ -31,7 +33,12 @@ from catdog.training.metrics import format_table, measure
 from catdog.training.model import ImageModel, save_checkpoint
 from catdog.training.processes import is_first_process, silence_lightning, start_processes
 from catdog.training.settings import Settings
+from catdog.training.tasks import find_task
 
+QUALITY: Final = {"classify": ("photos", "accuracy", "f1"), "detect": ("photos", "boxes", "ap", "ap50", "ap75")}
+"""What of a run's metrics goes into the contract, by task."""
+SAID: Final = {"classify": ("accuracy", "precision", "recall", "f1"), "detect": ("ap", "ap50", "ap75")}
+"""What of them goes to stdout."""
 MARKS: Final = ("history.csv", "checkpoints/run.ckpt", "reports/find_lr.png")  # by which a run folder is known
 
 
@@ -48,8 +55,7 @@ def run_training(settings: Settings) -> None:
     if (output / WEIGHTS_NAME).exists() and not (folder / FILE_NAME).exists():  # else it was cut off while finishing
         raise SettingsError(f"--output {output}: already holds a finished run; give another folder or remove it")
     check_output_folder("--output", output, MARKS)
-    for flag, path in (("output", output), ("checkpoint-dir", folder)):
-        _check_writable(flag, path)
+    check_writable("--checkpoint-dir", folder)
     with (
         TemporaryDirectory(prefix="catdog-data-") as scratch,
         silence_lightning(),
@@ -79,22 +85,12 @@ def run_training(settings: Settings) -> None:
 
 
 def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Path, reports: Path, device: str) -> None:
-    """Fit temperature and threshold on validation photos, measure, and write the run folder."""
-    manifest, contract, model = prepared.manifest, prepared.contract, prepared.model
-    outputs = {"val": compute_logits(model, prepared.val, settings, device)}
-    logits, labels = outputs["val"]
-    temperature = fit_temperature(logits, labels)
-    contract = fit_thresholds(contract.with_(temperature=temperature), torch.softmax(logits / temperature, 1), labels)
-    if manifest.of("test"):
-        outputs["test"] = compute_logits(model, load_photos(manifest, "test", contract, settings), settings, device)
-    metrics: dict[str, Any] = {}
-    for split, (logits, labels) in outputs.items():
-        metrics[split] = measure(torch.softmax(logits / temperature, 1), labels, manifest.class_names)
-        say(format_table(split, metrics[split]))
-        matrix = metrics[split]["confusion_matrix"]
-        charts.draw_confusion_matrix(matrix, manifest.class_names, split, reports / f"confusion_{split}.png")
+    """Fit what the validation photos decide, measure, and write the run folder."""
+    manifest, model = prepared.manifest, prepared.model
+    measure_model = measure_detector if settings.task == "detect" else _measure_classifier
+    contract, metrics = measure_model(prepared, settings, reports, device)
     measured = "test" if "test" in metrics else "val"
-    quality = {f"{measured}_{k}": metrics[measured][k] for k in ("photos", "accuracy", "f1")}
+    quality = {f"{measured}_{k}": metrics[measured][k] for k in QUALITY[settings.task]}
     if (report := manifest.root / REPORT_NAME).exists():
         write_text(reports / "dataset.json", report.read_text(encoding="utf-8"))
     if rows:
@@ -110,7 +106,28 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
             export(output, onnx, manifest)
     finally:
         _say_what_was_written(output, reports, onnx, contract)
-    say_metrics({f"{s}_{k}": metrics[s][k] for s in metrics for k in ("accuracy", "precision", "recall", "f1")})
+    say_metrics({f"{s}_{k}": metrics[s][k] for s in metrics for k in SAID[settings.task]})
+
+
+def _measure_classifier(
+    prepared: Prepared, settings: Settings, reports: Path, device: str
+) -> tuple[Contract, dict[str, Any]]:
+    """Fit temperature and thresholds on validation photos; return the contract with them, and the splits' numbers."""
+    manifest, contract, model = prepared.manifest, prepared.contract, prepared.model
+    outputs: dict[Split, tuple[Tensor, Tensor]] = {"val": compute_logits(model, prepared.val, settings, device)}
+    logits, labels = outputs["val"]
+    temperature = fit_temperature(logits, labels)
+    contract = fit_thresholds(contract.with_(temperature=temperature), torch.softmax(logits / temperature, 1), labels)
+    if manifest.of("test"):
+        outputs["test"] = compute_logits(model, load_photos(manifest, "test", contract, settings), settings, device)
+    metrics: dict[str, Any] = {}
+    for split, (logits, labels) in outputs.items():
+        clusters = [photo.cluster for photo in order_photos(find_task(settings), manifest, split)]
+        metrics[split] = measure(torch.softmax(logits / temperature, 1), labels, manifest.class_names, clusters)
+        say(format_table(split, metrics[split]))
+        matrix = metrics[split]["confusion_matrix"]
+        charts.draw_confusion_matrix(matrix, manifest.class_names, split, reports / f"confusion_{split}.png")
+    return contract, metrics
 
 
 def _say_what_was_written(output: Path, reports: Path, onnx: Path, contract: Contract) -> None:
@@ -119,11 +136,12 @@ def _say_what_was_written(output: Path, reports: Path, onnx: Path, contract: Con
     models = f"{WEIGHTS_NAME} and {onnx.name}, with their" if exported else f"{WEIGHTS_NAME}, with its"
     say(f"wrote {output}: {models} contract and numbers; charts in {reports}")
     sure = f"under a confidence of {contract.threshold:.4g} its answer is {UNSURE}"
-    say(f"temperature {contract.temperature:.4g}; {sure}")
+    detects = contract.task == "detect"
+    say(f"boxes from {contract.threshold:.4g} on" if detects else f"temperature {contract.temperature:.4g}; {sure}")
     run = shlex.quote(str(output))
     if not exported:
         say(f"no {onnx.name} was written; make it: catdog export {run} --out {shlex.quote(str(onnx))}")
-    say(f"next: catdog predict photo.jpg --model {run}")
+    say(f"next: catdog {'detect' if detects else 'predict'} photo.jpg --model {run}")
 
 
 def compute_logits(
@@ -138,13 +156,3 @@ def compute_logits(
             labels.append(truth)
     model.to("cpu")
     return torch.cat(logits), torch.cat(labels)
-
-
-def _check_writable(flag: str, folder: Path) -> None:
-    """Raise SettingsError where nothing can be written, before hours of work; no folder is made."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:
-        with TemporaryDirectory(prefix=".catdog-", dir=existing):
-            pass
-    except OSError as error:
-        raise SettingsError(f"--{flag} {folder}: can't be written ({error.strerror})") from error

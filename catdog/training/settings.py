@@ -17,8 +17,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP, Contract, Interpolation, Resize
-from catdog.errors import SettingsError
+from catdog.contract import IMAGENET_MEAN, IMAGENET_STD, MIN_CROP, WEIGHTS_NAME, Contract, Interpolation, Resize, Task
+from catdog.errors import ModelError, SettingsError
+from catdog.sources.names import is_object_uri
 from catdog.text import first_line
 
 ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "cnn")
@@ -47,6 +48,28 @@ ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 """Defaults that an architecture has of its own; a config file or an argument wins over them."""
+TASK_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # The backbone knows cats and dogs; boxes need detail, and many looks at the few photos that have some.
+    "detect": {
+        "weights": "embedded",
+        "size": 320,
+        "resize": "letterbox",
+        "epochs": 60,
+        "trainable_from": "layer2",
+        "batch_size": 16,
+        "lr": 0.04,
+        "backbone_lr": 0.5,
+        "weight_decay": 1e-4,
+        "warmup": 0.1,
+        "label_smoothing": 0.0,
+        "dropout": 0.0,
+        "clip_norm": 10.0,
+        "ema": 0.998,
+        "rotation": 0.0,
+        "erase": 0.0,
+    },
+}
+"""Defaults that a task has of its own; they win over an architecture's."""
 
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
@@ -94,6 +117,7 @@ class Settings:
         None, f"where a run that was cut off goes on from; default OUTPUT/checkpoints, on SageMaker {CHECKPOINTS}"
     )
     checkpoint_minutes: float = _setting(10.0, "write a checkpoint this often, minutes, and after every epoch")
+    task: Task = _setting("classify", "classify: cat or dog? detect: a box around each pet's head")
     # network
     arch: str = _setting("resnet18", f"architecture: {', '.join(ARCHS)}")
     weights: str = _setting(
@@ -113,7 +137,10 @@ class Settings:
         "side of the training crops, px; 0: as --size. About 0.75 of --size is faster, and right as well: random crops "
         "magnify (Touvron et al. 2019, FixRes)",
     )
-    resize: Resize = _setting("stretch", "how a photo becomes a square: stretch, or short_side with a centre crop")
+    resize: Resize = _setting(
+        "stretch",
+        "how a photo becomes a square: stretch, or short_side with a centre crop; letterbox where --task is detect",
+    )
     interpolation: Interpolation = _setting("bilinear", "filter of that resize: bilinear, bicubic, lanczos")
     crop: float = _setting(1.0, "share of each side that the centre crop keeps, [0.01, 1]")
     # phases
@@ -175,6 +202,15 @@ class Settings:
         for f in fields(self):
             if choices := _get_choices(_get_types()[f.name]):
                 _require(getattr(self, f.name) in choices, f.name, f"must be one of {', '.join(choices)}")
+        is_detector = self.task == "detect"
+        _require(
+            (self.resize == "letterbox") == is_detector, "resize", "letterbox belongs to --task detect, which needs it"
+        )
+        if is_detector:
+            _require(self.arch != "cnn", "arch", "cnn can't find boxes; choose a resnet")
+            _require(self.crop == 1, "crop", "must be 1 where --task is detect")
+            for name in ("mixup", "cutmix", "rotation", "teacher", "label_smoothing"):
+                _require(not getattr(self, name), name, "can't be used where --task is detect")
 
     @property
     def crop_size(self) -> int:
@@ -187,20 +223,39 @@ class Settings:
         return max(self.size, math.ceil(self.crop_size * 4 / 3))
 
     def check_paths(self) -> None:
-        """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be."""
-        if self.data is None:
+        """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be.
+
+        Raises ModelError as ``check_models`` does.
+        """
+        if not self.data:
             raise SettingsError("--data is needed: a dataset made by catdog dataset, a folder of photos or an archive")
-        if self.output is None:
+        if not self.output:
             raise SettingsError("--output is needed: the run folder to write")
         for path in (self.data, self.validation, self.test):
             if path and "://" not in path and not Path(path).exists():
                 raise SettingsError(f"{path}: no such file or folder")
+        self.check_models()
+
+    def check_models(self) -> None:
+        """Raise ModelError where ``--weights`` or ``--teacher`` names what is not there, before any photo is read."""
+        from catdog.onnx_model import EMBEDDED, find_onnx  # whose ONNX Runtime --help need not wait for
+
+        for name in [] if self.weights in ("none", "imagenet") else split_names("weights", self.weights):
+            if os.path.isdir(name):  # noqa: PTH112 - a Path raises an error for a name that is too long
+                raise ModelError(f"--weights {name}: is a folder; name a file in it, such as {name}/{WEIGHTS_NAME}")
+            if name != EMBEDDED and not os.path.isfile(name):  # noqa: PTH113
+                raise ModelError(f"--weights {name}: no such file")
+        for name in split_names("teacher", self.teacher) if self.teacher else []:
+            is_elsewhere = name == EMBEDDED or is_object_uri(name)
+            if not is_elsewhere and not os.path.isfile(find_onnx(Path(name))):  # noqa: PTH113
+                raise ModelError(f"--teacher {name}: no such file")
 
     def contract(self, class_names: tuple[str, ...], data_fingerprint: str) -> Contract:
         """Return the contract of the model that this run will train, before anything is measured."""
         return Contract(
             class_names=class_names,
             input_size=self.size,
+            task=self.task,
             resize=self.resize,
             interpolation=self.interpolation,
             crop=self.crop,
@@ -239,7 +294,16 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
 
 def resolve(chosen: Mapping[str, Any]) -> Settings:
     """Return ``chosen``, completed by the architecture's defaults and then by the defaults; raises SettingsError."""
-    return Settings(**{**ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), **chosen})
+    arch, task = ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), TASK_DEFAULTS.get(chosen.get("task", ""), {})
+    return Settings(**{**arch, **task, **chosen})
+
+
+def split_names(flag: str, text: str) -> list[str]:
+    """Return the names of models in FILE,FILE; raises ModelError where one is empty. A file's own name wins."""
+    names = [text] if os.path.exists(text) else text.split(",")  # noqa: PTH110 - a Path("") is the current folder
+    if not all(names):
+        raise ModelError(f"--{flag} {text!r}: names no model where one is expected; give FILE, or FILE,FILE")
+    return names
 
 
 def read_yaml(path: Path, named: str) -> Any:

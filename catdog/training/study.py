@@ -51,13 +51,15 @@ def search(space: Space, data: str, output: Path, trials: int, minutes: float | 
     """
     started = time.monotonic()
     check_output_folder("--output", output, [FILE_NAME])
+    first = space.trial({name: choice.ends[0] for name, choice in space.search.items()}, data)
+    first.check_models()
     with (
         TemporaryDirectory(prefix="catdog-data-") as scratch,
         lock_folder("--output", output, "search"),
         handle_signals(_stop, signal.SIGTERM),  # between two trials; a trial handles it itself
         silence_lightning(),
     ):
-        manifest = open_data(space.trial({name: c.ends[0] for name, c in space.search.items()}, data), Path(scratch))
+        manifest = open_data(first, Path(scratch))
         study = Study(space, data, manifest, output, seed)
         if study.interrupted:
             say(f"{len(study.interrupted)} interrupted before; tried again first")

@@ -19,12 +19,13 @@ from catdog.errors import SettingsError
 from catdog.files import replace_file
 from catdog.progress import show_progress
 from catdog.training.model import answer_photos
+from catdog.training.settings import split_names
 
 Targets = npt.NDArray[np.float32]
 """float32 (N, C), rows summing to 1."""
 
 
-def make_targets(
+def ask_teachers(
     teachers: str, weight: float, manifest: Manifest, photos: Sequence[Photo], folder: Path | None
 ) -> Targets:
     """Return what the network should answer to each photo: its label, moved by ``weight`` towards the teachers' mean.
@@ -37,7 +38,7 @@ def make_targets(
     labels = np.array([names.index(photo.label) for photo in photos])
     truth = np.eye(len(names), dtype=np.float32)[labels]
     total, count = np.zeros_like(truth), np.zeros((len(photos), 1), np.float32)
-    for name in teachers.split(","):
+    for name in split_names("teacher", teachers):
         teacher = load(name)
         known = teacher.contract.class_names
         if strange := [class_name for class_name in known if class_name not in names]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from catdog.classifier import EMBEDDED
 from catdog.errors import ModelError
+from catdog.onnx_model import EMBEDDED, find_embedded
 from catdog.training.model import new_network, read_weights
 from catdog.training.onnx_weights import read_onnx_weights
-from catdog.training.settings import ARCHS
+from catdog.training.settings import ARCHS, split_names
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def load_weights(network: nn.Module, arch: str, weights: str) -> LoadedWeights:
     if weights in ("none", "imagenet"):
         state = {} if weights == "none" else _download_imagenet(arch)
     else:
-        parts = [weights] if Path(weights).exists() else weights.split(",")
+        parts = split_names("weights", weights)
         folded = any(map(_is_onnx, parts))
-        state = _average([_read_file(file, arch) for file in parts], weights)
+        state = _average([_read_file(file, arch, own.keys()) for file in parts], weights)
     usable = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(usable, strict=False)
     counted = [k for k in own if not k.endswith("num_batches_tracked")]  # a counter that nothing here reads
@@ -71,12 +71,15 @@ def _is_onnx(file: str) -> bool:
     return file == EMBEDDED or Path(file).suffix == ".onnx"
 
 
-def _read_file(file: str, arch: str) -> dict[str, Tensor]:
-    """Read a weight file; raises ModelError unless ``arch`` is the smallest architecture that has all its tensors."""
-    if _is_onnx(file):
-        state = read_onnx_weights(str(files("catdog") / "assets" / "catdog.onnx") if file == EMBEDDED else file)
-    else:
-        state = read_weights(file)
+def _read_file(file: str, arch: str, own: Collection[str]) -> dict[str, Tensor]:
+    """Read a weight file; raises ModelError unless ``arch`` is the smallest architecture that has all its tensors.
+
+    A file with exactly the tensors ``own``, those of the whole network, is taken as well: a detector's, say.
+    """
+    path = find_embedded() if file == EMBEDDED else Path(file)
+    state = read_onnx_weights(path) if _is_onnx(file) else read_weights(path)
+    if state.keys() == set(own):
+        return state
     body = {name: tensor.shape for name, tensor in state.items() if not name.startswith("fc.")}
     with torch.device("meta"):  # shapes only, no memory
         shapes = {a: {k: v.shape for k, v in new_network(a, 1).state_dict().items()} for a in ARCHS}

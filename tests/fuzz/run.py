@@ -1,4 +1,4 @@
-"""Look for photos, archives and requests that do harm, guided by the coverage of the code that reads them.
+"""Look for photos, archives, annotations and requests that do harm, guided by the coverage of the code that reads them.
 
     pip install atheris
     python tests/fuzz/run.py image --minutes 15 --out /tmp/finds
@@ -37,7 +37,11 @@ with atheris.instrument_imports(include=["catdog", "PIL", "tarfile", "zipfile"])
     from PIL import Image
 
     from catdog.contract import Contract
-    from catdog.errors import ImageError
+    from catdog.dataset.annotations import fit_boxes
+    from catdog.dataset.coco import parse_coco
+    from catdog.dataset.voc import parse_voc
+    from catdog.dataset.yolo import parse_names, parse_yolo
+    from catdog.errors import DataError, ImageError
     from catdog.image import load_pixels
     from catdog.prediction import Prediction
     from catdog.serving.requests import RequestError, parse_request
@@ -120,6 +124,21 @@ def write_requests() -> Iterator[bytes]:
     yield b"\2any bytes"
 
 
+def write_annotations() -> Iterator[bytes]:
+    """Annotations of each format; the first byte says which."""
+    box = "<bndbox><xmin>11</xmin><ymin>21</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+    size = "<size><width>64</width><height>48</height></size>"
+    yield b"\0" + f"<annotation>{size}<object><name>cat</name>{box}</object></annotation>".encode()
+    yield b'\0<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'
+    images = [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 48}]
+    boxes = [{"image_id": 1, "category_id": 1, "bbox": [10, 20, 20, 20], "iscrowd": 0}]
+    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+    yield b"\1" + json.dumps(coco).encode()
+    yield b"\2" + b"0 0.5 0.5 0.25 0.5\n1 0.25 0.5 0.5 0.25 0.75 0.75\n"
+    yield b"\3" + b"path: .\nnames:\n  0: cat\n  1: dog\n"
+    yield b"\3" + b"names: [cat, &a 'dog', *a]\n"
+
+
 def read_photo(data: bytes) -> None:
     """A photo is decoded and resized, or refused in one line."""
     try:
@@ -154,6 +173,29 @@ def read_request(data: bytes) -> None:
         check_message(str(error), "")
 
 
+def read_annotation(data: bytes) -> None:
+    """An annotation gives boxes inside the photo, or is refused in one line."""
+    kind, rest = (data[0] % 4 if data else 0), data[1:]
+    try:
+        if kind == 3:
+            parse_names(rest, "notes.yaml")
+            return
+        if kind == 1:
+            annotations = [annotation for _, annotation in parse_coco(rest, "notes")[0]]
+        else:
+            annotations = [parse_voc(rest, "notes") if kind == 0 else parse_yolo(rest, "notes", {0: "cat", 1: "dog"})]
+    except DataError as error:
+        check_message(str(error), "notes")
+        return
+    for annotation in annotations:
+        boxes, flaws = fit_boxes(annotation, "1.jpg", "cat", (64, 48), lambda: None)
+        for flaw in flaws:
+            check_message(flaw.message, "notes: ")
+        for box in boxes or ():
+            assert 0 <= box.xmin < box.xmax <= 64, box
+            assert 0 <= box.ymin < box.ymax <= 48, box
+
+
 def check_message(message: str, start: str) -> None:
     """A message is one line, names the input, and holds nothing that moves a cursor."""
     assert message.startswith(start), message
@@ -186,6 +228,7 @@ TARGETS: Final[dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[by
     "image": (read_photo, draw_photos),
     "archive": (read_archive, pack_archives),
     "request": (read_request, write_requests),
+    "annotation": (read_annotation, write_annotations),
 }
 _FOLDER: Final = tempfile.TemporaryDirectory()
 _ARCHIVE: Final = Path(_FOLDER.name) / "photos.tar"

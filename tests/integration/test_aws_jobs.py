@@ -647,7 +647,7 @@ def test_status_lists_our_jobs_and_tells_of_one(aws: Callable[..., Outcome], clo
     failed = aws("status", "catdog-listed")
     assert failed.code == 0
     assert failed.answer["failure"] == "out of memory"
-    assert "there is no such job in us-east-1" in aws("status", "catdog-nothing").refused()
+    assert "there is no such job or endpoint in us-east-1" in aws("status", "catdog-nothing").refused()
 
 
 # the edge
@@ -695,7 +695,8 @@ def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
     done = subprocess.run([sys.executable, "-m", "catdog.aws", "--help"], capture_output=True, text=True, cwd=ROOT)
     listed = done.stdout.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if re.match(r"  \w", line)] == [
-        *("upload", "train", "tune", "status", "deploy", "invoke", "transform", "ps", "delete")
+        *("upload", "train", "tune", "status", "logs"),
+        *("deploy", "invoke", "transform", "capture", "ps", "delete"),
     ]
 
 

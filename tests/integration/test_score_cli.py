@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -512,3 +513,24 @@ def test_a_name_that_is_nothing_is_no_result(score: Score, folder: Path) -> None
     assert "needs a column" in score("--list", "l.csv", "--out", "r.csv", code=2).stderr
     assert "is no text" in score("--list", "photos/a/1.png", "--out", "r.csv", code=2).stderr
     assert not (folder / "r.csv.run.json").exists()
+
+
+def test_a_contact_sheet_shows_where_the_model_looked(score: Score, folder: Path, looking_model: Path) -> None:
+    red = Image.new("RGB", (320, 320))
+    red.paste((255, 0, 0), (160, 0, 320, 160))
+    red.save(folder / "photos/a/1.png")
+    (folder / "photos/b/1.png").write_bytes(b"no photo")
+    sheets = []
+    for more in ([], ["--explain"]):
+        score("photos", "--model", looking_model, "--out", "r.csv", "--contact-sheet", "s.png", *more, code=1)
+        with Image.open(folder / "s.png") as sheet:
+            sheets.append(np.asarray(sheet.convert("RGB")).astype(int))
+    changed = abs(sheets[0] - sheets[1]).sum(2) > 30
+    assert changed.any()
+    for arguments, says in (
+        (["--explain"], "--explain says how --contact-sheet shows photos; give that, too"),
+        (["--explain", "--contact-sheet", "t.png"], "can't show where it looked"),
+        (["--contact-sheet", "photos/t.png"], "--contact-sheet photos/t.png: lies in photos"),
+    ):
+        assert says in score("photos", "--out", "n.csv", *arguments, code=2).stderr
+    assert not (folder / "n.csv").exists()

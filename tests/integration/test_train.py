@@ -17,6 +17,7 @@ from catdog.errors import TrainingError
 from catdog.files import lock_folder
 from catdog.training.cli import main
 from catdog.training.find_lr import suggest_rate
+from catdog.training.metrics import wilson_interval
 from catdog.training.model import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -299,3 +300,28 @@ def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
         suggest_rate([0.001, 0.01, 0.1, 1.0], [0.70, 0.71, 1.50, 0.60])
     with pytest.raises(TrainingError, match="no learning rate lowered the loss"):
         suggest_rate([0.001, 0.01], [0.7, 0.8])
+
+
+def test_copies_count_once_in_a_training_s_own_numbers(finished: Path, photos: Path, tmp_path: Path) -> None:
+    for photo in photos.rglob("*.jpg"):
+        for number in range(2):
+            twin = tmp_path / "photos" / photo.parent.name / f"{photo.stem}-{number}.jpg"
+            twin.parent.mkdir(parents=True, exist_ok=True)
+            twin.write_bytes(photo.read_bytes())
+    given = [
+        "--weights",
+        str(finished / "model.safetensors"),
+        "--frozen-epochs",
+        "0",
+        "--epochs",
+        "0",
+        "--export",
+        "False",
+    ]
+    output = tmp_path / "run"
+    settings = ["--config", str(finished / "config.yaml"), "--data", str(tmp_path / "photos"), "--output", str(output)]
+    assert main([*settings, *given]) == 0
+    for numbers in json.loads((output / "metrics.json").read_text()).values():
+        trials = numbers["photos"] / 2
+        expected = wilson_interval(numbers["accuracy"] * trials, trials)
+        assert numbers["accuracy_95"] == pytest.approx(expected)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.export.onnx_file import to_onnx, write_onnx
-from catdog.training.model import load_checkpoint
+from catdog.training.model import answer_photos, load_checkpoint, new_network, save_checkpoint
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +129,12 @@ def test_what_can_not_be_measured_is_one_line_and_exit_code_2(
         ((tiny_model, tmp_path / "file"), "file"),
         ((tiny_model, dataset.root, tmp_path), "is a dataset, which is evaluated alone"),
         ((tiny_model, damaged), photo.name),
-        ((tiny_model, dataset.root, "--out", tmp_path / "file"), "file: no folder can be made there (File exists)"),
+        ((tiny_model, dataset.root, "--out", tmp_path / "file"), "file: can't be written (Not a directory)"),
+        ((tiny_model, dataset.root, "--out", dataset.root / "out"), "lies in"),
+        (("", dataset.root), "'': no such run folder"),
+        ((tiny_model, dataset.root, "--float"), "has no float weights; name a run folder with model.safetensors"),
+        ((tiny_model, dataset.root, "--explain"), "--explain draws on the contact sheets; give --out"),
+        ((tiny_model, dataset.root, "--explain", "--out", tmp_path / "x"), "can't show where it looked"),
     ):
         done = run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
@@ -154,3 +160,41 @@ def test_a_typo_in_a_path_does_not_wait_for_torch() -> None:
         )
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, check=False)
         assert done.returncode == 2, done.stderr
+
+
+def test_the_sheets_show_where_a_model_looked_and_embedded_is_measured_in_float(
+    dataset: Manifest, looking_model: Path, tmp_path: Path
+) -> None:
+    """Torch's float weights and an ONNX file, both with evidence."""
+    float_contract = Contract.read(ROOT / "models" / "embedded" / "contract.json")
+    for model, more in (("embedded", ["--float"]), (looking_model, [])):
+        sheets = {}
+        for way in ([], ["--explain"]):
+            out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+            if not way and more:
+                continue  # torch takes its time
+            done = run(model, dataset.root, *more, *way, "--out", out)
+            assert done.returncode == 0, done.stderr
+            with Image.open(out / "least_sure.png") as sheet:
+                sheets[bool(way)] = np.asarray(sheet.convert("RGB"))
+        headline = json.loads(done.stdout)
+        if more:
+            assert headline["model"] == "embedded --float"
+            assert headline["model_fingerprint"] == float_contract.model_fingerprint
+            with (out / "predictions.csv").open(newline="") as file:
+                answers = [float(row["cat"]) for row in csv.DictReader(file)]
+            paths = [dataset.root / photo.path for photo in dataset.of("test")]
+            direct = load_checkpoint(ROOT / "models" / "embedded")
+            assert answers == pytest.approx([row[0] for row in answer_photos(direct, paths)], abs=1e-4)
+        else:
+            assert sheets[True].shape == sheets[False].shape
+            assert sheets[True].mean() < sheets[False].mean() - 1, "dim where nothing spoke for the answer"
+
+
+def test_a_cnn_can_not_show_where_it_looked(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
+    contract = Contract.read(run_folder / "contract.json").with_(arch="cnn")
+    save_checkpoint(tmp_path / "run", new_network("cnn", 2), contract)
+    done = run(tmp_path / "run", dataset.root, "--explain", "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run: a cnn can't show where it looked; a ResNet can" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -30,7 +30,9 @@ from catdog.training.model import ImageModel, load_batches, load_checkpoint
 def exported(tmp_path_factory: pytest.TempPathFactory, run_folder: Path, dataset: Manifest) -> tuple[Path, Proof]:
     path = tmp_path_factory.mktemp("int8") / "model.onnx"
     # Random weights answer near 0.5, so a flip means nothing here.
-    return path, export(run_folder, path, dataset, int8=True, min_photos=24, gates=Gates(accuracy_loss=100))
+    proof = export(run_folder, path, dataset, int8=True, min_photos=24, gates=Gates(accuracy_loss=100))
+    assert isinstance(proof, Proof)
+    return path, proof
 
 
 def optimised(model: Path, scratch: Path) -> Counter[str]:

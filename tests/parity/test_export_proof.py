@@ -16,7 +16,7 @@ from catdog.errors import DataError, ModelError, SettingsError
 from catdog.export import Gates, ProofError, export
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.export.photos import Labelled, choose_stratified, find_dataset, make_awkward_photos
-from catdog.export.proof import Engine, prove
+from catdog.export.proof import Engine, Proof, prove
 from catdog.export.quantize import keep_affordable
 from catdog.image import load_pixels
 from catdog.training.model import ImageModel, load_checkpoint, new_network, save_checkpoint
@@ -24,6 +24,7 @@ from catdog.training.model import ImageModel, load_checkpoint, new_network, save
 
 def test_the_proof_counts_what_it_compared(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
     proof = export(run_folder, tmp_path / "model.onnx", dataset)
+    assert isinstance(proof, Proof)
     assert proof.photos == {"val": 12, "test": 12, "all": 24}
     assert proof.awkward >= 30
     assert [row.kind for row in proof.rows] == ["torch", "float"]

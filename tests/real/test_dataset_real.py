@@ -18,6 +18,7 @@ SOURCES = (
     "cats-and-dogs-image-classification.zip",
     "oxford-iiit-pet",
 )
+BREEDS = "oxford-iiit-pet-34-breeds"
 KNOWN_CONFLICT = {"train/cat.8456.jpg", "train/dog.8736.jpg"}  # one red "Adopted" on white, labelled both ways
 
 
@@ -43,6 +44,20 @@ def test_layouts_and_counts(dataset: tuple[Manifest, dict[str, Any]]) -> None:
     shares = {split: n / len(manifest.photos) for split, n in Counter(p.split for p in manifest.photos).items()}
     # Hashing draws each cluster: one standard deviation is 0.002 of 20,000 photos; five are allowed.
     assert shares == pytest.approx({"train": 0.8, "val": 0.1, "test": 0.1}, abs=0.014)
+
+
+def test_every_pet_of_oxford_s_has_its_box(tmp_path: Path, dataset: tuple[Manifest, dict[str, Any]]) -> None:
+    found = dataset[1]["boxes"]
+    assert found == {"photos": 247, "counts": {"cat": 166, "dog": 82}, "reasons": {}, "left_out": []}
+    (two,) = (photo for photo in dataset[0].photos if len(photo.boxes or ()) > 1)
+    assert [(box.label, box.corners) for box in two.boxes or ()] == [
+        ("cat", (48, 124, 111, 168)),
+        ("cat", (396, 102, 451, 132)),
+    ]
+    if (DATA / BREEDS).exists():
+        others = build([DATA / BREEDS], tmp_path / "out")
+        assert Counter(len(photo.boxes or ()) for photo in others.photos) == {1: 238}
+        assert all(photo.label == box.label for photo in others.photos for box in photo.boxes or ())
 
 
 def test_every_original_is_clustered_with_its_squashed_copy(dataset: tuple[Manifest, dict[str, Any]]) -> None:

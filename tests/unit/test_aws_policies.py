@@ -17,6 +17,7 @@ POLICIES = sorted(FOLDER.glob("*.json"))
 NO_RESOURCE = {
     # AWS's service authorization reference has no resource for these.
     "ecr:GetAuthorizationToken": "a token is for the whole registry",
+    "cloudwatch:GetMetricData": "metrics have no ARN, and reading knows no condition for a namespace",
     "cloudwatch:PutMetricData": "metrics have no ARN; the namespace is limited by a condition",
     "sagemaker:ListTrainingJobs": "lists",
     "sagemaker:ListHyperParameterTuningJobs": "lists",
@@ -32,9 +33,9 @@ SERVICES = {
     "sagemaker": "sagemaker",
     "sagemaker-runtime": "sagemaker",
     "application-autoscaling": "application-autoscaling",
+    "cloudwatch": "cloudwatch",
     "logs": "logs",
     "iam": "iam",
-    "cloudwatch": "cloudwatch",
 }
 """boto3's names and IAM's."""
 S3_ACTIONS = {
@@ -109,7 +110,12 @@ def test_the_person_may_do_all_that_the_commands_ask_for() -> None:
         for operation in session.get_service_model(service).operation_names:
             if xform_name(operation) in called:
                 wanted.add(f"{prefix}:{operation}")
-    assert {"sagemaker:CreateTransformJob", "s3:PutObject", "logs:GetLogEvents"} <= wanted
+    assert {
+        "sagemaker:CreateTransformJob",
+        "s3:PutObject",
+        "logs:FilterLogEvents",
+        "cloudwatch:GetMetricData",
+    } <= wanted
     assert wanted <= allowed, sorted(wanted - allowed)
 
 
@@ -131,7 +137,11 @@ def read_golden(path: Path) -> list[dict[str, Any]]:
     return [{"service": "sagemaker", "operation": operation, "parameters": found}]
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for kind in ("deploy", "transform", "train", "tune") for path in sorted(GOLDEN.glob(f"{kind}*.json"))],
+    ids=lambda path: path.stem,
+)
 def test_the_golden_requests_are_allowed_to_the_person_and_what_they_begin_to_the_role(path: Path) -> None:
     person, trains = read_policy("person"), path.stem.startswith(("train", "tune"))
     role, outside = read_policy("training-role" if trains else "endpoint-role"), set()

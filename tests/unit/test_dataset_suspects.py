@@ -18,8 +18,15 @@ from PIL import Image
 from catdog.classifier import Classifier, load
 from catdog.contract import Contract
 from catdog.dataset import Manifest, build, read_exclusions
-from catdog.dataset.suspects import COLUMNS, find_suspects, find_thresholds, rank_suspects
-from catdog.errors import CatdogError, DataError
+from catdog.dataset.suspects import (
+    COLUMNS,
+    check_suspects_folder,
+    find_suspects,
+    find_thresholds,
+    rank_suspects,
+    write_suspects,
+)
+from catdog.errors import CatdogError, DataError, SettingsError
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 from tests.properties import bounded
 from tests.unit.test_dataset_build import class_folders, make, picture, reasons, report
@@ -89,6 +96,33 @@ def test_real_photos_under_swapped_labels_are_found_reviewed_and_gone(
     labels = {Path(photo.path).name: photo.label for photo in manifest.photos}
     assert len(labels) == 38
     assert all(name.startswith(label) for name, label in labels.items())
+
+
+def test_a_list_is_there_only_with_all_its_sheets(
+    tmp_path: Path, photo: Callable[..., bytes], tiny: Classifier
+) -> None:
+    """The list came first: a disk that was full after it left suspects without a sheet, and looked finished."""
+    files = {"test/cats/1.png": photo("blue"), "test/cats/2.png": photo("red"), "test/dogs/1.png": photo("blue")}
+    manifest, out = write_dataset(tmp_path / "data", files), tmp_path / "out"
+    found = find_suspects(manifest, tiny)
+    (out / "suspects-01.png").mkdir(parents=True)
+    with pytest.raises(SettingsError, match="can't be written"):
+        write_suspects(found, manifest, out)
+    assert [path.name for path in out.iterdir()] == ["suspects-01.png"]
+    (out / "suspects-01.png").rmdir()
+    for name in ("suspects-01.png", "suspects-02.png"):  # of a run that was killed
+        (out / name).touch()
+    check_suspects_folder(out, manifest.root)
+    written = write_suspects(found, manifest, out)
+    assert sorted(written) == sorted(out.iterdir())
+    assert len(read_rows(out / "suspects.csv")) == 1
+    done = run(tmp_path / "data", "--out", tmp_path / "again", "--suspects", save(tiny, tmp_path / "tiny.onnx"))
+    assert "1 suspect among 3 photos (1 cat that looks like dog)" in done.stderr
+
+
+def save(model: Classifier, path: Path) -> Path:
+    path.write_bytes(model.data)
+    return path
 
 
 def test_a_model_of_this_dataset_says_which_labels_it_has_learnt(
@@ -199,6 +233,10 @@ def test_exclusions_change_a_dataset_that_is_there(tmp_path: Path) -> None:
     assert not any("moved" in warning for warning in report(out)["warnings"])
     with pytest.raises(DataError, match="would be gone"):
         build([more], out, exclusions=exclusions)
+    build(
+        [source], out, add=True, exclusions={digest(picture(2)): None}
+    )  # which is a dog there, and a cat in the source
+    assert report(out)["reasons"] == {"excluded": 1}, "one photo, and was counted twice"
 
 
 def test_a_spreadsheet_may_have_saved_it_and_two_reviews_may_agree(tmp_path: Path) -> None:
@@ -224,9 +262,11 @@ def test_a_spreadsheet_may_have_saved_it_and_two_reviews_may_agree(tmp_path: Pat
         (b"", "line 1: names no column sha256"),
         (b"path,label\na,b\n", "line 1: names no column sha256"),
         (b"\x89PNG\r\n\x1a\n\0\0", "line 1: names no column sha256"),
-        ("sha256\n".encode("utf-16"), "line 1: names no column sha256"),
+        ("sha256\n".encode("utf-16"), "line 1: is text in UTF-16; save the file as CSV in UTF-8"),
+        ("path,sha256\n".encode("utf-16-le"), "line 1: is text in UTF-16"),
         (b"sha256\n" + b"a" * 64 + b"\n" + b"a" * 63 + b"\n", "line 3: 'a"),
         (b"path,sha256\nx\n", "line 2: '' is no SHA-256"),
+        (b"path,sha256,corrected\n\n", "line 1: names no photo, only columns; leave the file out"),
         (b"sha256,corrected\n" + b"a" * 64 + b",wolf\n", "line 2: corrected is 'wolf'; write cat, dog, neither"),
         (b"path,sha256\n\n" + b'"x,' + b"a" * 64 + b"\n", "line 3: is no CSV"),
         (b"path,sha256\n" + b"x" * 200_000 + b",\n", "line 2: is no CSV"),
@@ -258,12 +298,19 @@ def test_arguments_that_contradict_each_other(tmp_path: Path) -> None:
         ([data, data, "--out", out], "looks at one dataset"),
         ([tmp_path / "photos", "--out", out], "no manifest.json here"),
         ([data, "--out", data / "suspects"], "lies inside the dataset"),
+        ([data, "--out", data / "manifest.json" / "suspects"], "can't be written (Not a directory)"),
     )
     for arguments, says in refused:
         done = run(*arguments, "--suspects", "embedded")
         assert done.returncode == 2
         assert says in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert done.stderr.count("\n") == 1, "not even a line of progress: no photo was answered"
+    for empty in ("--exclude", "--suspects"):
+        refused_empty = run(data, "--out", out, empty, "")
+        assert (refused_empty.returncode, refused_empty.stdout) == (2, "")
+        assert (
+            refused_empty.stderr == f"catdog dataset: error: {empty} '': is empty; give it a value, or leave it out\n"
+        )
     missing = run(tmp_path / "photos", "--out", out, "--exclude", tmp_path / "none.csv")
     assert missing.returncode == 2
     assert "none.csv: the exclusions can't be read (No such file" in missing.stderr

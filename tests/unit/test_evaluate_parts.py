@@ -13,11 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from catdog.contract import Contract
-from catdog.errors import TrainingError
+from catdog.errors import ModelError, TrainingError
+from catdog.prediction import decide
 from catdog.training.calibration import fit_neither_threshold, fit_temperature, fit_threshold, fit_thresholds
 from catdog.training.charts import draw_curves, draw_reliability, label_marks
+from catdog.training.evaluate import find_float_weights
 from catdog.training.metrics import (
     count_answered,
+    count_trials,
     estimate_intervals,
     measure,
     measure_coverage,
@@ -28,6 +31,7 @@ from catdog.training.metrics import (
 )
 
 NAMES = ("cat", "dog")
+PETS = Contract(class_names=NAMES, input_size=64)
 
 
 def binary(dog: list[float]) -> Tensor:
@@ -36,9 +40,9 @@ def binary(dog: list[float]) -> Tensor:
     return torch.stack([1 - second, second], 1)
 
 
-def sure_of(confidence: list[float], right: list[bool]) -> tuple[Tensor, Tensor]:
-    """Answers "dog" of these confidences, and labels that make them right or wrong."""
-    return binary(confidence), torch.tensor(right).long()
+def sure_of(confidence: list[float], right: list[bool]) -> tuple[Tensor, Tensor, Contract]:
+    """Answers "dog" of these confidences, labels that make them right or wrong, and a contract of the two classes."""
+    return binary(confidence), torch.tensor(right).long(), PETS
 
 
 def test_ranking_by_hand() -> None:
@@ -67,7 +71,7 @@ def test_log_loss_and_brier_by_hand() -> None:
 
 def test_calibration_error_of_constructed_answers() -> None:
     # 10 answers at 0.75 of which 6 are right, 10 at 0.95 of which all are: (0.15 + 0.05) / 2.
-    probabilities, labels = sure_of([0.75] * 10 + [0.95] * 10, [True] * 6 + [False] * 4 + [True] * 10)
+    probabilities, labels, _ = sure_of([0.75] * 10 + [0.95] * 10, [True] * 6 + [False] * 4 + [True] * 10)
     assert measure(probabilities, labels, NAMES)["ece"] == pytest.approx(0.1, abs=1e-6)
     rows = measure_reliability(probabilities, labels)
     assert [(row["photos"], row["accuracy"]) for row in rows] == [(10, 0.6), (10, 1.0)]
@@ -143,12 +147,12 @@ def test_copies_of_a_picture_are_no_new_evidence() -> None:
 
 
 def test_coverage_counts_what_prediction_would_answer() -> None:
-    probabilities, labels = sure_of([0.6, 0.75, 0.75, 0.9], [False, False, True, True])
-    confidence, photos, wrong = count_answered(probabilities, labels)
+    probabilities, labels, _ = sure_of([0.6, 0.75, 0.75, 0.9], [False, False, True, True])
+    confidence, photos, wrong = count_answered(probabilities, labels, PETS)
     assert confidence.tolist() == pytest.approx([0.6, 0.75, 0.9])
     assert (photos.tolist(), wrong.tolist()) == ([4, 3, 1], [2, 1, 0])
     rows = measure_coverage(
-        probabilities, labels, [0.5, 0.75, 0.76, 0.95]
+        probabilities, labels, PETS, [0.5, 0.75, 0.76, 0.95]
     )  # 0.75 is exact in binary, so "at least" counts
     assert [(row["answered"], row["errors"]) for row in rows] == [(4, 2), (3, 1), (1, 0), (0, 0)]
     assert rows[1]["coverage"] == 0.75
@@ -207,7 +211,7 @@ def test_temperature_of_probabilities_that_underflow() -> None:
 def test_the_threshold_of_a_model_that_is_always_right_answers_all() -> None:
     assert fit_threshold(*sure_of([0.51, 0.7, 0.99], [True] * 3)) == 0.5
     third = torch.full((4, 3), 1 / 3)
-    assert fit_threshold(third, torch.zeros(4, dtype=torch.long)) == pytest.approx(1 / 3)
+    assert fit_threshold(third, torch.zeros(4, dtype=torch.long), PETS) == pytest.approx(1 / 3)
 
 
 def test_the_threshold_rises_just_over_the_mistakes() -> None:
@@ -287,14 +291,14 @@ def test_a_perfect_score_is_not_certain() -> None:
 
 
 def test_copies_count_once_in_every_interval() -> None:
-    probabilities, labels = sure_of([0.8] * 8, [True] * 6 + [False] * 2)
+    probabilities, labels, _ = sure_of([0.8] * 8, [True] * 6 + [False] * 2)
     clusters = [str(i // 2) for i in range(8)]
     expected = list(wilson_interval(3, 4))
     assert measure(probabilities, labels, NAMES, clusters)["accuracy_95"] == expected
     assert estimate_intervals(probabilities, labels, NAMES, clusters, resamples=9)["accuracy"] == expected
     assert measure_groups(probabilities, labels, ["a"] * 8, clusters)["a"]["accuracy_95"] == expected
     assert measure_reliability(probabilities, labels, clusters)[0]["accuracy_95"] == expected
-    assert measure_coverage(probabilities, labels, [0.5], clusters)[0]["error_95"] == list(wilson_interval(1, 4))
+    assert measure_coverage(probabilities, labels, PETS, [0.5], clusters)[0]["error_95"] == list(wilson_interval(1, 4))
 
 
 def test_labels_of_neighbouring_thresholds_share_a_place() -> None:
@@ -353,3 +357,89 @@ def test_refusal_of_one_kind_of_photos_has_no_curve() -> None:
     measured = measure_refusal(torch.tensor([0.1, 0.2]), torch.tensor([False, False]), ["cat", "neither"])
     assert (measured["auroc"], measured["fpr_95"]) == (None, None)
     assert measured["others_refused"] == {"photos": 0, "found": 0, "share": None, "share_95": None}
+
+
+def test_an_interval_ends_exactly_where_a_share_can_not_go_beyond() -> None:
+    """``share_95`` began with 2.8e-17."""
+    for trials in (*range(1, 400), 2075, 0.5, 1.7, 40.3):
+        low, high = wilson_interval(0, trials)
+        assert low == 0 < high < 1, trials
+        low, high = wilson_interval(trials, trials)
+        assert 0 < low < 1 == high, trials
+    hits = torch.tensor([False] * 7)
+    assert measure_refusal(torch.zeros(7), hits, ["cat"] * 7)["refused"]["share_95"][0] == 0
+
+
+def test_a_share_s_interval_is_as_wide_as_the_bootstrap_of_clusters_says() -> None:
+    """With one trial a cluster, one picture with many copies seemed to be worth no more than any other."""
+    dice = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([1] * 150 + [5] * 30 + [40] * 3)
+    cluster = torch.arange(len(sizes)).repeat_interleave(sizes)
+    assert count_trials(cluster) == pytest.approx(420**2 / (150 + 30 * 25 + 3 * 1600))
+    assert count_trials(torch.arange(9)) == 9
+    hits = (torch.rand(len(sizes), generator=dice) < 0.8)[cluster]  # copies are answered alike
+    shares = []
+    for _ in range(2000):
+        times = torch.bincount(torch.randint(len(sizes), (len(sizes),), generator=dice), minlength=len(sizes))[cluster]
+        shares.append(((times * hits).sum() / times.sum()).item())
+    low, high = np.quantile(shares, [0.025, 0.975])
+    probabilities, labels, _ = sure_of([0.9] * len(hits), hits.tolist())
+    bounds = measure(probabilities, labels, NAMES, [str(c) for c in cluster.tolist()])["accuracy_95"]
+    assert bounds[1] - bounds[0] == pytest.approx(high - low, rel=0.15)
+
+
+def test_what_is_answered_at_a_threshold_is_what_prediction_answers() -> None:
+    """A pet that was likeliest "neither", under that class's threshold, was counted as answered, and wrongly."""
+    contract = Contract(class_names=("cat", "dog", "neither"), input_size=64, neither_threshold=0.7)
+    dice = torch.Generator().manual_seed(1)
+    probabilities = (torch.randn(400, 3, generator=dice) * 2).softmax(1)
+    labels = torch.randint(0, 2, (400,), generator=dice)
+    likeliest = probabilities.argmax(1) == 2
+    assert (likeliest & (probabilities[:, 2] < 0.7)).sum() > 20
+    assert (~likeliest & (probabilities[:, 2] >= 0.3)).sum() > 20
+    for refusing in (contract, contract.with_(neither_threshold=0.3)):
+        for threshold in (0.0, 0.4, 0.55, 0.8, 1.0):
+            (row,) = measure_coverage(probabilities, labels, refusing, [threshold])
+            verdicts = [p.label for p in decide([""] * 400, probabilities.numpy(), refusing, threshold)]
+            pets = [
+                (verdict, NAMES[label]) for verdict, label in zip(verdicts, labels, strict=True) if verdict in NAMES
+            ]
+            assert (row["answered"], row["errors"]) == (len(pets), sum(said != true for said, true in pets))
+        confidence, photos, wrong = count_answered(probabilities, labels, refusing)
+        rows = measure_coverage(probabilities, labels, refusing, confidence.tolist())
+        assert [(row["answered"], row["errors"]) for row in rows] == list(
+            zip(photos.tolist(), wrong.tolist(), strict=True)
+        )
+
+
+def test_pets_that_seem_to_be_neither_make_no_threshold_rise() -> None:
+    """Two of 100 were taken for wrong answers, and a threshold of 0.61 silenced one; both are unsure at any."""
+    contract = Contract(class_names=("cat", "dog", "neither"), input_size=64)
+    probabilities = torch.tensor([[0.62, 0.38, 0.0]] * 98 + [[0.3, 0.1, 0.6], [0.2, 0.15, 0.65]])
+    fitted = fit_thresholds(contract, probabilities, torch.zeros(100, dtype=torch.long))
+    assert fitted.neither_threshold == 0.65, "which float32 is just under"
+    assert fitted.threshold == pytest.approx(1 / 3)
+    nothing = torch.tensor([[0.1, 0.0, 0.9]] * 4)
+    assert fit_threshold(nothing, torch.zeros(4, dtype=torch.long), contract) == pytest.approx(1 / 3)
+    few = torch.tensor([[0.9, 0.1, 0.0]] * 2 + [[0.1, 0.0, 0.9]] * 8)
+    assert fit_threshold(few, torch.zeros(10, dtype=torch.long), contract) == pytest.approx(1 / 3), "97% can't be had"
+
+
+def test_float_weights_of_the_embedded_model_lie_in_a_checkout_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(
+        ModelError, match=r"embedded --float: .* name their folder, which is models/embedded in a checkout"
+    ):
+        find_float_weights("embedded", tmp_path)
+    with pytest.raises(ModelError, match="run --float: has no float weights"):
+        find_float_weights(str(run))
+    with pytest.raises(ModelError, match=r"model\.onnx --float: has no float weights"):
+        find_float_weights("model.onnx")
+    (run / "model.safetensors").touch()
+    assert find_float_weights(str(run)) == run
+    assert find_float_weights("x.safetensors") == Path("x.safetensors")
+    run.rename(tmp_path / "embedded")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "embedded").rename(tmp_path / "models/embedded")
+    assert find_float_weights("embedded", tmp_path) == tmp_path / "models/embedded"

@@ -101,8 +101,9 @@ def test_predict_writes_a_picture_a_photo(tmp_path: Path, corner: Image.Image) -
         written = sorted(path.name for path in (tmp_path / "pictures").iterdir())
         assert written == ["c.png", "one_photo.png", "one_photo~2.png"]
     corner.save(tmp_path / "pictures" / "c.png")
-    done = run(*photos, cwd=tmp_path)
+    done = run(*photos, "--format", "json", cwd=tmp_path)
     assert (done.returncode, "is there already, and not from this command" in done.stderr) == (2, True)
+    assert done.stdout == "", "known before the first answer: half of an array is no JSON"
     done = run("c.png", "--model", "model.onnx", "--explain", "c.png", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -119,3 +120,22 @@ def test_a_model_whose_evidence_has_no_places_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="inputs and outputs don't fit its contract"):
         Classifier(model.SerializeToString(), threads=1)
+
+
+def test_pictures_go_to_no_place_where_the_next_run_looks_for_photos(tmp_path: Path, corner: Image.Image) -> None:
+    (tmp_path / "model.onnx").write_bytes(build_looking_model(TINY_CONTRACT))
+    (tmp_path / "photos").mkdir()
+    corner.save(tmp_path / "photos" / "a.png")
+    for arguments, says in (
+        (("photos", "--explain", "photos/pictures"), "--explain photos/pictures: lies in photos, so the next run"),
+        (("**/*.png", "--explain", "pictures"), "--explain pictures: lies in **/*.png, so the next run"),
+        (("photos", "--explain", ""), "--explain '': is empty; give it a value, or leave it out"),
+        (("photos", "--explain="), "--explain '': is empty"),
+        (("photos", "--explain", "model.onnx/x"), "--explain model.onnx/x: can't be written (Not a directory)"),
+        (("photos", "--explain", "s3://b/x"), "--explain s3:/b/x: must be a path on this machine"),
+    ):
+        done = run("--model", "model.onnx", *arguments, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert says in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "model.onnx", "photos"]
+    assert run("photos/*.png", "--model", "model.onnx", "--explain", "photos/pictures", cwd=tmp_path).returncode == 0

@@ -8,12 +8,20 @@ import pytest
 
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
+from catdog.aws.app import parse_duration
 from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
 from catdog.aws.endpoints.alarms import deployment_config
-from catdog.aws.endpoints.deploy import parse_ttl
 from catdog.aws.failures import CloudError
 from catdog.aws.hosting import Hosting, config_request, container_environment
-from catdog.aws.instances import count_gpus, count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
+from catdog.aws.instances import (
+    PriceKind,
+    count_gpus,
+    count_processors,
+    estimate_cost,
+    has_gpu,
+    price_per_hour,
+    read_prices,
+)
 from catdog.aws.inventory import check_endpoint_name, make_version_name
 from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
@@ -94,14 +102,14 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 def test_times_to_live() -> None:
-    assert [parse_ttl(text) for text in ("90m", "2h", "3d")] == [
+    assert [parse_duration("--ttl", text) for text in ("90m", "2h", "3d")] == [
         timedelta(minutes=90),
         timedelta(hours=2),
         timedelta(days=3),
     ]
-    for text in ("", "2", "0h", "-1h", "1.5h", "99999999999d"):
+    for text in ("", "2", "0h", "-1h", "1.5h", "3651d", "99999999999d"):
         with pytest.raises(SettingsError):
-            parse_ttl(text)
+            parse_duration("--ttl", text)
 
 
 def test_prices_are_never_guessed() -> None:
@@ -111,8 +119,13 @@ def test_prices_are_never_guessed() -> None:
     assert estimate_cost("hosting", "ml.m5.large", "us-east-1", 3)["usd_per_hour"] == 0.345
     unknown = estimate_cost("hosting", "ml.m5.large", "eu-west-1")
     assert unknown["usd_per_hour"] is None
-    assert "no price" in unknown["note"]
-    assert all(price > 0 for kind in ("training", "hosting", "transform") for price in read_prices()[kind].values())
+    assert "no price of ml.m5.large in eu-west-1" in unknown["note"]
+    prices = read_prices()
+    kinds: tuple[PriceKind, ...] = ("training", "hosting", "transform")
+    for kind, name in ((each, name) for each in kinds for name in prices[each]):
+        known = estimate_cost(kind, name, prices["region"])
+        assert known["usd_per_hour"] > 0
+        assert known["note"].startswith(f"{prices['region']}, {prices['as_of']}, ")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from catdog.contract import Contract
-from catdog.image import FORMATS, decode, from_pil, load_pixels, resize
+from catdog.image import FORMATS, decode, find_kept_box, from_pil, load_pixels, load_sized_pixels, resize
 
 CONTRACT = Contract(class_names=("cat", "dog"), input_size=32)
 LOSSLESS = ("PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -245,3 +245,61 @@ def test_every_format_is_one_that_pillow_knows() -> None:
     pytest.importorskip("pillow_heif")
     Image.init()
     assert set(FORMATS) - {"MPO"} <= set(Image.OPEN)  # Pillow's JPEG opener hands MPO over by itself
+
+
+LETTERBOX = CONTRACT.with_(resize="letterbox")
+BORDER = tuple(round(255 * level) for level in LETTERBOX.mean)
+
+
+@pytest.mark.parametrize(
+    ("size", "inside"),
+    [
+        ((64, 64), (0, 0, 32, 32)),
+        ((64, 48), (0, 4, 32, 28)),
+        ((48, 64), (4, 0, 28, 32)),
+        ((8, 4), (0, 8, 32, 24)),  # enlarged
+        ((64, 46), (0, 4, 32, 27)),  # an odd rest: the lower border has one row more
+        ((4000, 1), (0, 15, 32, 16)),
+        ((1, 4000), (15, 0, 16, 32)),
+        ((1, 1), (0, 0, 32, 32)),
+    ],
+)
+def test_a_letterbox_keeps_the_shape_and_fills_up_with_the_mean_colour(
+    size: tuple[int, int], inside: tuple[int, int, int, int]
+) -> None:
+    pixels = resize(Image.new("RGB", size, "red"), LETTERBOX)
+    left, top, right, bottom = inside
+    expected = np.full((32, 32, 3), BORDER, np.uint8)
+    expected[top:bottom, left:right] = (255, 0, 0)
+    assert np.array_equal(pixels, expected)
+    # The photo's corners are where the mapping says that the filled part begins and ends.
+    kept = find_kept_box(size, LETTERBOX)
+    for edges, side, begin, end in ((kept[::2], size[0], left, right), (kept[1::2], size[1], top, bottom)):
+        near, far = (edges[0] + share / 32 * (edges[1] - edges[0]) for share in (begin, end))
+        assert [near, far] == pytest.approx([0, side])
+
+
+def test_a_letterbox_resizes_as_pillow_does() -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    expected = np.asarray(photo.resize((32, 24), Image.Resampling.BILINEAR))
+    assert np.array_equal(resize(photo, LETTERBOX)[4:28], expected)
+
+
+def test_a_jpeg_of_a_smaller_scale_lies_where_the_whole_one_would() -> None:
+    """At a quarter 262x257 is 66x65, of which a letterbox would be 32 px high instead of 31; and the size is told."""
+    data = encoded(Image.new("RGB", (262, 257), "red"), "JPEG", quality=95)
+    assert decode(data, "photo", at_least=64).size == (66, 65)
+    pixels, size = load_sized_pixels(data, LETTERBOX)
+    assert size == (262, 257)
+    assert (pixels[:, 16, 0] > 200).tolist() == [True] * 31 + [False]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_size_is_that_of_the_upright_photo(turn: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = turn
+    data = encoded(scene(), "JPEG", exif=exif)
+    expected = (64, 48) if turn < 5 else (48, 64)
+    for source in (data, Image.open(io.BytesIO(data))):
+        assert load_sized_pixels(source, LETTERBOX)[1] == expected
+    assert load_sized_pixels(np.zeros((48, 64)), LETTERBOX)[1] == (64, 48)

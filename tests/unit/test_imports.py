@@ -35,6 +35,8 @@ def test_rooms_import_only_those_below_them() -> None:
         "catdog.image",
         "catdog.classifier",
         "catdog.predict",
+        "catdog.detection.__main__",
+        "catdog.detection.pictures",
         "catdog.sources",
         "catdog.contact_sheet",
         "catdog.score.sorting",
@@ -48,5 +50,6 @@ def test_catdog_alone_does_not_load_onnxruntime() -> None:
     assert "onnxruntime" not in loaded_by("catdog")
 
 
-def test_predict_loads_neither_charts_nor_network_before_they_are_needed() -> None:
-    assert not loaded_by("catdog.predict") & {"rich", "ssl", "tarfile", "zipfile"}
+@pytest.mark.parametrize("module", ["catdog.predict", "catdog.detection.__main__"])
+def test_predict_and_detect_load_neither_charts_nor_network_before_they_are_needed(module: str) -> None:
+    assert not loaded_by(module) & {"rich", "ssl", "tarfile", "zipfile"}

@@ -11,7 +11,7 @@ import pytest
 
 from catdog.errors import ImageError
 from catdog.image import MAX_BYTES
-from catdog.predict import list_photos
+from catdog.photo_command import list_photos
 from catdog.sources.contents import Failed, Stdin, Web
 from tests.conftest import UNPRIVILEGED
 
@@ -108,7 +108,7 @@ def test_links_to_folders_are_passed_over_and_links_to_files_are_not(tree: Path)
 
 def test_a_folder_that_can_not_be_listed_is_one_error(tree: Path) -> None:
     (tree / "sub").chmod(0)
-    code = "from catdog.predict import list_photos\nfor photo in list_photos(['.']): print(photo.content)"
+    code = "from catdog.photo_command import list_photos\nfor photo in list_photos(['.']): print(photo.content)"
     try:
         command = [*UNPRIVILEGED, sys.executable, "-c", code]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -144,14 +144,14 @@ def test_a_worker_gets_the_path_of_an_array_and_not_its_contents(tmp_path: Path)
     (tmp_path / "features").write_bytes(bytes(2 * 100_000))
     features = MappedArray(tmp_path / "features", np.float16, (1000, 100), writable=True)
     features.array[7] = 7
-    pickled = pickle.dumps(Examples(features, [0] * 1000))
+    pickled = pickle.dumps(Examples(features, np.zeros(1000, np.int64)))
     assert len(pickled) < 10_000
     np.testing.assert_array_equal(pickle.loads(pickled).inputs.read([7])[0], np.full(100, 7, np.float16))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_bring_each_photo_with_its_label(manifest: Manifest, tmp_path: Path, workers: int) -> None:
-    examples = Examples(_open(manifest, tmp_path / "cache"), [0, 1, 0, 1, 0, 1])
+    examples = Examples(_open(manifest, tmp_path / "cache"), np.array([0, 1, 0, 1, 0, 1]))
     batches = [[5, 0], [2, 3, 1]]
     seen = list(make_loader(examples, batches, Settings(workers=workers, device="cpu")))
     assert [labels.tolist() for _, labels in seen] == [[1, 0], [0, 1, 1]]

@@ -263,7 +263,7 @@ def test_formats_stream(form: Callable[..., Iterator[str]]) -> None:
 def test_the_bar_is_on_stderr_and_takes_no_answer(tiny_model: Path, command: list[str], folder: Path) -> None:
     """Once rich took over sys.stdout with the bar, and all answers from then on went to stderr."""
     ours, theirs = pty.openpty()
-    code = "import catdog.predict as predict; predict.BAR_AFTER_S = -1.0; predict.app()"
+    code = "import catdog.photo_command, catdog.predict; catdog.photo_command.BAR_AFTER_S = -1.0; catdog.predict.app()"
     arguments = ["--model", str(tiny_model), "--format", "csv", *["red.png"] * 40]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],

@@ -1,4 +1,4 @@
-"""Contract, manifest, settings, requests: what is written is read back equal, what is damaged is refused in a line."""
+"""Contract, manifest, settings, annotations, requests: what is damaged is refused in a line, the rest read back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from catdog.aws.calls.endpoint import parse_prediction
 from catdog.aws.failures import CloudError
 from catdog.contract import UNSURE, Contract
+from catdog.dataset.annotations import Annotation, fit_boxes
+from catdog.dataset.coco import parse_coco
 from catdog.dataset.manifest import SPLITS, Manifest, Photo
+from catdog.dataset.voc import parse_voc
+from catdog.dataset.yolo import parse_names, parse_yolo
 from catdog.errors import ContractError, DataError, SettingsError
 from catdog.prediction import Prediction
 from catdog.serving.requests import IMAGE_TYPES, JSON_TYPE, NPY_TYPE, RequestError, parse_request
@@ -121,6 +125,60 @@ def check_manifest(folder: Path, text: bytes) -> None:
         read.write()
         assert Manifest.read(folder) == read
         assert all((folder / photo.path).resolve().is_relative_to(folder.resolve()) for photo in read.photos)
+
+
+VOC = b"""<?xml version="1.0" encoding="utf-8"?><annotation><size><width>64</width><height>48</height></size>
+<object><name>cat</name><bndbox><xmin>11</xmin><ymin>21</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>"""
+COCO = {
+    "images": [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 48}],
+    "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 20, 20, 20], "iscrowd": 0}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
+
+@bounded
+@given(data=damaged(VOC))
+def test_damaged_voc_is_refused_or_gives_boxes_inside_the_photo(data: bytes) -> None:
+    with refused_with(DataError, "notes: "):
+        check_boxes([parse_voc(data, "notes")])
+
+
+@bounded
+@given(data=damaged(json.dumps(COCO).encode()))
+def test_damaged_coco_is_refused_or_gives_boxes_inside_the_photo(data: bytes) -> None:
+    with refused_with(DataError, "notes: "):
+        check_boxes([annotation for _, annotation in parse_coco(data, "notes")[0]])
+
+
+def test_coco_with_anything_in_any_place_works_or_is_refused() -> None:
+    for data in spoil(COCO):
+        with refused_with(DataError, "notes: "):
+            check_boxes([annotation for _, annotation in parse_coco(json.dumps(data).encode(), "notes")[0]])
+
+
+@bounded
+@given(data=damaged(b"0 0.5 0.5 0.25 0.5\n1 0.25 0.5 0.5 0.25 0.75 0.75\n"))
+def test_damaged_yolo_is_refused_or_gives_boxes_inside_the_photo(data: bytes) -> None:
+    with refused_with(DataError, "notes"):
+        check_boxes([parse_yolo(data, "notes", {0: "cat", 1: "dog"})])
+
+
+@settings(bounded, max_examples=15)  # PyYAML takes a second for many an odd one
+@given(data=damaged(b"path: .\nnames:\n  0: cat\n  1: dog\n"))
+def test_damaged_names_of_classes_are_refused(data: bytes) -> None:
+    with refused_with(DataError, "data.yaml: "):
+        assert all(isinstance(name, str) for name in (parse_names(data, "data.yaml") or {}).values())
+
+
+def check_boxes(annotations: list[Annotation]) -> None:
+    for annotation in annotations:
+        assert annotation.label in ("cat", "dog", "neither", None)
+        boxes, flaws = fit_boxes(annotation, "1.jpg", "cat", (64, 48), lambda: None)
+        assert (boxes is not None) or flaws
+        assert all(flaw.message.startswith("notes: ") and flaw.message.isprintable() for flaw in flaws)
+        for box in boxes or ():
+            assert 0 <= box.xmin < box.xmax <= 64
+            assert 0 <= box.ymin < box.ymax <= 48
 
 
 @settings(bounded, max_examples=50)

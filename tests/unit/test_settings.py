@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.errors import SettingsError
+from catdog.errors import ModelError, SettingsError
 from catdog.training.settings import Settings, parse
 
 
@@ -102,3 +102,34 @@ def test_every_setting_has_help() -> None:
     with pytest.raises(SystemExit) as raised:
         parse(["--help"], {})
     assert raised.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", ""], "--weights '': names no model where one is expected; give FILE, or FILE,FILE"),
+        (["--weights", "embedded,"], "--weights 'embedded,': names no model"),
+        (["--weights", "embedded,none.onnx"], "--weights none.onnx: no such file"),
+        (["--weights", "{folder}"], "--weights {folder}: is a folder; name a file in it, such as {folder}/model.safe"),
+        (["--teacher", ","], "--teacher ',': names no model"),
+        (["--teacher", "embedded,none.onnx"], "--teacher none.onnx: no such file"),
+        (["--teacher", "{folder}"], "{folder}: holds no model"),
+    ],
+)
+def test_a_model_that_is_not_there_is_known_before_any_photo_is_read(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    arguments = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    settings = parse(["--data", str(tmp_path), "--output", "run", *arguments], {})
+    with pytest.raises(ModelError) as raised:
+        settings.check_paths()
+    assert message.replace("{folder}", str(tmp_path)) in str(raised.value)
+
+
+def test_models_that_are_there_or_elsewhere_pass(tmp_path: Path) -> None:
+    (tmp_path / "a,b.safetensors").touch()
+    for name in ("imagenet", "none", "embedded", str(tmp_path / "a,b.safetensors")):
+        parse(["--data", str(tmp_path), "--output", "run", "--weights", name, "--teacher", ""], {}).check_paths()
+    parse(["--data", str(tmp_path), "--output", "run", "--teacher", "embedded,s3://b/m.onnx"], {}).check_paths()
+    with pytest.raises(SettingsError, match="--data is needed"):
+        parse(["--data", "", "--output", "run"], {}).check_paths()

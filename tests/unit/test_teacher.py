@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 from catdog import load
 from catdog.dataset import Manifest, Photo
 from catdog.errors import ModelError, SettingsError
-from catdog.training.teacher import make_targets
+from catdog.training.teacher import ask_teachers
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def manifest(tmp_path: Path, photo: Callable[..., bytes]) -> Manifest:
 def test_targets_lie_between_the_label_and_the_teacher(manifest: Manifest, tiny_model: Path) -> None:
     teacher = load(tiny_model)
     answers = np.array([list(teacher.predict(manifest.root / p.path).probabilities.values()) for p in manifest.photos])  # type: ignore[union-attr]
-    targets = make_targets(str(tiny_model), 0.25, manifest, manifest.photos, None)
+    targets = ask_teachers(str(tiny_model), 0.25, manifest, manifest.photos, None)
     truth = np.eye(3)[[0, 1, 1, 2]]
     expected = 0.75 * truth + 0.25 * np.pad(answers, ((0, 0), (0, 1)))
     np.testing.assert_allclose(targets[:3], expected[:3], atol=1e-6)
@@ -44,18 +44,18 @@ def test_targets_lie_between_the_label_and_the_teacher(manifest: Manifest, tiny_
 def test_several_teachers_are_averaged_and_their_answers_kept(
     manifest: Manifest, tiny_model: Path, tmp_path: Path
 ) -> None:
-    one = make_targets(str(tiny_model), 1, manifest, manifest.photos, tmp_path / "kept")
+    one = ask_teachers(str(tiny_model), 1, manifest, manifest.photos, tmp_path / "kept")
     (kept,) = (tmp_path / "kept").iterdir()
-    both = make_targets(f"{tiny_model},{tiny_model}", 1, manifest, manifest.photos, None)
+    both = ask_teachers(f"{tiny_model},{tiny_model}", 1, manifest, manifest.photos, None)
     np.testing.assert_allclose(both, one, atol=1e-6)
     np.full((3, 2), 0.5, np.float32).tofile(kept)  # what is there is not asked again
-    again = make_targets(str(tiny_model), 1, manifest, manifest.photos, tmp_path / "kept")
+    again = ask_teachers(str(tiny_model), 1, manifest, manifest.photos, tmp_path / "kept")
     np.testing.assert_array_equal(again[:3], [[0.5, 0.5, 0]] * 3)
 
 
 def test_a_teacher_of_other_classes_is_refused(manifest: Manifest, tiny_model: Path) -> None:
     birds = Manifest(manifest.root, ("cat", "neither"), manifest.photos[:1])
     with pytest.raises(SettingsError, match="answers 'dog', which is no class of the data"):
-        make_targets(str(tiny_model), 1, birds, birds.photos, None)
+        ask_teachers(str(tiny_model), 1, birds, birds.photos, None)
     with pytest.raises(ModelError, match=r"nothing\.onnx"):
-        make_targets("nothing.onnx", 1, manifest, manifest.photos, None)
+        ask_teachers("nothing.onnx", 1, manifest, manifest.photos, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -27,7 +26,8 @@ from catdog.aws.hosting import ASYNC_PREFIX
 from catdog.aws.inventory import check_endpoint_name, find_payload_limit
 from catdog.edge import EXIT_FAILED
 from catdog.errors import DataError, ImageError
-from catdog.predict import Format, write_answers
+from catdog.photo_command import Format, choose_format, write_answers
+from catdog.predict import FORMATS
 from catdog.prediction import Prediction
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
@@ -139,11 +139,11 @@ def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, paral
 
 def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
     """Print all answers to stdout, and return how many of them are failures."""
-    chosen = format or (Format.table if sys.stdout.isatty() else Format.jsonl)
+    chosen = choose_format(format)
     names: Sequence[str] = ()
     if chosen in (Format.csv, Format.table):
         names, predictions = peek_class_names(predictions, lambda row: tuple(row.probabilities or ()))
-    return write_answers(predictions, chosen, names)
+    return write_answers(predictions, chosen, FORMATS, names)
 
 
 def _read_photos(photos: Iterable[Input]) -> Iterator[tuple[str, bytes]]:

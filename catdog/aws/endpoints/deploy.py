@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import command, print_dry_run, print_result, say
+from catdog.aws.app import command, parse_duration, print_dry_run, print_result, say
 from catdog.aws.endpoints.alarms import delete_alarms, list_alarms, name_alarms
 from catdog.aws.endpoints.permissions import check_role_reads
 from catdog.aws.endpoints.rollout import Patience, Plan, roll_out
@@ -36,8 +35,9 @@ from catdog.aws.inventory import (
 )
 from catdog.aws.jobs.requests import FRAMEWORK
 from catdog.aws.jobs.sdk import find_inference_image
-from catdog.aws.package import ARCHIVE_NAME, EMBEDDED, find_job_model, prepare_upload
+from catdog.aws.package import ARCHIVE_NAME, find_job_model, prepare_upload
 from catdog.errors import SettingsError
+from catdog.onnx_model import EMBEDDED
 from catdog.sources.addresses import S3_SCHEME as SCHEME
 
 CAPTURE_PREFIX: Final = "catdog/capture"
@@ -108,7 +108,7 @@ def deploy(
         raise SettingsError("--autoscale: needs an endpoint in service; leave --no-wait out")
     now = datetime.now(timezone.utc)
     endpoint = check_endpoint_name(name or f"{PROJECT}-{now:%Y%m%d-%H%M%S}", must_be_ours=True)
-    expiry = {EXPIRY_TAG: f"{now + parse_ttl(ttl):{TIME_FORMAT}}"} if ttl else {}
+    expiry = {EXPIRY_TAG: f"{now + parse_duration('--ttl', ttl):{TIME_FORMAT}}"} if ttl else {}
     with treat_sigterm_as_ctrl_c(), TemporaryDirectory(prefix="catdog-") as folder:
         running = None if account.dry_run else read_running(account, endpoint)
         if account.dry_run and name:
@@ -154,18 +154,6 @@ def estimate_hosting(hosting: Hosting, region: str) -> dict[str, Any]:
         most = estimate_cost("hosting", hosting.machine, region, hosting.bounds[1])
         cost["usd_per_hour_at_most"] = most["usd_per_hour"]
     return cost
-
-
-def parse_ttl(text: str) -> timedelta:
-    """Parse ``90m``, ``2h`` or ``3d``; raises SettingsError."""
-    found = re.fullmatch(r"(\d+)([mhd])", text.strip())
-    if not found or not int(found[1]):
-        raise SettingsError(f"--ttl {text}: give minutes, hours or days, like 90m, 2h or 3d")
-    unit = {"m": "minutes", "h": "hours", "d": "days"}[found[2]]
-    try:
-        return timedelta(**{unit: int(found[1])})
-    except OverflowError as error:
-        raise SettingsError(f"--ttl {text}: too long") from error
 
 
 @contextmanager

@@ -1,13 +1,14 @@
-"""catdog aws status [NAME]: what AWS says of jobs, their logs and what they cost.
+"""catdog aws status [NAME]: what AWS says of jobs and endpoints, their logs and what they cost.
 
-describe_job(account, name)           -> {"name": ..., "kind": "training", "state": "Completed", "usd": 0.06, ...}
+describe(account, name)               -> {"name": ..., "kind": "training", "state": "Completed", "usd": 0.06, ...}
 watch_job(account, name, kind, say)   -> the same, once the job has ended; meanwhile its log is shown
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
@@ -19,29 +20,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import EXIT_CODES, command, print_dry_run, print_result, say
+from catdog.aws.app import EXIT_CODES, command, parse_duration, print_dry_run, print_result, say
 from catdog.aws.failures import CloudError, find, is_aws_error
-from catdog.aws.instances import PriceKind, price_per_hour
+from catdog.aws.hosting import VARIANT
+from catdog.aws.instances import PriceKind, estimate_cost, price_per_hour
+from catdog.aws.inventory import read_endpoint
+from catdog.aws.watch.cloudwatch import Log, LogLine, read_traffic
 from catdog.errors import SettingsError
 from catdog.text import printable
 
-Kind = Literal["training", "tuning", "transform"]
+Kind = Literal["training", "tuning", "transform", "endpoint"]
 ENDED: Final = frozenset({"Completed", "Failed", "Stopped"})
 POLL_S: Final = 10.0
 LATE_LOG_S: Final = 5.0
 """CloudWatch shows the last lines this long after a job's end."""
 
-_LOG_GROUPS: Final = {"training": "/aws/sagemaker/TrainingJobs", "transform": "/aws/sagemaker/TransformJobs"}
-
-_HELP: Final = f"""Show jobs: state, time, cost, why they failed.
+_HELP: Final = f"""Show jobs, or one job or endpoint: state, time, cost, why it failed.
 
 The training, tuning and transform jobs of this project are those whose names begin with catdog-. The cost is that of
-on-demand instances, from a dated table; a search's cost is added up only when you name it. ps shows the endpoints.
+on-demand instances, from a dated table; a search's cost is added up only when you name it. Of an endpoint you also see
+its requests, errors and times, as CloudWatch counted them; ps lists the endpoints.
 
 \b
 Examples:
   catdog aws status
   catdog aws status catdog-train-20261121-120000-1a2b --logs
+  catdog aws status catdog-prod --since 7d
 
 \b
 {EXIT_CODES}"""
@@ -50,21 +54,29 @@ Examples:
 @command(_HELP, "region")
 def status(
     account: Account,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A job; default: the latest of all kinds.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A job or an endpoint; default: the latest jobs.")
+    ] = None,
     logs: Annotated[bool, typer.Option("--logs", help="With NAME: its log, on stderr.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="The most jobs of each kind to list.")] = 20,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Of an endpoint: how far back, like 12h or 7d.")] = "1d",
 ) -> None:
     if name is None:
         jobs = list_latest_jobs(account, limit)
         _print_table(jobs)
         print_result({"region": account.region, "jobs": jobs})
         return
-    job = describe_job(account, name)
+    hours = math.ceil(parse_duration("--since", since).total_seconds() / 3600)
+    job = describe(account, name)
+    if job["kind"] == "endpoint":
+        job["traffic"] = read_traffic(account.client("cloudwatch"), name, job["variants"], hours)
+        say(_format_endpoint(job))
     if job["kind"] == "tuning":
         job["usd"] = sum_trial_costs(account, name)
     if logs:
-        for line in JobLog(account, job["kind"], name).read_new_lines():
-            say(line)
+        log = Log.of(account, job["kind"], name)
+        for line in log.read_new_lines() if log else ():
+            say(_format_line(line))
     if job["failure"]:
         say(f"{name}: {printable(job['failure'])}")
     print_result(job, _suggest_command(job), account.asked_region)
@@ -77,18 +89,20 @@ def list_latest_jobs(account: Account, limit: int) -> list[dict[str, Any]]:
     trainings = _list_names(client, "list_training_jobs", "TrainingJob", limit, searches)
     transforms = _list_names(client, "list_transform_jobs", "TransformJob", limit)
     kinds: list[tuple[Kind, list[str]]] = [("tuning", searches), ("training", trainings), ("transform", transforms)]
-    jobs = [describe_job(account, name, kind) for kind, names in kinds for name in names]
+    jobs = [describe(account, name, kind) for kind, names in kinds for name in names]
     return sorted(jobs, key=lambda job: job["created"] or "", reverse=True)
 
 
-def describe_job(account: Account, name: str, kind: Kind | None = None) -> dict[str, Any]:
-    """Describe a job of this name; raises SettingsError if there is none. Without ``kind``, all kinds are tried."""
+def describe(account: Account, name: str, kind: Kind | None = None) -> dict[str, Any]:
+    """Describe what has this name; raises SettingsError if nothing has. Without ``kind``, all kinds are tried."""
     client = account.client("sagemaker")
-    for describe in (_DESCRIBE[kind],) if kind else _DESCRIBE.values():
-        job = find(partial(describe, client, account, name))
+    for ask in (_DESCRIBE[kind],) if kind else _DESCRIBE.values():
+        job = find(partial(ask, client, account, name))
         if job is not None:
             return job
-    raise SettingsError(f"{name}: there is no such job in {account.region}; catdog aws status lists them")
+    raise SettingsError(
+        f"{name}: there is no such job or endpoint in {account.region}; catdog aws status and catdog aws ps list them"
+    )
 
 
 def sum_trial_costs(account: Account, name: str) -> float | None:
@@ -97,7 +111,7 @@ def sum_trial_costs(account: Account, name: str) -> float | None:
     total = 0.0
     for page in pages:
         for summary in page["TrainingJobSummaries"]:
-            usd = describe_job(account, summary["TrainingJobName"], "training")["usd"]
+            usd = describe(account, summary["TrainingJobName"], "training")["usd"]
             if usd is None:
                 return None
             total += usd
@@ -111,22 +125,22 @@ def watch_job(
 
     Raises CloudError with AWS's reason if the job failed or was stopped, and what boto3 raises: then the job goes on.
     """
-    log, last_step = JobLog(account, kind, name), ""
+    log, last_step = Log.of(account, kind, name), ""
     try:
         while True:
-            job = describe_job(account, name, kind)
+            job = describe(account, name, kind)
             if (step := job.get("step") or job["state"]) != last_step:
                 tell(f"{datetime.now(timezone.utc):%H:%M:%S} {name}: {step}")
                 last_step = step
-            for line in log.read_new_lines():
-                tell(line)
+            for line in log.read_new_lines() if log else ():
+                tell(_format_line(line))
             if job["state"] in ENDED:
                 break
             time.sleep(poll_s)
-        if log.has_lines:
+        if log and log.has_lines:
             time.sleep(min(poll_s, LATE_LOG_S))
             for line in log.read_new_lines():
-                tell(line)
+                tell(_format_line(line))
     except Exception as error:
         if is_aws_error(error):
             tell(f"{name}: goes on without being watched: catdog aws status {name} --logs")
@@ -155,39 +169,6 @@ def report_start(
         job = {"name": name, "state": "InProgress"}
         next_command = f"catdog aws status {name}{' --logs' if kind == 'training' else ''}"
     print_result(job | {"cost": cost}, next_command, account.asked_region)
-
-
-class JobLog:
-    """A job's log in CloudWatch, of all its machines; gives each line once."""
-
-    def __init__(self, account: Account, kind: Kind, name: str) -> None:
-        self._account, self._group, self._name = account, _LOG_GROUPS.get(kind), name
-        self._tokens: dict[str, str] = {}
-        self.has_lines = False
-
-    def read_new_lines(self) -> Iterator[str]:
-        """Yield the lines that were written since the last call; none while there is no log yet."""
-        if self._group is None:
-            return
-        client, streams = self._account.client("logs"), {"logStreamNamePrefix": f"{self._name}/"}
-        try:
-            pages = list(client.get_paginator("describe_log_streams").paginate(logGroupName=self._group, **streams))
-        except client.exceptions.ResourceNotFoundException:
-            return
-        for stream in (entry["logStreamName"] for page in pages for entry in page["logStreams"]):
-            machine = stream.removeprefix(f"{self._name}/").rpartition("-")[0]  # of algo-1-1700000000
-            while True:
-                more = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
-                response = client.get_log_events(
-                    logGroupName=self._group, logStreamName=stream, startFromHead=True, **more
-                )
-                for event in response["events"]:
-                    self.has_lines = True
-                    yield f"[{machine}] {printable(event['message'].rstrip())}"
-                token = response["nextForwardToken"]
-                if token == self._tokens.get(stream):  # how CloudWatch says that there is no more for now
-                    break
-                self._tokens[stream] = token
 
 
 def _describe_training(client: Any, account: Account, name: str) -> dict[str, Any]:
@@ -241,10 +222,31 @@ def _describe_transform(client: Any, account: Account, name: str) -> dict[str, A
     }
 
 
-_DESCRIBE: Final[Mapping[Kind, Callable[[Any, Account, str], dict[str, Any]]]] = {
+def _describe_endpoint(client: Any, account: Account, name: str) -> dict[str, Any] | None:
+    """Describe an endpoint; its cost is an estimate, since nobody notes how many instances it had when."""
+    found, listed = client.describe_endpoint(EndpointName=name), read_endpoint(client, name)
+    if listed is None:  # deleted in between
+        return None
+    known = listed.to_json(datetime.now(timezone.utc), account.region)
+    note = "a serverless endpoint is paid by the second of its answers"
+    if listed.instance_type:
+        price = estimate_cost("hosting", listed.instance_type, account.region, listed.instances)
+        assumed = f"{known['age_hours']} hours x {listed.instances} instances as of now x the price of one"
+        note = f"an estimate: {assumed} ({price['note']})"
+    return {
+        **_describe_common(name, "endpoint", found.get("EndpointStatus"), found),
+        "usd": known["usd_so_far"],
+        "usd_note": note,
+        **{key: known[key] for key in ("usd_per_hour", "instance_type", "instances", "age_hours", "expires_at")},
+        "variants": [variant["VariantName"] for variant in found.get("ProductionVariants", ())] or [VARIANT],
+    }
+
+
+_DESCRIBE: Final[Mapping[Kind, Callable[[Any, Account, str], dict[str, Any] | None]]] = {
     "training": _describe_training,
     "tuning": _describe_tuning,
     "transform": _describe_transform,
+    "endpoint": _describe_endpoint,
 }
 
 
@@ -257,6 +259,21 @@ def _describe_common(name: str, kind: Kind, state: str | None, found: Mapping[st
         "created": created.astimezone(timezone.utc).isoformat(timespec="seconds") if created else None,
         "failure": found.get("FailureReason") or None,
     }
+
+
+def _format_endpoint(endpoint: Mapping[str, Any]) -> str:
+    traffic = endpoint["traffic"]
+    usd = "cost unknown" if endpoint["usd"] is None else f"about ${endpoint['usd']:.2f} so far"
+    errors = f"{traffic['errors_4xx']:,} refused (4xx), {traffic['errors_5xx']:,} failed (5xx)"
+    took = "" if traffic["latency_ms"] is None else f", {traffic['latency_ms']:g} ms on average"
+    return (
+        f"{endpoint['name']}: {endpoint['state']}, {usd}; since {traffic['since']} {traffic['invocations']:,} "
+        f"requests, {errors}{took}"
+    )
+
+
+def _format_line(line: LogLine) -> str:
+    return f"[{line.machine}] {line.text}"
 
 
 def _format_step(transition: Mapping[str, Any]) -> str:
@@ -307,4 +324,6 @@ def _suggest_command(job: dict[str, Any]) -> str:
         return f"catdog aws deploy --from-job {name} --ttl 2h"
     if job["kind"] == "tuning" and is_done:
         return f"catdog aws tune --best {name} --out config.yaml"
+    if job["kind"] == "endpoint":
+        return f"catdog aws logs {name}"
     return f"catdog aws status {name}" if job["state"] not in ENDED else "catdog aws status"

@@ -21,7 +21,7 @@ from catdog.aws.jobs.requests import (
     take_weights_from_s3,
 )
 from catdog.aws.jobs.sdk import start_tuning
-from catdog.aws.jobs.status import describe_job, report_start
+from catdog.aws.jobs.status import describe, report_start
 from catdog.aws.jobs.train import Name, Test, Validation, Wait
 from catdog.errors import SettingsError
 from catdog.files import replace_file
@@ -91,7 +91,7 @@ def tune(
 
 def _write_best(account: Account, name: str, out: Path) -> None:
     """Write the best trial's settings to ``out``; raises CloudError if no trial has a result yet."""
-    describe_job(account, name, "tuning")  # raises one clear sentence if there is no such search
+    describe(account, name, "tuning")  # raises one clear sentence if there is no such search
     sagemaker = account.client("sagemaker")
     search = sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     winner = search.get("BestTrainingJob") or {}

@@ -1,0 +1,1 @@
+"""What jobs and endpoints do while they work: their captured answers, logs and metrics."""

@@ -1,0 +1,1 @@
+"""Photos -> boxes around pets' heads, without torch."""

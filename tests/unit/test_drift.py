@@ -1,0 +1,283 @@
+"""Answers counted and compared: the numbers, the tables and references they come from, the command and its verdict."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from catdog.contact_sheet import MOST
+from catdog.drift.__main__ import app
+from catdog.drift.report import Bounds, LeastSure
+from catdog.drift.tables import read_answers, read_lines, read_reference
+from catdog.drift.tally import MOST_LABELS, OTHER, Answer, Reference, Tally, estimate_chance, measure_psi
+from catdog.errors import DataError, SettingsError
+
+pytest.importorskip("matplotlib", reason="draws the chart: pip install '.[drift]'")
+
+HEADER = ["source", "status", "label", "confidence", "cat", "dog", "error"]
+Run = Callable[..., "tuple[int, dict[str, Any], str]"]
+
+
+def draw_confidences(count: int, power: float, seed: int = 0) -> list[float]:
+    """Confidences as models have them, most of them near 1; a smaller ``power`` makes more unsure ones."""
+    drawn = np.random.default_rng(seed).random(count)
+    return [round(1 - 0.6 * value**power, 6) for value in drawn.tolist()]
+
+
+def write_table(path: Path, confidences: Sequence[float], errors: int = 0, threshold: float = 0.7) -> Path:
+    """A CSV as catdog score writes it; photos are cats and dogs in turn, "unsure" below the threshold."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for i, value in enumerate(confidences):
+            label = "unsure" if value < threshold else ("cat", "dog")[i % 2]
+            writer.writerow([f"{i}.jpg", "ok", label, value, value, 1 - value, ""])
+        for i in range(errors):
+            writer.writerow([f"damaged{i}.jpg", "corrupt", "", "", "", "", f"damaged{i}.jpg: truncated"])
+    return path
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "reference.csv", draw_confidences(2000, 6))
+
+
+@pytest.fixture
+def run() -> Run:
+    """run(...) -> exit code, the JSON on stdout, stderr."""
+
+    def go(*arguments: object) -> tuple[int, dict[str, Any], str]:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, json.loads(result.stdout or "{}"), result.stderr
+
+    return go
+
+
+# the numbers
+
+
+def test_the_index_is_the_published_formula() -> None:
+    """Two bins, 50/50 and 75/25: (0.25 ln 1.5) + (-0.25 ln 0.5), but for half a photo that each bin gets."""
+    assert measure_psi([500_000, 500_000], [750_000, 250_000]) == pytest.approx(
+        0.25 * np.log(1.5) - 0.25 * np.log(0.5), abs=1e-5
+    )
+    assert measure_psi([10, 20, 30], [100, 200, 300]) == pytest.approx(0, abs=1e-3)
+    assert measure_psi([100, 100], [200, 0]) > 1  # an empty bin has no logarithm of its own
+
+
+def test_chance_alone_stays_under_its_bound_in_95_of_100_samples() -> None:
+    """Samples of the reference's own distribution; 0.02 is three standard errors of 1,000 samples."""
+    generator, bins = np.random.default_rng(1), 10
+    for photos in (60, 1000):
+        indices = [
+            measure_psi(generator.multinomial(3000, [1 / bins] * bins).tolist(), found.tolist())
+            for found in generator.multinomial(photos, [1 / bins] * bins, size=1000)
+        ]
+        bound = estimate_chance(bins, 3000, photos)
+        assert np.mean(np.asarray(indices) > bound) == pytest.approx(0.05, abs=0.02)
+
+
+def test_the_bins_are_tenths_and_fewer_where_many_photos_are_equally_sure() -> None:
+    tally = Tally()
+    for value in draw_confidences(1000, 1):
+        tally.add("all", Answer("x", "cat", value))
+    made = tally.make_reference("x")
+    assert len(made.photos) == 10
+    assert all(98 <= count <= 102 for count in made.photos)
+    tied = Tally()
+    for i in range(1000):
+        tied.add("all", Answer("x", "cat", 1.0 if i < 600 else 0.5 + i / 10_000))
+    made = tied.make_reference("x")
+    assert made.photos[-1] == 600  # all that are as sure as can be, in one bin
+    assert sum(made.photos) == 1000
+    assert 1.0 not in made.edges
+
+
+def test_what_was_counted_compares_with_itself_as_no_change() -> None:
+    values = draw_confidences(500, 6)
+    first = Tally()
+    for value in values:
+        first.add("a", Answer("x", "cat", value))
+    again = Tally(first.make_reference("a"))
+    for value in values:
+        again.add("b", Answer("x", "cat", value))
+    report = again.to_json()
+    assert report["psi"] == 0
+    assert report["reference"]["confidence"]["now"] == report["reference"]["confidence"]["photos"]
+
+
+def test_a_reference_must_be_something_to_compare_with() -> None:
+    with pytest.raises(DataError, match="99 answered photos are too few"):
+        Reference("x", (0.5,), (49, 50), {})
+    with pytest.raises(DataError, match="the same confidence"):
+        Reference("x", (), (1000,), {})
+
+
+def test_a_stranger_s_labels_take_no_more_room_than_a_few() -> None:
+    tally = Tally()
+    for i in range(1000):
+        tally.add("all", Answer("x", f"label{i}", 0.5))
+    assert len(tally.to_json()["labels"]) == MOST_LABELS + 1
+    assert tally.to_json()["labels"][OTHER] == 1000 - MOST_LABELS
+
+
+def test_the_least_sure_are_kept_and_their_photos_not_read_before_they_are_drawn(tmp_path: Path) -> None:
+    read: list[float] = []
+
+    def read_thumbnail(value: float) -> Image.Image:
+        read.append(value)
+        return Image.new("RGB", (8, 8))
+
+    least_sure, values = LeastSure(), [i / 1000 for i in range(1000)]
+    random.Random(0).shuffle(values)
+    for value in values:
+        answer = Answer("x", "cat", value)
+        if least_sure.wants(answer):
+            least_sure.add(answer, "x", lambda value=value: read_thumbnail(value))  # type: ignore[misc]
+    assert read == []
+    assert least_sure.draw("title", tmp_path / "sheet.png")
+    assert read == [i / 1000 for i in range(MOST)]
+
+
+def test_a_psi_that_chance_explains_passes_no_bound() -> None:
+    numbers = {"psi": 0.5, "psi_by_chance": 0.6, "unsure": 0.0, "failed": 0.0}
+    bounds = Bounds.parse(0.25, None, None, has_reference=True)
+    assert bounds.list_passed(numbers) == []
+    assert bounds.list_passed(numbers | {"psi_by_chance": 0.1}) == ["--max-psi 0.25: the confidences' PSI is 0.500"]
+
+
+# tables and references
+
+
+def test_results_are_read_in_every_form_that_catdog_writes(tmp_path: Path, reference: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="reads Parquet: pip install '.[score]'")
+    import pyarrow.parquet as pq
+
+    with reference.open() as file:
+        rows = [row | {"confidence": float(row["confidence"])} for row in csv.DictReader(file)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "r.parquet")
+    with (tmp_path / "predictions.csv").open("w", newline="") as file:  # as catdog evaluate writes it
+        writer = csv.writer(file)
+        writer.writerow(["path", "source", "truth", "label", "confidence", "cat", "dog"])
+        writer.writerows([row["source"], "kaggle", "cat", row["label"], row["confidence"], 0, 0] for row in rows)
+    wanted = list(read_answers(str(reference)))
+    assert len(wanted) == 2000
+    for name in ("r.jsonl", "r.parquet"):
+        assert list(read_answers(str(tmp_path / name))) == wanted
+    made = read_reference(str(reference))
+    assert read_reference(str(tmp_path)).photos == made.photos  # the folder of an evaluation
+
+
+def test_a_report_is_a_reference_for_the_next_one(run: Run, tmp_path: Path, reference: Path) -> None:
+    code, first, _ = run(reference, "--out", tmp_path / "first")
+    assert (code, first["psi"], first["reference"]) == (0, None, None)
+    code, again, _ = run(reference, "--reference", tmp_path / "first", "--max-psi", 0.25)
+    assert (code, again["psi"]) == (0, 0)
+    assert read_reference(str(tmp_path / "first")).shares == read_reference(str(reference)).shares
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"", "too few"),
+        ("a.csv", b"source,label\nx,cat\n", "is no table"),
+        ("a.csv", b"source,label,confidence\nx,cat,2\n", "is no table"),
+        ("a.csv", b"source,label,confidence\nx,cat,nan\n", "is no table"),
+        ("a.csv", b"source,status,label,confidence\nx,ok,,\n", "is no table"),
+        ("a.csv", b"source,label,confidence\n\xff,cat,0.5\n", "is no table"),
+        ("a.csv", b'source,label,confidence\n"' + b"x" * 2**21, "is no table"),
+        ("a.csv", b"source,label,confidence\nx,cat,0.5\n", "too few"),
+        ("a.jsonl", b'{"label": "cat", "confidence": 0.5}\n[]\n', "is no table"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", "is no table"),
+        ("a.jsonl", b'{"label": ' + b"9" * 5000 + b', "confidence": 0.5}\n', "is no table"),
+        ("a.parquet", b"PAR1 not really PAR1", "is no table"),
+        ("a.txt", b"", "must end in"),
+        ("a.json", b"{}", "is no drift.json"),
+        ("a.json", b'{"confidence": {"edges": [0.5], "photos": [1e3, -5]}, "shares": {}}', "is no drift.json"),
+        ("a.json", b'{"confidence": {"edges": [0.9, 0.5], "photos": [9, 9, 9]}, "shares": {}}', "is no drift.json"),
+        ("a.json", b"[" * 100_000, "is no drift.json"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_reference_is_one_line(run: Run, tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    table = write_table(tmp_path / "now.csv", [0.5])
+    code, report, err = run(table, "--reference", tmp_path / name)
+    assert (code, report) == (2, {})
+    (line,) = err.splitlines()
+    assert line.startswith("catdog drift: error: ")
+    assert said in line
+
+
+def test_lines_are_bounded() -> None:
+    stream = io.BytesIO(b"short\n" + b"x" * 5_000_000 + b"\nlast")
+    assert list(read_lines(stream, 100)) == [b"short\n", None, b"last"]
+
+
+# the command
+
+
+def test_what_changed_is_told_and_drawn(
+    run: Run, tmp_path: Path, reference: Path, photo: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(photo("red", "JPEG"))
+    same = write_table(tmp_path / "same.csv", draw_confidences(1000, 6, seed=2))
+    other = write_table(tmp_path / "a $other$ one.csv", draw_confidences(1000, 1.5, seed=3), errors=20)
+    code, report, err = run(
+        same, other, "--reference", reference, "--out", "out", "--max-psi", 0.1, "--max-errors", "2%"
+    )
+    assert code == 1
+    first, second = report["periods"]
+    assert first["psi"] < first["psi_by_chance"]
+    assert second["psi"] > 0.25
+    assert second["errors"] == 20
+    assert report["photos"] == 2020
+    assert second["unsure"] > first["unsure"]
+    (passed,) = report["passed"]
+    assert passed.startswith("--max-psi 0.1: ")
+    assert passed in err
+    assert "within chance" in err
+    assert json.loads((tmp_path / "out" / "drift.json").read_text()) | {"out": "out"} == report
+    for name in ("drift.png", "least_sure.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            picture.load()
+    assert run(same, "--reference", reference, "--out", "out", "--max-psi", 0.1, "--max-unsure", "50%")[0] == 0
+
+
+def test_bounds_are_shares_and_a_psi_needs_a_reference(run: Run, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "now.csv", [0.5] * 9, errors=1)
+    assert run(table, "--max-errors", "10%", "--max-unsure", "1")[0] == 0
+    assert run(table, "--max-errors", "0.09")[0] == 1
+    assert run(table, "--max-unsure", "99%")[0] == 1
+    for arguments, said in (
+        (("--max-psi", 0.1), "compares with a --reference"),
+        (("--max-errors", "5"), "give a share"),
+        (("--max-unsure", "nan"), "give a share"),
+        (("--max-unsure", "many"), "give a share"),
+        (("--out", tmp_path), "holds files of something else"),
+    ):
+        code, _, err = run(table, *arguments)
+        assert code == 2
+        assert said in err
+    with pytest.raises(SettingsError):
+        Bounds.parse(None, "101%", None, has_reference=False)
+
+
+def test_silence_is_no_good_news(run: Run, tmp_path: Path) -> None:
+    empty = write_table(tmp_path / "now.csv", [])
+    assert run(empty)[0] == 1
