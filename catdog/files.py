@@ -14,11 +14,8 @@ from typing import Final
 from catdog.errors import SettingsError
 
 LOCK_NAME: Final = ".catdog.lock"
-<<<<<<< HEAD
 _OWN: Final = ".catdog"  # begins the names of locks, and of what another process tries at this moment
-=======
 _UNFINISHED: Final = ".tmp"  # how the names of files end that ``replace_file`` has not renamed yet
->>>>>>> serve
 
 
 @contextmanager
@@ -82,13 +79,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-<<<<<<< HEAD
-def check_output_folder(flag: str, folder: Path, marks: Sequence[str]) -> None:
-    """Raise SettingsError unless ``folder`` can be written to, and is new, is empty, or holds one of ``marks``.
-=======
 def check_output_folder(flag: str, folder: Path, marks: Sequence[str], content: bytes | None = None) -> None:
-    """Raise SettingsError unless ``folder`` is new, is empty, or holds one of ``marks``.
->>>>>>> serve
+    """Raise SettingsError unless ``folder`` can be written to, and is new, is empty, or holds one of ``marks``.
 
     ``marks``: files, as paths below it, by which a command knows a folder that it has written to before; ``content``:
     bytes in them, where a stranger might have files of these names. A mark that is half-written counts as none, so that
@@ -96,16 +88,14 @@ def check_output_folder(flag: str, folder: Path, marks: Sequence[str], content: 
     """
     check_local(flag, folder)
     try:
-<<<<<<< HEAD
-        is_used = folder.is_dir() and not all(path.name.startswith(_OWN) for path in folder.iterdir())
-=======
         if folder.exists() and not folder.is_dir():
             raise SettingsError(f"{flag} {folder}: is a file; give a folder")
         unfinished = tuple(f".{mark}." for mark in marks)
-        others = [] if not folder.exists() else [path.name for path in folder.iterdir() if path.name != LOCK_NAME]
-        is_used = any(not (name.startswith(unfinished) and name.endswith(_UNFINISHED)) for name in others)
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        is_used = not all(
+            name.startswith(_OWN) or (name.startswith(unfinished) and name.endswith(_UNFINISHED)) for name in names
+        )
         is_known = any(_holds(folder / mark, content) for mark in marks)
->>>>>>> serve
     except OSError as error:
         raise SettingsError(f"{flag} {folder}: can't be read ({error.strerror})") from error
     if is_used and not is_known:
