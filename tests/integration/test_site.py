@@ -191,9 +191,9 @@ def test_what_cannot_be_written_is_one_line(site: Path, tmp_path: Path) -> None:
     shutil.copy(site / "NOTICE.txt", tmp_path / "in the way")
     for name, said in (
         ("file", "is a file; give a folder"),
-        ("file/below", "can't be made or written to (Not a directory)"),
-        ("unwritable/site", "can't be made or written to (Permission denied)"),
-        ("unwritable", "can't be made or written to (Permission denied)"),
+        ("file/below", "can't be written (Not a directory)"),
+        ("unwritable/site", "can't be written (Permission denied)"),
+        ("unwritable", "can't be written (Permission denied)"),
         ("in the way", "model.onnx can't be written there (Is a directory)"),
     ):
         command = [*UNPRIVILEGED, sys.executable, "-m", "catdog", "page", "--out", str(tmp_path / name)]
