@@ -8,7 +8,8 @@ Each start is a new process, in turn with .pyc files and without:
     ready    from the process's start until it asks for its first event: imports, model, golden photos
     first    the first answer, for a JPEG of 500x375 px in an event of a Function URL
     next     the median of ten more
-    memory   the most that the process has held: when ready, after those answers, after a JPEG of 12 megapixels
+    memory   the most that the process has held: when ready, after those answers, after a JPEG of 12 megapixels, and
+             after a WebP of 50, the largest photo allowed in the format that takes the most
 
 Seconds of the clock, and of the processor in brackets, which other programs on the machine disturb less. What AWS
 adds (a machine found, the package fetched) is not in it. Needs the extra dev. The figures are in docs/lambda.md.
@@ -32,6 +33,7 @@ import typer
 from PIL import Image
 
 from catdog.image import encode
+from catdog.serving.limits import MAX_PIXELS
 from tests.integration.lambda_on_loopback import Served
 
 GOLDEN: Final = Path(__file__).parents[1] / "tests" / "golden" / "lambda" / "function_url.json"
@@ -45,7 +47,9 @@ def main(
     starts: Annotated[int, typer.Option(min=1, help="Processes of each kind; their medians are shown.")] = 10,
 ) -> None:
     """Time cold starts."""
-    small, large = (make_event(width, height) for width, height in ((500, 375), (4000, 3000)))
+    small, large = (make_event(draw(width, height)) for width, height in ((500, 375), (4000, 3000)))
+    side = int(MAX_PIXELS**0.5)
+    largest = make_event(encode(Image.new("RGBA", (side, side)), "WEBP", lossless=True, quality=0, method=0))
     kinds: dict[str, dict[str, str]] = {
         "with .pyc": {},
         "without": {"PYTHONPYCACHEPREFIX": "/nowhere"},  # where Python looks for them then
@@ -55,7 +59,7 @@ def main(
         for start in range(starts + 1):
             for kind, variables in kinds.items():
                 (scratch := Path(folder, f"{start} {kind}")).mkdir()
-                figures = start_once(package / "task", variables, scratch, small, large)
+                figures = start_once(package / "task", variables, scratch, small, large, largest)
                 if start:  # the first ones fill the disk's cache
                     found[kind].append(figures)
     typer.echo(f"medians of {starts} processes on one core, Python {sys.version.split()[0]}")
@@ -67,17 +71,26 @@ def main(
             typer.echo(f"  {name:40}{shown}")
 
 
-def make_event(width: int, height: int) -> dict[str, Any]:
-    """A golden event with a JPEG of this size that has about as much detail as a photo."""
+def draw(width: int, height: int) -> bytes:
+    """A JPEG of this size that has about as much detail as a photo."""
     random = np.random.default_rng(0)
     rough = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
-    body = base64.b64encode(encode(rough.resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=85))
-    headers = {"content-type": "image/jpeg"}
-    return {**json.loads(GOLDEN.read_text()), "body": body.decode("ascii"), "headers": headers}
+    return encode(rough.resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=85)
+
+
+def make_event(photo: bytes) -> dict[str, Any]:
+    """A golden event with the photo."""
+    headers = {"content-type": "application/octet-stream"}
+    return {**json.loads(GOLDEN.read_text()), "body": base64.b64encode(photo).decode("ascii"), "headers": headers}
 
 
 def start_once(
-    task: Path, variables: dict[str, str], scratch: Path, small: dict[str, Any], large: dict[str, Any]
+    task: Path,
+    variables: dict[str, str],
+    scratch: Path,
+    small: dict[str, Any],
+    large: dict[str, Any],
+    largest: dict[str, Any],
 ) -> Figures:
     """Start the function and ask it; returns seconds of the clock and of the processor, and megabytes."""
     function = Served(task, variables, scratch)
@@ -96,6 +109,8 @@ def start_once(
         figures["memory, then"] = (read_peak_mb(pid), 0.0)
         figures["answer for 12 megapixels"] = ask(large)
         figures["memory, then, after 12 megapixels"] = (read_peak_mb(pid), 0.0)
+        ask(largest)
+        figures["memory, then, after 50 megapixels"] = (read_peak_mb(pid), 0.0)
     return figures
 
 

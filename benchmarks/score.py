@@ -19,9 +19,9 @@ cores and ResNet-18 weights. PHOTOS holds JPEGs at their original size, named af
 - Memory is the proportional set size (PSS) of a way's processes together, looked at ten times a second, or less often
   where looking takes long.
 
-timm, transformers, fastai and Ultralytics are installed on the first run, each into its own build/benchmark-score/NAME,
-which sees the packages of the Python that runs this, so that torch and ONNX Runtime are the same. Ultralytics is under
-the AGPL: it is run as a program of its own here and is no dependency of catdog.
+timm, transformers, fastai and Ultralytics are installed on the first run, each into its own
+build/benchmark-environments/NAME, which sees the packages of the Python that runs this, so that torch and ONNX Runtime
+are the same. Ultralytics is under the AGPL: it is run as a program of its own here and is no dependency of catdog.
 """
 
 from __future__ import annotations

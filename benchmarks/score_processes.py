@@ -1,4 +1,7 @@
-"""Processes of ways that score.py compares: what they are to have installed, and how long and how large they are."""
+"""Processes of ways that score.py compares: what they are to have installed, and how long and how large they are.
+
+server.py makes its environments here, too.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-ENVIRONMENTS: Final = ROOT / "build" / "benchmark-score"
+ENVIRONMENTS: Final = ROOT / "build" / "benchmark-environments"
 # pip's arguments, the library itself first. Left out: spacy, for texts, and a web framework that fastprogress needs
 # from 1.1 on (fastai); what draws windows, and what talks to NVIDIA's driver or to Ultralytics' servers (Ultralytics).
 INSTALLED: Final[dict[str, list[list[str]]]] = {
@@ -121,14 +124,14 @@ def with_version(name: str) -> str:
     return f"{name} {number}" if package == name.lower() else f"{name} ({package} {number})"
 
 
-def environment_for(name: str) -> str:
+def environment_for(name: str, wanted: Mapping[str, list[list[str]]] = INSTALLED) -> str:
     """The Python that runs a way; installs what it needs on the first run, and raises WayError where that fails."""
-    if name not in INSTALLED:
+    if name not in wanted:
         return sys.executable
     place = ENVIRONMENTS / name.lower().replace(" ", "-")
     python, installed, constraints = place / "bin" / "python", place / "installed.json", place / "constraints.txt"
     kept = [f"{package}=={version(package).partition('+')[0]}" for package in KEPT]
-    content = json.dumps([sys.executable, INSTALLED[name], kept])
+    content = json.dumps([sys.executable, wanted[name], kept])
     if installed.exists() and installed.read_text() == content:
         return str(python)
     print(f"installing {name} into {place}", file=sys.stderr)
@@ -137,7 +140,7 @@ def environment_for(name: str) -> str:
     # A venv made from a venv sees the packages of neither; this line shows it those of the running Python.
     (Path(purelib) / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     constraints.write_text("\n".join(kept) + "\n")
-    for packages in INSTALLED[name]:
+    for packages in wanted[name]:
         command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(constraints), *packages]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -4,7 +4,8 @@
     @edge("catdog dataset", failed=NothingUsableError)
     def main(...) -> None: ...
 
-    0 done, 1 the work failed, 2 a bad argument, input, model or disk, 130 Ctrl-C, 141 the reader of stdout went away
+    0 done, 1 the work failed, 2 a bad argument, input, model or disk, 130 Ctrl-C, 141 the reader of stdout went away,
+    143 SIGTERM
 
 This module imports next to nothing, so that ``run_command`` can watch over the imports of everything else.
 """
@@ -28,9 +29,28 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_SIGNAL: Final = 128  # plus the signal's number, as every shell has it
 EXIT_INTERRUPTED: Final = EXIT_SIGNAL + signal.SIGINT
+EXIT_TERMINATED: Final = EXIT_SIGNAL + signal.SIGTERM
 EXIT_NO_READER: Final = EXIT_SIGNAL + 13  # SIGPIPE, which Windows does not have
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FULL_DISK: Final = "no space is left where it writes to; make some, or write elsewhere, and start it again"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it is treated as Ctrl-C."""
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end what is inside as Ctrl-C does, so that it undoes what it began; ``edge`` knows the exit code."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -45,8 +65,8 @@ def edge(
     """Turn what a user can cause or cure into one line on stderr and SystemExit; a ``with`` block or a decorator.
 
     ``failed`` are the errors that end with 1, all others of catdog's end with 2. ``extra`` is what the command needs
-    installed. ``advice`` says how to go on after Ctrl-C; without it, Ctrl-C is answered in silence. ``prefix`` replaces
-    "NAME: error" before an error's message.
+    installed. ``advice`` says how to go on after Ctrl-C (and SIGTERM, see ``stop_on_sigterm``); without it,
+    Ctrl-C is answered in silence. ``prefix`` replaces "NAME: error" before an error's message.
     """
     prefix = prefix or f"{name}: error"
     try:
@@ -56,7 +76,8 @@ def edge(
     except CatdogError as error:
         _end(EXIT_FAILED if isinstance(error, failed) else EXIT_USAGE, f"{prefix}: {error}", error)
     except KeyboardInterrupt as error:
-        _end(EXIT_INTERRUPTED, advice and f"{name}: interrupted; {advice}", error)
+        code = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+        _end(code, advice and f"{name}: interrupted; {advice}", error)
     except ModuleNotFoundError as error:
         from catdog.extras import install_command, name_extra
 

@@ -15,6 +15,7 @@ from catdog.errors import SettingsError
 
 LOCK_NAME: Final = ".catdog.lock"
 _OWN: Final = ".catdog"  # begins the names of locks, and of what another process tries at this moment
+_UNFINISHED: Final = ".tmp"  # how the names of files end that ``replace_file`` has not renamed yet
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -78,17 +79,26 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def check_output_folder(flag: str, folder: Path, marks: Sequence[str]) -> None:
+def check_output_folder(flag: str, folder: Path, marks: Sequence[str], content: bytes | None = None) -> None:
     """Raise SettingsError unless ``folder`` can be written to, and is new, is empty, or holds one of ``marks``.
 
-    ``marks``: files, as paths below it, by which a command knows a folder that it has written to before.
+    ``marks``: files, as paths below it, by which a command knows a folder that it has written to before; ``content``:
+    bytes in them, where a stranger might have files of these names. A mark that is half-written counts as none, so that
+    a killed command finds the folder empty.
     """
     check_local(flag, folder)
     try:
-        is_used = folder.is_dir() and not all(path.name.startswith(_OWN) for path in folder.iterdir())
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(f"{flag} {folder}: is a file; give a folder")
+        unfinished = tuple(f".{mark}." for mark in marks)
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        is_used = not all(
+            name.startswith(_OWN) or (name.startswith(unfinished) and name.endswith(_UNFINISHED)) for name in names
+        )
+        is_known = any(_holds(folder / mark, content) for mark in marks)
     except OSError as error:
         raise SettingsError(f"{flag} {folder}: can't be read ({error.strerror})") from error
-    if is_used and not any((folder / mark).exists() for mark in marks):
+    if is_used and not is_known:
         raise SettingsError(f"{flag} {folder}: holds files of something else; give a new or an empty folder")
     check_writable(flag, folder)
 
@@ -101,6 +111,10 @@ def check_writable(flag: str, folder: Path) -> None:
             pass
     except OSError as error:
         raise SettingsError(f"{flag} {folder}: can't be written ({error.strerror})") from error
+
+
+def _holds(mark: Path, content: bytes | None) -> bool:
+    return mark.exists() if content is None else mark.is_file() and content in mark.read_bytes()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
     catdog serve                                          on http://127.0.0.1:8000, with the embedded model
     catdog serve --host 0.0.0.0 --port 8080 --model model.onnx
 
-Exit codes: 0 ended by SIGTERM once all was answered, and those of ``catdog.edge``.
+Exit codes: 0 ended by SIGTERM once all was answered, 130 by Ctrl-C, and those of ``catdog.edge``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered dur
 
     start("serve")
 
+import errno
 import os
 import signal
 import socket
@@ -73,12 +74,12 @@ def main(
 ) -> None:
     if allow_s3:
         os.environ[ALLOWED_S3] = " ".join(allow_s3)
-    parse_prefixes(os.environ.get(ALLOWED_S3, ""))
+    parse_prefixes(os.environ.get(ALLOWED_S3, ""), "--allow-s3" if allow_s3 else ALLOWED_S3)
     settings = Settings(model, workers, max_body * _MIB, max_pixels * 1_000_000, max_waiting, timeout)
     log_to_stderr()
     with _listen(host, port) as listening:
         where = f"[{host}]" if ":" in host else host
-        typer.echo(f"http://{where}:{listening.getsockname()[1]} answers with {model or 'the embedded model'}")
+        typer.echo(f"http://{where}:{listening.getsockname()[1]} is starting, with {model or 'the embedded model'}")
         sys.stdout.flush()
         _serve(settings, listening)
 
@@ -106,15 +107,39 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
         os.environ[SETTINGS] = write_settings(settings)
         name = "catdog.serving.server:make_worker"
         config = uvicorn.Config(name, factory=True, workers=settings.workers, **common)  # type: ignore[arg-type]
-        Multiprocess(config, [listening]).run()
+        running = _Workers(config, [listening])
+        running.run()
+    if running.is_interrupted:
+        raise KeyboardInterrupt
+
+
+class _Workers(Multiprocess):
+    """uvicorn's, which forgets whether it was Ctrl-C that ended it."""
+
+    is_interrupted = False
+
+    def handle_int(self) -> None:
+        self.is_interrupted = True
+        super().handle_int()
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not host.strip():
+        raise SettingsError("--host: is empty; give an address of this machine, or 0.0.0.0 for all that it has")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
+    except (OSError, ValueError) as error:  # ValueError: a name that no name can be
+        reason = getattr(error, "strerror", None) or "it is no name"
+        raise SettingsError(f"--host {host}: has no address ({reason}); give one of this machine") from error
+    try:
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise SettingsError(f"{host}:{port} can't be listened on ({error.strerror}); choose another --port") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise SettingsError(f"--host {host}: is no address of this machine; give one that is") from error
+        # Not strerror, to which create_server adds the address.
+        reason = os.strerror(error.errno or 0)
+        raise SettingsError(f"{host}:{port} can't be listened on ({reason}); choose another --port") from error
     # Connections inherit it. asyncio leaves it off on a socket that it is given; a reply then takes 40 ms more.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.set_inheritable(True)

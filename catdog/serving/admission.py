@@ -12,6 +12,7 @@ import anyio
 from starlette.requests import Request
 
 BODY_S: Final = 30.0  # that a body may take to arrive
+MOST_ARRIVING: Final = 512  # bodies at once; of each a socket is held, beside what has arrived of it
 _DRAIN_S: Final = 5.0  # that a body which is refused is still read, so that its sender comes to read why
 
 
@@ -25,47 +26,76 @@ class RefusedError(Exception):
 
 
 class Gate:
-    """Lets requests in, up to ``working`` of them to work and ``waiting`` more to wait."""
+    """Lets requests in: first to send their bodies, then ``waiting`` of them to wait and ``working`` more to work.
 
-    def __init__(self, working: int, waiting: int, most_bytes: int, body_s: float = BODY_S) -> None:
+    Whoever sends slowly takes no place of those who wait.
+    """
+
+    def __init__(
+        self,
+        working: int,
+        waiting: int,
+        most_bytes: int,
+        body_s: float = BODY_S,
+        most_arriving: int = MOST_ARRIVING,
+    ) -> None:
         """``most_bytes``: of all bodies that are held at once. ``body_s``: seconds that a body may take to arrive."""
         self.is_open = False
         self.is_closing = False
-        self.inside = 0
         self._working, self._most, self._most_bytes = working, working + waiting, most_bytes
-        self._held = 0
+        self._most_arriving = most_arriving
+        self._arriving = self._inside = self._held = 0
         self._body_s = body_s
         self._usual_s = 0.1
         self._turns = anyio.Semaphore(working)
 
-    @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Count a request; raises RefusedError (503, 429)."""
+    @property
+    def count(self) -> int:
+        """Requests that send, wait or are at work."""
+        return self._arriving + self._inside
+
+    def check_open(self) -> None:
+        """Raise RefusedError (503) unless requests are answered now."""
         if self.is_closing:
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is ending; ask again", 1)
         if not self.is_open:
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is loading its model; ask again", 1)
-        if self.inside >= self._most:
-            raise self._refuse("too many requests are waiting; ask again later")
-        self.inside += 1
-        try:
-            yield
-        finally:
-            self.inside -= 1
 
     @asynccontextmanager
     async def read_body(self, request: Request, most: int) -> AsyncIterator[bytes]:
-        """Hold the request's body of at most ``most`` bytes; raises RefusedError (408, 413, 415, 429)."""
+        """Hold the request's body of at most ``most`` bytes; raises RefusedError (408, 413, 415, 429, 503)."""
+        self.check_open()
+        self._check_room()  # before the body is sent for nothing
+        if self._arriving >= self._most_arriving:
+            raise self._refuse("too many requests are being sent; ask again later")
         parts: list[bytes] = []
         size = 0
         try:
-            await self._collect(request, most, parts)
+            self._arriving += 1
+            try:
+                await self._collect(request, most, parts)
+            finally:
+                self._arriving -= 1
             size = sum(map(len, parts))
             body = b"".join(parts)
             parts.clear()
             yield body
         finally:
             self._held -= size or sum(map(len, parts))
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Count a request whose body is here among those that wait and work; raises RefusedError (429)."""
+        self._check_room()
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    def _check_room(self) -> None:
+        if self._inside >= self._most:
+            raise self._refuse("too many requests are waiting; ask again later")
 
     async def _collect(self, request: Request, most: int, parts: list[bytes]) -> None:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -112,7 +142,7 @@ class Gate:
             self._usual_s += 0.1 * (time.monotonic() - begin - self._usual_s)
 
     def _refuse(self, message: str, status: int = HTTPStatus.TOO_MANY_REQUESTS) -> RefusedError:
-        waiting_s = self.inside * self._usual_s / self._working
+        waiting_s = self._inside * self._usual_s / self._working
         return RefusedError(status, message, max(1, min(60, round(waiting_s))))
 
 

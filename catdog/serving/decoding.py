@@ -30,8 +30,15 @@ from catdog.serving.limits import LateError, make_room
 from catdog.text import printable
 
 MOST_S: Final = 10.0  # that decoding one photo may take; the largest allowed takes about 2
-MOST_MEMORY: Final = 2 * 2**30  # bytes; the largest photo allowed takes about a third of it
+MOST_MEMORY: Final = 2 * 2**30  # bytes; the largest photo allowed takes about half of it
+KEPT_VARIABLES: Final = (
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+    "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "MALLOC_ARENA_MAX", "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)  # fmt: skip
+"""What a decoder's environment has of this one's: what Python starts with, and no keys, which a photo could take."""
 _START_S: Final = 60.0
+_END_S: Final = 1.0  # that a process may take to end whose socket is closed
 _MOST_MESSAGE: Final = 2**30  # bytes
 _LENGTH: Final = struct.Struct("<Q")
 # How a decoder's messages begin.
@@ -47,15 +54,21 @@ class Decoders:
     """Processes that wait for photos. Threads may call ``load`` at the same time."""
 
     def __init__(
-        self, count: int, contract: Contract, most_pixels: int, count_restart: Callable[[], object] = lambda: None
+        self,
+        count: int,
+        contract: Contract,
+        most_pixels: int,
+        count_restart: Callable[[], object] = lambda: None,
+        most_s: float = MOST_S,
     ) -> None:
         """Start ``count`` processes for photos of at most ``most_pixels``; raises ModelError where they don't start.
 
-        ``count_restart`` is called when one had to be replaced.
+        ``count_restart`` is called when one had to be replaced. ``most_s``: seconds that a photo may take.
         """
         self._count_restart = count_restart
+        self._most_s = most_s
         self._large = threading.Lock()
-        self._all = [_Decoder(contract, most_pixels) for _ in range(count)]
+        self._all = [_Decoder(contract, most_pixels, most_s) for _ in range(count)]
         self._idle: queue.LifoQueue[_Decoder] = queue.LifoQueue()  # the last one used has the warmest caches
         try:
             for decoder in self._all:
@@ -95,11 +108,19 @@ class Decoders:
             raise
         except BaseException as error:
             self._count_restart()
+            is_late = isinstance(error, TimeoutError)
+            code = None if is_late else decoder.wait_ended(_END_S)
             decoder.end()
             with contextlib.suppress(OSError):  # then it is tried again when the next photo comes
                 decoder.start()
-            if isinstance(error, TimeoutError):
-                raise LateError(f"{name}: takes too long to decode; save it anew, as a JPEG", "corrupt") from error
+            if is_late and time.monotonic() >= deadline:  # the request's time, of which others took the most
+                raise _make_late(name) from error
+            if is_late:
+                message = f"{name}: takes longer than {self._most_s:g} s to decode; save it anew, as a JPEG"
+                raise LateError(message, "corrupt") from error
+            if code == -signal.SIGKILL:  # as the kernel does it where memory runs out
+                message = f"{name}: its decoder was killed, as happens where memory runs out; send it again later"
+                raise ImageError(message, "out_of_memory") from error
             if isinstance(error, OSError):
                 raise ImageError(f"{name}: damaged image (its decoder crashed)", "corrupt") from error
             raise
@@ -115,7 +136,8 @@ class Decoders:
 class _Decoder:
     """One process, and this end of the socket to it. Its methods raise OSError where the process is gone."""
 
-    def __init__(self, contract: Contract, most_pixels: int) -> None:
+    def __init__(self, contract: Contract, most_pixels: int, most_s: float) -> None:
+        self._most_s = most_s
         self._settings = json.dumps({"contract": contract.to_json(), "most_pixels": most_pixels}).encode()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -130,14 +152,15 @@ class _Decoder:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+                | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
         self._is_ready = False
-        _send(self._socket, self._settings)
+        send(self._socket, self._settings)
 
     def wait_ready(self, deadline: float) -> None:
         """Wait until it has imported what it needs."""
@@ -153,13 +176,13 @@ class _Decoder:
             self.wait_ready(min(deadline, time.monotonic() + _START_S))
         except TimeoutError as error:  # it is only starting, and the next photo finds it further
             raise _make_late(name) from error
-        due = min(deadline, time.monotonic() + MOST_S)
+        due = min(deadline, time.monotonic() + self._most_s)
         self._socket.settimeout(_left(due))
-        _send(self._socket, name.encode("utf-8", "surrogatepass"), data)
+        send(self._socket, name.encode("utf-8", "surrogatepass"), data)
         kind, payload = self._receive(due)
         if kind == _LARGE:
-            _send(self._socket, _GO if may_be_large else _STOP)
-            kind, payload = self._receive(min(deadline, time.monotonic() + MOST_S))
+            send(self._socket, _GO if may_be_large else _STOP)
+            kind, payload = self._receive(min(deadline, time.monotonic() + self._most_s))
             if not may_be_large:  # what came is the refusal that ``work`` makes of it
                 raise _LargeError
         size = contract.input_size
@@ -172,6 +195,15 @@ class _Decoder:
             raise ImageError(printable(message), reason)
         raise RuntimeError(f"a decoder failed: {text if kind == _BROKEN else kind!r}")
 
+    def wait_ended(self, seconds: float) -> int | None:
+        """Return the exit code of a process whose end of the socket is closed; None where it goes on all the same."""
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
     def end(self) -> None:
         if self._process is not None:
             self._socket.close()
@@ -180,68 +212,74 @@ class _Decoder:
             self._process = None
 
     def _receive(self, deadline: float) -> tuple[bytes, bytes]:
-        self._socket.settimeout(_left(deadline))
-        message = _receive(self._socket)
+        message = receive(self._socket, deadline)
         return message[:1], message[1:]
 
 
 def work(number: int) -> None:
     """Decode what comes through the socket with this file number until its other end is closed."""
     with socket.socket(fileno=number) as server, contextlib.suppress(OSError):
-        settings = json.loads(_receive(server))
+        settings = json.loads(receive(server))
         contract = Contract.from_json(settings["contract"])
         with contextlib.suppress(OSError, ValueError):  # not every system limits it
             resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
 
         @contextlib.contextmanager
         def turn() -> Iterator[None]:
-            _send(server, _LARGE)
-            if _receive(server) != _GO:
+            send(server, _LARGE)
+            if receive(server) != _GO:
                 raise ImageError("it is not its turn", "unreadable")
             yield
 
-        _send(server, _READY)
+        send(server, _READY)
         while True:
-            name, data = _receive(server).decode("utf-8", "surrogatepass"), _receive(server)
+            name, data = receive(server).decode("utf-8", "surrogatepass"), receive(server)
             signal.alarm(300)  # should it hang while nobody is there any more to end it
             try:
                 pixels = load_pixels(data, contract, name, make_room(settings["most_pixels"], turn()))
             except ImageError as error:
-                _send(server, f"{_REFUSED.decode()}{error.reason} {error}".encode("utf-8", "replace"))
+                send(server, f"{_REFUSED.decode()}{error.reason} {error}".encode("utf-8", "replace"))
             except Exception as error:
-                _send(server, _BROKEN + repr(error).encode("utf-8", "replace"))
+                send(server, _BROKEN + repr(error).encode("utf-8", "replace"))
             else:
-                _send(server, _PIXELS + pixels.tobytes())
+                send(server, _PIXELS + pixels.tobytes())
             signal.alarm(0)
 
 
 def _make_late(name: str) -> LateError:
-    return LateError(f"{name}: not decoded in time; send it again, or fewer at once", "unreadable")
+    message = f"{name}: not decoded in time, since the server was busy; send it again, or fewer at once"
+    return LateError(message, "unreadable")
 
 
 def _left(deadline: float) -> float:
     return max(0.001, deadline - time.monotonic())
 
 
-def _send(end: socket.socket, *messages: bytes) -> None:
+def send(end: socket.socket, *messages: bytes) -> None:
+    """Send messages, each after its length."""
     for message in messages:
         end.sendall(_LENGTH.pack(len(message)))
         end.sendall(message)
 
 
-def _receive(end: socket.socket) -> bytes:
-    (size,) = _LENGTH.unpack(_receive_bytes(end, _LENGTH.size))
+def receive(end: socket.socket, deadline: float | None = None) -> bytes:
+    """Return one message; raises TimeoutError where not all of it is there by the deadline."""
+    (size,) = _LENGTH.unpack(_receive_bytes(end, _LENGTH.size, deadline))
     if size > _MOST_MESSAGE:
         raise ConnectionAbortedError(f"a message of {size} bytes")
-    return _receive_bytes(end, size)
+    return _receive_bytes(end, size, deadline)
 
 
-def _receive_bytes(end: socket.socket, size: int) -> bytes:
+def _receive_bytes(end: socket.socket, size: int, deadline: float | None) -> bytes:
     parts, left = [], size
     while left:
+        if deadline is not None:
+            end.settimeout(_left(deadline))  # of one recv each, so that whoever sends bit by bit gains nothing
         part = end.recv(min(left, 2**20))
         if not part:
             raise ConnectionResetError("the process at the other end has ended")
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeoutError
         parts.append(part)
         left -= len(part)
     return b"".join(parts)

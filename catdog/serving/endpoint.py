@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -89,13 +90,13 @@ class Reply:
         return HTTPStatus(self.status).phrase
 
 
-def read_request(body: object, content_type: object, explain: object = None) -> Request | Refusal:
-    """Return the photos of a request, none of them decoded yet. ``explain``: as in the address, "1", "0" or None."""
+def read_request(body: object, content_type: object, *explain: str) -> Request | Refusal:
+    """Return the photos of a request, none of them decoded yet. ``explain``: as in the address, once "1" or "0"."""
     try:
-        if explain not in (None, "0", "1"):
-            raise RequestError("explain: give 1 or 0")
+        if explain not in ((), ("0",), ("1",)):
+            raise RequestError("explain: give 1 or 0, once")
         request = parse_request(body, content_type, parse_prefixes(os.environ.get(ALLOWED_S3, "")))
-        return replace(request, explain=explain == "1")
+        return replace(request, explain=explain == ("1",))
     except Exception as error:
         return _make_refusal(error)
 
@@ -106,7 +107,10 @@ def answer_request(
     budget_s: float = BUDGET_S,
     load_pixels: LoadPixels = load_within_limits,
 ) -> Answers | Refusal:
-    """Answer each photo. One that can't be read fails a request about one photo, and only its own row in a list."""
+    """Answer each photo. One that can't be read fails a request about one photo, and only its own row in a list.
+
+    A list that is wanted whole or not at all fails with the status that its first such photo would get alone.
+    """
     if isinstance(request, Refusal):
         return request
     if request.explain and not classifier.has_evidence:
@@ -167,15 +171,35 @@ def _answer_many(
     request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels
 ) -> Sequence[Prediction]:
     deadline = time.monotonic() + budget_s
-    pairs = zip(request.photos, request.names, strict=True)
-    photos = (partial(_read_in_time, *pair, deadline, budget_s) for pair in pairs)
+    statuses: dict[str, int] = {}
+
+    def read_in_time(photo: RequestPhoto, name: str) -> object:
+        with _note_status(statuses, name):
+            return _read_in_time(photo, name, deadline, budget_s)
 
     def load_in_time(data: object, contract: Contract, name: str) -> Pixels:
-        return load_pixels(data, contract, name, deadline)
+        with _note_status(statuses, name):
+            return load_pixels(data, contract, name, deadline)
 
+    photos = (partial(read_in_time, *pair) for pair in zip(request.photos, request.names, strict=True))
+    rows: Sequence[Prediction]
     if request.explain:
-        return list(explain_stream(classifier, zip(photos, request.names, strict=True), load_in_time))
-    return list(classifier.stream(photos, names=request.names, load_pixels=load_in_time))
+        rows = list(explain_stream(classifier, zip(photos, request.names, strict=True), load_in_time))
+    else:
+        rows = list(classifier.stream(photos, names=request.names, load_pixels=load_in_time))
+    if request.all_or_none and (failed := next((row for row in rows if row.error), None)):
+        # What has no status is a MemoryError, which the classifier makes a row of.
+        raise RequestError(str(failed.error), statuses.get(failed.source, HTTPStatus.SERVICE_UNAVAILABLE))
+    return rows
+
+
+@contextmanager
+def _note_status(statuses: dict[str, int], name: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        statuses[name] = _choose_status(error)
+        raise
 
 
 def _read_in_time(photo: RequestPhoto, name: str, deadline: float, budget_s: float) -> object:

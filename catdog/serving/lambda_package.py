@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the imports, so that Ctrl-C is answered dur
 
     start("lambda")
 
-import re
 import shutil
 import subprocess
 import sys
@@ -23,13 +22,17 @@ from typing import Annotated, Final
 
 import typer
 
-from catdog.edge import edge, write_summary
+from catdog.edge import edge, stop_on_sigterm, write_summary
 from catdog.errors import CatdogError, SettingsError
 from catdog.files import check_output_folder, lock_folder, replace_file
 
 PACKAGES: Final = ("numpy>=1.26", "obstore>=0.12", "onnxruntime>=1.20", "pillow>=11.3")
 """What the handler imports. obstore reads and writes on S3; typer and rich are for the command line alone."""
 PYTHON: Final = "3.13"  # Lambda's runtime python3.13
+RUNTIMES: Final = ("3.10", "3.11", "3.12", "3.13", "3.14")
+"""The Pythons that Lambda has and catdog runs on."""
+OLD_RUNTIMES: Final = ("3.10", "3.11")
+"""Those on Amazon Linux 2, whose glibc is 2.26, older than what onnxruntime's wheels need."""
 PLATFORMS: Final = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_27", "manylinux2014")
 """What runs on Amazon Linux 2023, whose glibc is 2.34."""
 MOST_UNZIPPED: Final = 250 * 2**20  # bytes that Lambda takes of a zip; an image may have 10 GB
@@ -55,7 +58,8 @@ Examples:
   docker build -f deploy/docker/Dockerfile.lambda -t catdog-lambda build/lambda
 
 \b
-Exit codes: 0 written, 2 a bad argument or model, pip failed, or the zip would be over Lambda's 250 MB."""
+Exit codes: 0 written, 2 a bad argument or model, pip failed, or the zip would be over Lambda's 250 MB, 130 Ctrl-C,
+143 SIGTERM."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -83,10 +87,12 @@ def main(
     model: Annotated[
         str, typer.Option(metavar="MODEL", help='An ONNX file, a run folder, an address of one, or "embedded".')
     ] = "embedded",
-    python: Annotated[str, typer.Option(metavar="3.N", help="The Python of Lambda's runtime.")] = PYTHON,
+    python: Annotated[
+        str, typer.Option(metavar="3.N", help=f"The Python of Lambda's runtime: {', '.join(RUNTIMES)}.")
+    ] = PYTHON,
 ) -> None:
-    typer.echo(f"installing the handler's packages for Python {python} on Linux, x86_64 ...", err=True)
-    package = build_package(model, out, python)
+    with stop_on_sigterm():
+        package = build_package(model, out, python)
     typer.echo(
         f"{package.zip}: {_to_mb(package.zip_bytes)}, unzipped {_to_mb(package.unzipped_bytes)} of the "
         f"{_to_mb(MOST_UNZIPPED)} that Lambda takes",
@@ -98,6 +104,12 @@ def main(
         typer.echo(
             f"without .pyc files, since python{python} is not on this machine: a start takes three times as long; "
             "an image gets them when it is built",
+            err=True,
+        )
+    if python in OLD_RUNTIMES:
+        typer.echo(
+            f"Lambda's python{python} runs on Amazon Linux 2, whose glibc is older than these packages need; "
+            f"for Lambda give --python {PYTHON}",
             err=True,
         )
     write_summary(
@@ -115,24 +127,29 @@ def main(
 def build_package(model: str, out: Path, python: str = PYTHON) -> Package:
     """Write the folder ``task`` and the zip; the same model, versions and code give the same bytes.
 
-    Raises CatdogError, also where Lambda would not take the zip; ``task`` is complete then.
+    Raises CatdogError, also where Lambda would not take the zip; ``task`` is complete then. What is interrupted leaves
+    the former ``task`` and nothing of the new one.
     """
-    if not re.fullmatch(r"3\.\d{1,2}", python):
-        raise SettingsError(f"--python {python}: give the version of a runtime of Lambda's, such as {PYTHON}")
+    if python not in RUNTIMES:
+        raise SettingsError(f"--python {python}: give the version of a runtime of Lambda's: {', '.join(RUNTIMES)}")
     check_output_folder("--out", out, (TASK, _STAGED))
     contents = _pack_model(model)
     with lock_folder("--out", out, "catdog lambda package"):
         staged, task = out / _STAGED, out / TASK
-        shutil.rmtree(staged, ignore_errors=True)
-        _install(staged, python)
-        _copy_code(staged)
-        for name, data in contents.items():
-            (staged / "model").mkdir(exist_ok=True)
-            (staged / "model" / name).write_bytes(data)
-        is_compiled = _compile(staged, python)
-        (out / ZIP).unlink(missing_ok=True)
-        shutil.rmtree(task, ignore_errors=True)
-        staged.rename(task)
+        try:
+            shutil.rmtree(staged, ignore_errors=True)
+            typer.echo(f"installing the handler's packages for Python {python} on Linux, x86_64 ...", err=True)
+            _install(staged, python)
+            _copy_code(staged)
+            for name, data in contents.items():
+                (staged / "model").mkdir(exist_ok=True)
+                (staged / "model" / name).write_bytes(data)
+            is_compiled = _compile(staged, python)
+            (out / ZIP).unlink(missing_ok=True)
+            shutil.rmtree(task, ignore_errors=True)
+            staged.rename(task)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
         zip_bytes, unzipped_bytes = write_zip(task, out / ZIP)
         return Package(out / ZIP, zip_bytes, unzipped_bytes, is_compiled)
 

@@ -13,8 +13,8 @@ from catdog.image import Pixels, Room, load_pixels
 
 MAX_PHOTOS: Final = 100  # of one request
 MAX_PIXELS: Final = 50_000_000
-"""That a photo may hold in memory while it is decoded, at most 12 bytes each. A JPEG that is not progressive is decoded
-at a reduced scale and counts as what that leaves, so phone photos of 200 megapixels pass."""
+"""That a photo may hold in memory while it is decoded, each ``catdog.image.PEAK_BYTES_PER_PIXEL`` at most. A JPEG that
+is not progressive is decoded at a reduced scale and counts as what that leaves, so phone photos of 200 MP pass."""
 LARGE_PIXELS: Final = 16_000_000  # a photo of more is decoded alone
 
 LoadPixels = Callable[[Any, Contract, str, float], Pixels]

@@ -21,12 +21,14 @@ from catdog import __version__
 from catdog.classifier import Classifier
 from catdog.serving.endpoint import Answers, Refusal
 from catdog.serving.limits import MAX_PHOTOS
-from catdog.serving.requests import NO_PHOTO, Request, RequestPhoto
-from catdog.text import first_line
+from catdog.serving.requests import NO_PHOTO, Request, RequestError, RequestPhoto, parse_json
 
 MODEL_NAME: Final = "catdog"
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 """Bytes of JSON in a body that has tensors behind it."""
+MOST_MARKS: Final = 1_000_000
+"""Of a request's JSON, whose pixels have a comma each: six photos of 224x224 px, or one of 577x577. More goes as bytes
+behind the JSON. By 240 bytes it is at most 240 MB of memory (``requests.parse_json``), of numbers alone 8 MB."""
 _INPUT: Final = "image"
 _OUTPUTS: Final = ("probabilities", "label")
 
@@ -75,14 +77,12 @@ def read_request(body: bytes, header_length: str | None) -> tuple[Asked, Request
         photos = _read_photos(header, tensors)
     except _UnfitError as error:
         return Asked(), Refusal(error.status, str(error))
-    return asked, Request(photos, [f"{_INPUT}[{i}]" for i in range(len(photos))], single=False)
+    names = [f"{_INPUT}[{i}]" for i in range(len(photos))]
+    return asked, Request(photos, names, single=False, all_or_none=True)
 
 
 def write_reply(asked: Asked, answers: Answers | Refusal) -> tuple[int, bytes, dict[str, str]]:
     """Return a reply's status, body and headers."""
-    if isinstance(answers, Answers):
-        error = next((row.error for row in answers.rows if row.error), None)
-        answers = answers if error is None else Refusal(NO_PHOTO, error)
     if isinstance(answers, Refusal):
         return answers.status, json.dumps({"error": answers.message}).encode(), {"Content-Type": "application/json"}
     labels = [str(row.label).encode() for row in answers.rows]
@@ -118,9 +118,9 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
         raise _UnfitError(f"{HEADER_LENGTH} must be the number of bytes of JSON in the body", HTTPStatus.BAD_REQUEST)
     length = len(body) if header_length is None else int(header_length)
     try:
-        header = json.loads(body[:length])
-    except (ValueError, RecursionError) as error:
-        raise _UnfitError(f"the body is not JSON ({first_line(error)})", HTTPStatus.BAD_REQUEST) from error
+        header = parse_json(body[:length], MOST_MARKS)
+    except RequestError as error:
+        raise _UnfitError(str(error), error.status) from error
     if not isinstance(header, dict):
         raise _UnfitError("the JSON must be an object with inputs")
     return header, body[length:]

@@ -69,13 +69,13 @@ _REFUSALS: Final = {
     400: "The body is not what its Content-Type says, a photo may not be read, or explain can't be had.",
     406: "Accept names only media types that are not written.",
     408: "The body did not arrive in time.",
-    413: "The body, a photo, or the number of photos is over a limit.",
+    413: "The body, a photo, or the number of photos or of the JSON's items is over a limit.",
     415: "The Content-Type is not read, or there is a Content-Encoding.",
     422: "The one photo is no photo or is damaged, or a tensor does not fit.",
     429: "Too many requests are waiting; try again after Retry-After seconds.",
     500: "The server failed; its log says why.",
-    503: "The server is starting or ending, or has no memory left; try again after Retry-After seconds.",
-    504: "The photo was not read in time.",
+    503: "The server is starting, ending or busy (try again after Retry-After seconds), or has no memory left.",
+    504: "The photo was not read or decoded in time.",
 }
 
 

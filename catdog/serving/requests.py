@@ -49,6 +49,9 @@ _NPY_FIELDS: Final = (
     re.compile(rb"""['"]shape['"]:\s*\(([\dL,\s]*)\)"""),  # Python 2 wrote 1L
 )
 _MOST_NPY_HEADER: Final = 4096  # bytes; numpy.save writes 128
+MOST_MARKS: Final = 100_000
+"""Of a JSON body with photos. It needs a hundred, base64 has none, and the names of a hundred S3 objects could hold as
+many; by 240 bytes it is at most 24 MB of memory, where 32 MiB of ``{},`` took 800 MB."""
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # no base64 text has a colon
 
 ReadPhoto = Callable[[float], bytes]
@@ -77,6 +80,8 @@ class Request:
     """Whether one photo was sent rather than a list; then a photo that can't be read fails the request."""
     explain: bool = False
     """Whether each answer says where the model looked."""
+    all_or_none: bool = False
+    """Whether a photo of a list that can't be read fails the request, too."""
 
 
 def parse_request(body: object, content_type: object, allowed: Prefixes) -> Request:
@@ -99,23 +104,37 @@ def parse_request(body: object, content_type: object, allowed: Prefixes) -> Requ
     return Request([bytes(data)], ["image"], single=True)
 
 
-def parse_prefixes(text: str) -> Prefixes:
-    """Read ``CATDOG_ALLOWED_S3``, addresses with spaces or commas between them; raises SettingsError.
+def parse_prefixes(text: str, setting: str = ALLOWED_S3) -> Prefixes:
+    """Read ``CATDOG_ALLOWED_S3``, addresses with spaces or commas between them.
 
-    ``s3://bucket/photos`` allows what is under ``photos/``, not ``photos-of-others/``.
+    ``s3://bucket/photos`` allows what is under ``photos/``, not ``photos-of-others/``. Raises SettingsError, which
+    names the ``setting`` that the text is from.
     """
     try:
         found = [split_uri(uri) for uri in text.replace(",", " ").split()]
     except SettingsError as error:
-        raise SettingsError(f"{ALLOWED_S3}: {error}") from error
+        raise SettingsError(f"{setting}: {error}") from error
     return [(bucket, key if not key or key.endswith("/") else f"{key}/") for bucket, key in found]
 
 
-def _parse_json(data: bytes, allowed: Prefixes) -> Request:
+def parse_json(data: bytes, most_marks: int) -> Any:
+    """Return the value that the JSON holds; raises RequestError (400, 413).
+
+    ``most_marks``: of the characters that open an object or a list or part its items. Each of them may cost up to 240
+    bytes of memory (an object of one item), where all else costs at most four times its own size.
+    """
+    if sum(map(data.count, (b"{", b"[", b","))) > most_marks:
+        raise RequestError(
+            f"the JSON has more than {most_marks:,} objects, lists and items; send less at once", TOO_LARGE
+        )
     try:
-        asked = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:  # ValueError: also of text that isn't UTF-8
         raise RequestError(f"the body is not JSON ({first_line(error)})") from error
+
+
+def _parse_json(data: bytes, allowed: Prefixes) -> Request:
+    asked = parse_json(data, MOST_MARKS)
     if not isinstance(asked, dict) or len(asked) != 1 or not asked.keys() <= {"image", "images"}:
         raise RequestError(f"the JSON must be {_JSON_FORMS}")
     if "image" in asked:

@@ -1,7 +1,7 @@
 """The web server's application: routes around the one handler in ``catdog.serving.endpoint``.
 
-A request is let in (``admission``), its body is read, and a thread answers it: photos are decoded in processes of their
-own (``decoding``), the model runs in the thread, without Python's lock. What is said of it is in ``telemetry``.
+A request's body is read, then it is let in (``admission``), and a thread answers it: photos are decoded in processes of
+their own (``decoding``), the model runs in the thread, without Python's lock. What is said of it is in ``telemetry``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from catdog.errors import CatdogError
 from catdog.machine import usable_cores
 from catdog.serving import endpoint, open_inference, openapi, requests
 from catdog.serving.admission import Gate, RefusedError
-from catdog.serving.decoding import Decoders
+from catdog.serving.decoding import MOST_S, Decoders
 from catdog.serving.limits import MAX_PIXELS
 from catdog.serving.loading import warm_up
 from catdog.serving.telemetry import App, Metrics, observe
@@ -125,10 +125,10 @@ class Server:
     async def predict(self, request: Request) -> Response:
         """Answer photos as ``catdog predict`` does."""
         kind, accept = request.headers.get("content-type"), request.headers.get("accept")
-        explain = request.query_params.get("explain")
+        explains = request.query_params.getlist("explain")
 
         def handle(body: bytes, left_s: float) -> tuple[Response, Counter[str]]:
-            answers = self._answer(endpoint.read_request(body, kind, explain), left_s)
+            answers = self._answer(endpoint.read_request(body, kind, *explains), left_s)
             reply = endpoint.write_reply(answers, accept)
             return Response(reply.body, reply.status, media_type=reply.content_type), _tally(answers)
 
@@ -162,18 +162,19 @@ class Server:
         return JSONResponse(open_inference.describe_server())
 
     async def describe_model(self, request: Request) -> Response:
-        with self._gate.enter():
-            assert self._classifier is not None
-            return JSONResponse(open_inference.describe_model(self._classifier))
+        self._gate.check_open()
+        assert self._classifier is not None
+        return JSONResponse(open_inference.describe_model(self._classifier))
 
     async def _let_in(self, request: Request, handle: Handle) -> Response:
-        with self._gate.enter(), self.metrics.at_work.track_inprogress():
+        with self.metrics.open.track_inprogress():
             async with self._gate.read_body(request, self.settings.max_body) as body:
                 deadline = time.monotonic() + self.settings.timeout_s
-                async with self._gate.work(deadline):
-                    if await request.is_disconnected():
-                        raise ClientDisconnect
-                    response, told = await anyio.to_thread.run_sync(handle, body, deadline - time.monotonic())
+                with self._gate.enter():
+                    async with self._gate.work(deadline):
+                        if await request.is_disconnected():
+                            raise ClientDisconnect
+                        response, told = await anyio.to_thread.run_sync(handle, body, deadline - time.monotonic())
         request.state.photos.update(told)
         return response
 
@@ -204,17 +205,21 @@ class Server:
             await anyio.to_thread.run_sync(self._load)
         except CatdogError as error:
             self.failure = error
-            _log.error("the model could not be loaded: %s", error)
             if self.settings.workers > 1:
+                _log.error("the model could not be loaded: %s", error)
                 os._exit(STARTUP_FAILURE)
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # then the command says it
         else:
             self._gate.is_open = True
             _log.info("ready")
 
     def _load(self) -> None:
         classifier = load(self.settings.model, threads=self._cores)
-        self._decoders = Decoders(self._cores, classifier.contract, self.settings.max_pixels, self.metrics.decoders.inc)
+        # No longer than half of the time that a request has: what then takes too long is the photo, not the server.
+        most_s = min(MOST_S, self.settings.timeout_s / 2)
+        self._decoders = Decoders(
+            self._cores, classifier.contract, self.settings.max_pixels, self.metrics.decoders.inc, most_s
+        )
         warm_up(classifier)
         self._classifier = classifier
 
@@ -224,7 +229,7 @@ class Server:
         before = {number: signal.getsignal(number) for number in numbers}
 
         async def end(number: int) -> None:
-            while self._gate.inside:
+            while self._gate.count:
                 await asyncio.sleep(0.02)
             pass_on(number, None)
 
@@ -238,7 +243,8 @@ class Server:
                 pass_on(number, frame)
                 return
             self._gate.is_closing = True
-            _log.info("ending")
+            if self.failure is None:
+                _log.info("ending")
             loop.call_soon_threadsafe(lambda: loop.create_task(end(number)))
 
         def restore() -> None:

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from catdog.classifier import load
-from catdog.edge import edge
+from catdog.edge import edge, stop_on_sigterm
 from catdog.errors import SettingsError
-from catdog.files import check_output_folder, replace_file
+from catdog.files import check_output_folder, lock_folder, replace_file
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # since Python 3.11
@@ -50,10 +50,12 @@ RUNTIME_FILES: Final = {
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
     ),
 }
+_OURS: Final = "All else is catdog, under the MIT license."
 _NOTICE: Final = f"""ort.js and ort.wasm are {RUNTIME} {RUNTIME_VERSION}, (c) Microsoft Corporation, under the MIT
-license: https://github.com/microsoft/onnxruntime. All else is catdog, under the MIT license.
+license: https://github.com/microsoft/onnxruntime. {_OURS}
 """
-_WORKER: Final = "sw.js"  # by which a folder is known as one from here
+_NOTICE_NAME: Final = "NOTICE.txt"  # is written first: by what it says, a folder is known as one from here
+_WORKER: Final = "sw.js"
 _POLICY: Final = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'"
@@ -78,7 +80,7 @@ Examples:
   catdog page --out site --model runs/first --runtime node_modules/onnxruntime-web
 """,
 )
-@edge("catdog page")
+@edge("catdog page", advice="the site is not complete; the same command writes all of it again")
 def main(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to; a new folder, or one from here.")],
     model: Annotated[
@@ -92,31 +94,43 @@ def main(
         ),
     ] = None,
 ) -> None:
-    check_output_folder("--out", out, [_WORKER])
-    contents = collect(model, runtime)
-    for name, data in contents.items():
-        with replace_file(out / name) as temporary:
-            temporary.write_bytes(data)
+    check_output_folder("--out", out, [_NOTICE_NAME], _OURS.encode())
+    with stop_on_sigterm():
+        contents = collect(model, runtime)
+        with lock_folder("--out", out, "catdog page"):
+            for name, data in contents.items():
+                _write_file(out, name, data)
     sent = sum(len(gzip.compress(data, 6)) for data in contents.values())
     typer.echo(f"{out}: {len(contents)} files, {sent / 1e6:.1f} MB for a first visit where the host compresses them")
 
 
 def collect(model: str | None = None, runtime: Path | None = None) -> dict[str, bytes]:
-    """Return the site's files by name, the service worker last, so that it never lists what isn't there yet.
+    """Return the site's files by name, in the order in which they are to be written.
+
+    The notice is the first, and the service worker the last, so that it never lists what isn't there yet.
 
     Raises ModelError, ContractError, or SettingsError where the runtime can't be had.
     """
     classifier = load(model)
     here = files("catdog.serving")
-    contents = dict(_read_all(here.joinpath("page"))) | dict(_read_all(here.joinpath("device")))
+    contents = {_NOTICE_NAME: _NOTICE.encode()}
+    contents |= dict(_read_all(here.joinpath("page"))) | dict(_read_all(here.joinpath("device")))
     contents["index.html"] = _change_index(contents["index.html"].decode()).encode()
     contents |= {"model.onnx": classifier.data, "contract.json": classifier.contract.to_json().encode()}
-    contents |= {"NOTICE.txt": _NOTICE.encode(), **_read_runtime(runtime)}
+    contents |= _read_runtime(runtime)
     worker = contents.pop(_WORKER).decode()
     digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(contents.items()))).hexdigest()
     worker = worker.replace('"@VERSION@"', json.dumps(f"catdog-{digest[:16]}"))
     worker = worker.replace('"@FILES@"', json.dumps(["./", *sorted(contents)]))
     return contents | {_WORKER: worker.encode()}
+
+
+def _write_file(folder: Path, name: str, data: bytes) -> None:
+    try:
+        with replace_file(folder / name) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise SettingsError(f"--out {folder}: {name} can't be written there ({error.strerror})") from error
 
 
 def _read_all(folder: Traversable) -> Iterator[tuple[str, bytes]]:

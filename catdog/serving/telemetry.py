@@ -57,8 +57,11 @@ class Metrics:
         self.seconds = Histogram("catdog_request_seconds", "Time to answer.", labels[:1], registry=own, buckets=buckets)
         self.photos = Counter("catdog_photos", "Photos answered, by label, or error.", ("label",), registry=own)
         self.decoders = Counter("catdog_decoders_replaced", "Decoders that a photo killed or stalled.", registry=own)
-        self.at_work = Gauge(
-            "catdog_requests_open", "Requests at work or waiting.", registry=own, multiprocess_mode="livesum"
+        self.open = Gauge(
+            "catdog_requests_open",
+            "Requests that are being sent, wait or are at work.",
+            registry=own,
+            multiprocess_mode="livesum",
         )
 
     def write(self) -> bytes:

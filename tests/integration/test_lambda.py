@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -214,8 +217,8 @@ def test_a_package_over_lambda_s_limit_is_refused(unzipped: Path, tmp_path: Path
     [
         (["--out", "{}/new", "--model", "none.onnx"], "none.onnx: the model can't be read"),
         (["--out", "{}/new", "--model", "{}/bare.onnx"], "carries no catdog contract"),
-        (["--out", "{}/new", "--python", "2.7"], "--python 2.7: give the version"),
-        (["--out", "{}/new", "--python", "3.6"], "pip could not install what the handler imports: ERROR: "),
+        (["--out", "{}/new", "--python", "2.7"], "--python 2.7: give the version of a runtime of Lambda's: 3.10, 3.11"),
+        (["--out", "{}/new", "--python", "3.99"], "--python 3.99: give the version of a runtime of Lambda's"),
         (["--out", "{}"], "holds files of something else"),
         (["--out", "s3://bucket/x"], "must be a path on this machine"),
     ],
@@ -225,9 +228,40 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], says: str) 
     command = [sys.executable, "-m", "catdog", "lambda", "package", *(word.format(tmp_path) for word in arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert says in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "new" / "task").exists()
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1  # nothing is said to be installed
+    assert not (tmp_path / "new").exists()
+
+
+def package_without_index(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
+    """The command and its environment, where pip finds nothing; a folder that was written before."""
+    (tmp_path / "out" / "task").mkdir(parents=True)
+    (tmp_path / "out" / "task" / "former").touch()
+    command = [sys.executable, "-m", "catdog", "lambda", "package", "--out", str(tmp_path / "out")]
+    return command, os.environ | {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+
+
+def test_where_pip_fails_the_folder_is_as_it_was(tmp_path: Path) -> None:
+    command, environment = package_without_index(tmp_path)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "pip could not install what the handler imports: ERROR: " in done.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "task", "former"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_when_it_is_interrupted_the_folder_is_as_it_was(tmp_path: Path, number: int, code: int) -> None:
+    command, environment = package_without_index(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # an index that never answers
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment |= {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": address, "PIP_EXTRA_INDEX_URL": ""}
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            silent.accept()[0].close()
+            process.send_signal(number)
+            said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert said.splitlines()[1:] == ["catdog lambda package: interrupted; the folder is as it was, or lacks the zip"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "task", "former"]
 
 
 def test_there_is_a_golden_event_of_each_kind() -> None:

@@ -64,6 +64,16 @@ def files(photo: Encode) -> dict[str, dict[str, Any]]:
     return {name: {"name": name, "mimeType": "", "buffer": data} for name, data in contents.items()}
 
 
+COUNT_KEPT = """count => new Promise((resolve) => {
+    indexedDB.open("catdog").onsuccess = ({target}) => {
+        target.result.transaction("answers").objectStore("answers").count().onsuccess = (event) => {
+            target.result.close();
+            resolve(event.target.result === count);
+        };
+    };
+})"""
+
+
 def give(page: Any, *chosen: dict[str, Any]) -> None:
     page.set_input_files("#files", list(chosen))
 
@@ -135,8 +145,9 @@ def test_the_history_stays_in_the_browser(open_page: Callable[..., Any], files: 
     assert page.locator("#earlier img").first.is_visible()
     give(page, files["blue.jpg"])
     assert cards(page) == [("blue.jpg", "dog")]
-    page.get_by_role("button", name="Remove notes.jpg").click()
-    page.reload()
+    page.wait_for_function(COUNT_KEPT, arg=3)
+    with page.expect_navigation():  # at once, so that nothing may be left to do
+        page.evaluate("document.querySelector('[aria-label=\"Remove notes.jpg\"]').click(); location.reload()")
     assert cards(page, "#earlier") == [("blue.jpg", "dog"), ("red.png", "cat")]
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Clear all").click()
@@ -273,6 +284,27 @@ def test_it_shows_where_the_model_looked(open_page: Callable[..., Any], size: tu
     page.reload()
     cards(page, "#earlier")
     assert (switch.get_attribute("aria-pressed"), spot.is_visible()) == ("false", False)
+
+
+def test_only_a_model_that_cannot_explain_ends_the_asking(open_page: Callable[..., Any], files: dict[str, Any]) -> None:
+    """Another 400, of one photo, says nothing about the next."""
+    page = open_page()
+    asked: list[str] = []
+
+    def refuse_once(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.fulfill(status=400, json={"error": "red.png: something else is wrong"})
+        else:
+            route.continue_()
+
+    page.route("**/predict*", refuse_once)
+    for name in ("red.png", "blue.jpg"):
+        give(page, files[name])
+        cards(page)
+    assert [url.rpartition("/")[2] for url in asked] == ["predict?explain=1"] * 2
+    assert cards(page) == [("blue.jpg", "dog"), ("red.png", "no answer")]
+    assert page.locator("#now .why").nth(1).inner_text() == "Something else is wrong"
 
 
 def test_what_the_model_did_not_see_is_dim(open_page: Callable[..., Any]) -> None:

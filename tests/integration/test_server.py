@@ -119,6 +119,8 @@ def test_mistakes_are_refused_in_a_line(server: ServerProcess, photo: Encode) ->
         (406, server.predict(red, accept="image/png")),
         (413, server.predict(json.dumps({"images": ["x"] * 101}).encode(), "application/json")),
         (413, server.http.post("/predict", files=[("images", ("a", b"x"))] * 101)),
+        (413, server.predict(b'{"images": [' + b"{}," * 200_000 + b"{}]}", "application/json")),
+        (413, server.http.post("/v2/models/catdog/infer", content=b'{"inputs": [' + b"{}," * 900_000 + b"{}]}")),
         (415, server.predict(red, "text/plain")),
         (415, server.http.post("/predict", content=red)),
         (415, server.predict(red, **{"Content-Encoding": "gzip"})),
@@ -145,7 +147,9 @@ def test_explain_says_where_the_model_looked(
         assert "heat" not in looking.predict(photo("red")).json()
         csv = looking.http.post("/predict?explain=1", files=files, headers={"Accept": "text/csv"})
         assert refused(csv)[0] == 400
-        assert refused(looking.http.post("/predict?explain=yes", files=files)) == (400, "explain: give 1 or 0")
+        for nonsense in ("explain=yes", "explain=1&explain=0", "explain=0&explain=1", "explain="):
+            response = looking.http.post(f"/predict?{nonsense}", files=files)
+            assert refused(response) == (400, "explain: give 1 or 0, once")
 
 
 def test_a_body_over_the_limit_is_413(server: ServerProcess) -> None:

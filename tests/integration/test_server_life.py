@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from catdog.machine import usable_cores
@@ -67,32 +70,61 @@ def test_sigterm_in_the_middle_of_a_request(tiny_model: Path, photo: Encode, tmp
     assert children == []
 
 
-def test_ctrl_c_ends_it_as_every_command(tiny_model: Path, tmp_path: Path) -> None:
-    with ServerProcess(tmp_path / "log", "--model", str(tiny_model)) as server:
-        server.wait_ready().process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_ends_it_as_every_command(tiny_model: Path, tmp_path: Path, workers: int) -> None:
+    with ServerProcess(tmp_path / "log", "--model", str(tiny_model), "--workers", str(workers)) as server:
+        server.wait_ready()
+        wait_until(lambda: len(server.log()) == workers, "all are ready")
+        server.process.send_signal(signal.SIGINT)
         assert server.process.wait(30) == 130
-    assert [line["message"] for line in server.log()] == ["ready", "ending"]
+        assert server.children() == []
+    assert [line["message"] for line in server.log()] == ["ready"] * workers + ["ending"] * workers
 
 
 def test_a_photo_that_kills_or_stalls_its_decoder_costs_its_own_request(
     tiny_model: Path, photo: Encode, tmp_path: Path
 ) -> None:
     with ServerProcess(tmp_path / "log", "--model", str(tiny_model), "--timeout", "2") as server:
-        before = server.wait_ready().decoders()
-        stop(before)
-        answer = in_thread(lambda: server.predict(photo("red")))
-        wait_until(lambda: gauge(server) == 1, "the request is at work")
-        for number in before:
-            os.kill(number, signal.SIGKILL)
-        killed = answer()
-        assert (killed.status_code, killed.json()) == (422, {"error": "image: damaged image (its decoder crashed)"})
-        assert server.predict(photo("red")).json()["label"] == "cat"
-        stop(server.decoders())
-        stalled = server.predict(photo("red"))
-        assert (stalled.status_code, stalled.json()) == (
-            504, {"error": "image: takes too long to decode; save it anew, as a JPEG"},
-        )  # fmt: skip
-        assert "catdog_decoders_replaced_total 2.0" in server.http.get("/metrics").text
+        server.wait_ready()
+        encoded = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [b64encode(photo("red")).decode()]}
+        tensors = {"inputs": [encoded]}
+
+        def predict() -> httpx.Response:
+            return server.predict(photo("red"))
+
+        def infer() -> httpx.Response:
+            return server.http.post("/v2/models/catdog/infer", json=tensors)
+
+        def kill_during(ask: Callable[[], httpx.Response], fatal: int) -> httpx.Response:
+            """What is answered to a photo that was at a decoder when that got a signal."""
+            while True:
+                before = server.decoders()
+                stop(before)
+                answer = in_thread(ask)
+                wait_until(lambda: gauge(server) == 1, "the request is at work")
+                time.sleep(0.2)  # nothing tells when its photo is at a decoder
+                for number in before:
+                    os.kill(number, fatal)
+                if fatal != signal.SIGKILL:  # which alone reaches a process that is halted
+                    go_on(before)
+                response: httpx.Response = answer()
+                if response.status_code != 200:  # else it came after the signal
+                    return response
+
+        for ask in (predict, infer):
+            for fatal, status, said in (
+                (signal.SIGSEGV, 422, "damaged image (its decoder crashed)"),
+                (signal.SIGKILL, 503, "its decoder was killed, as happens where memory runs out; send it again later"),
+            ):
+                killed = kill_during(ask, fatal)
+                assert (killed.status_code, killed.json()["error"].partition(": ")[2]) == (status, said)
+                assert server.predict(photo("red")).json()["label"] == "cat"
+            stop(server.decoders())
+            stalled = ask()
+            assert stalled.status_code == 504
+            assert "takes longer than 1 s to decode; save it anew, as a JPEG" in stalled.json()["error"]
+            go_on(server.decoders())
+        assert "catdog_decoders_replaced_total 6.0" in server.http.get("/metrics").text
         go_on(server.decoders())
         assert server.predict(photo("red")).json()["label"] == "cat"
 
@@ -114,16 +146,18 @@ def test_more_requests_than_may_wait_get_429(tiny_model: Path, photo: Encode, tm
         assert server.predict(photo("red")).status_code == 200
 
 
-def test_a_caller_that_goes_away_frees_its_place(tiny_model: Path, photo: Encode, tmp_path: Path) -> None:
+def test_who_sends_slowly_takes_no_place_of_those_who_are_answered(
+    tiny_model: Path, photo: Encode, tmp_path: Path
+) -> None:
     with ServerProcess(tmp_path / "log", "--model", str(tiny_model), "--max-waiting", "0") as server:
         server.wait_ready()
         address = server.http.base_url.host, server.http.base_url.port or 0
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\nx"
-        callers = [socket.create_connection(address) for _ in range(usable_cores())]
+        callers = [socket.create_connection(address) for _ in range(usable_cores() + 3)]
         for caller in callers:
             caller.sendall(head)
-        wait_until(lambda: gauge(server) == len(callers), "all are inside")
-        assert server.predict(photo("red")).status_code == 429
+        wait_until(lambda: gauge(server) == len(callers), "all are sending")
+        assert server.predict(photo("red")).status_code == 200
         for caller in callers:
             caller.close()
         wait_until(lambda: gauge(server) == 0, "all have left")
@@ -195,19 +229,34 @@ def test_a_model_that_is_none_ends_it_with_a_line(tmp_path: Path, workers: str) 
     command = [sys.executable, "-m", "catdog", "serve", "--port", "0", "--model", str(tmp_path / "model.onnx")]
     done = subprocess.run([*command, "--workers", workers], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("catdog serve: error: ")
-    assert "not an ONNX model" in done.stderr
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("catdog serve: error: ")
+    assert "not an ONNX model" in line
+    assert "answers with" not in done.stdout
 
 
-def test_a_port_that_is_taken_and_a_bad_prefix_end_it_with_a_line() -> None:
+def test_what_cannot_be_listened_on_and_a_bad_prefix_end_it_with_a_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        for arguments, said in (
-            (["--port", str(taken.getsockname()[1])], "choose another --port"),
-            (["--port", "0", "--allow-s3", "http://x"], "CATDOG_ALLOWED_S3"),
+        port = str(taken.getsockname()[1])
+        for arguments, variables, said in (
+            (
+                ["--port", port],
+                {},
+                f"127.0.0.1:{port} can't be listened on (Address already in use); choose another --port",
+            ),
+            (
+                ["--port", "0", "--host", ""],
+                {},
+                "--host: is empty; give an address of this machine, or 0.0.0.0 for all",
+            ),
+            (["--port", "0", "--host", "192.0.2.1"], {}, "--host 192.0.2.1: is no address of this machine; give one"),
+            (["--port", "0", "--host", "nobody.invalid"], {}, "--host nobody.invalid: has no address ("),
+            (["--port", "0", "--host", "a" * 70], {}, "has no address (it is no name)"),
+            (["--port", "0", "--allow-s3", "nonsense"], {}, "--allow-s3: nonsense: not an S3 address"),
+            (["--port", "0"], {"CATDOG_ALLOWED_S3": "x"}, "CATDOG_ALLOWED_S3: x: not an S3 address"),
         ):
             command = [sys.executable, "-m", "catdog", "serve", *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | variables)
             assert (done.returncode, done.stdout) == (2, "")
             assert said in done.stderr
             assert len(done.stderr.splitlines()) == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from PIL import Image
 from catdog.classifier import load
 from catdog.image import load_pixels
 from catdog.serving import golden
-from tests.conftest import TINY_CONTRACT
+from catdog.serving.site import RUNTIME_FILES
+from tests.conftest import TINY_CONTRACT, UNPRIVILEGED
 from tests.integration.browsers import PHONE, find_serious, open_browser
 from tests.integration.site_on_loopback import answer_in_browser, load_in_browser, serve
 
@@ -163,15 +166,65 @@ def test_it_is_written_anew_but_not_over_something_else(site: Path, tmp_path: Pa
     before = (site / "sw.js").read_text()
     assert run("--out", str(site)).returncode == 0
     assert (site / "sw.js").read_text() == before
-    (tmp_path / "diary.txt").write_text("x")
-    done = run("--out", str(tmp_path))
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+    for name in ("diary.txt", "sw.js", "NOTICE.txt"):  # a stranger's site has a service worker, too
+        (folder := tmp_path / f"has {name}").mkdir()
+        (folder / name).write_text("x")
+        done = run("--out", str(folder))
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "holds files of something else" in done.stderr
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert (folder / name).read_text() == "x"
     (tmp_path / "other" / "dist").mkdir(parents=True)
     for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
         (tmp_path / "other" / "dist" / name).write_bytes(b"another version")
-    for folder, said in (("other", "is not that of version"), ("missing", "can't be read")):
-        done = run("--out", str(tmp_path / "new"), "--runtime", str(tmp_path / folder))
+    for runtime, said in (("other", "is not that of version"), ("missing", "can't be read")):
+        done = run("--out", str(tmp_path / "new"), "--runtime", str(tmp_path / runtime))
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert said in done.stderr
         assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_written_is_one_line(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "unwritable").mkdir(mode=0o500)
+    (tmp_path / "in the way" / "model.onnx").mkdir(parents=True)
+    shutil.copy(site / "NOTICE.txt", tmp_path / "in the way")
+    for name, said in (
+        ("file", "is a file; give a folder"),
+        ("file/below", "can't be written (Not a directory)"),
+        ("unwritable/site", "can't be written (Permission denied)"),
+        ("unwritable", "can't be written (Permission denied)"),
+        ("in the way", "model.onnx can't be written there (Is a directory)"),
+    ):
+        command = [*UNPRIVILEGED, sys.executable, "-m", "catdog", "page", "--out", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert said in done.stderr
+    assert (tmp_path / "file").read_text() == "x"
+    assert list((tmp_path / "unwritable").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_nothing_behind_and_say_so(tmp_path: Path, number: int, code: int) -> None:
+    (tmp_path / "dist").mkdir()
+    for name in RUNTIME_FILES:
+        os.mkfifo(tmp_path / RUNTIME_FILES[name][0])  # reading it waits for a writer
+    command = [sys.executable, "-m", "catdog", "page", "--out", str(tmp_path / "new"), "--runtime", str(tmp_path)]
+    runtime = tmp_path / RUNTIME_FILES["ort.js"][0]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, runtime.open("wb"):  # it is at work
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said == "catdog page: interrupted; the site is not complete; the same command writes all of it again\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_site_that_a_kill_cut_off_is_written_again(tmp_path: Path) -> None:
+    for name in (".catdog.lock", ".NOTICE.txt.abcdefgh.tmp"):  # what it leaves at the very beginning
+        (tmp_path / name).touch()
+    assert run("--out", str(tmp_path)).returncode == 0
+    for path in tmp_path.iterdir():
+        if path.name not in ("NOTICE.txt", "index.html"):  # the first that are written
+            path.unlink()
+    assert run("--out", str(tmp_path)).returncode == 0
+    assert (tmp_path / "sw.js").exists()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +20,7 @@ from PIL import Image
 
 from catdog.errors import ImageError
 from catdog.image import load_pixels
-from catdog.serving.decoding import Decoders
+from catdog.serving.decoding import KEPT_VARIABLES, Decoders, receive
 from catdog.serving.limits import LARGE_PIXELS, LateError, load_within_limits, make_room
 from tests.conftest import TINY_CONTRACT
 
@@ -66,38 +69,95 @@ def test_many_threads_at_once(decoders: Decoders, photo: Encode) -> None:
     assert [pixels[0, 0].tolist() for pixels in found] == [[255, 0, 0], [0, 0, 255]] * 10 + [[0, 0, 0]]
 
 
-def test_a_decoder_that_dies_in_a_photo_or_before_it(photo: Encode) -> None:
-    restarts: list[int] = []
-    decoders = Decoders(1, TINY_CONTRACT, 20_000_000, lambda: restarts.append(1))
+def number() -> int:
+    """The newest child: numbers begin again at some point, times of start don't."""
 
-    def number() -> int:
-        """The newest child: numbers begin again at some point, times of start don't."""
+    def read_start(child: str) -> int:
+        return int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19])  # man 5 proc, field 22
 
-        def read_start(child: str) -> int:
-            return int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19])  # man 5 proc, field 22
+    return int(max(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split(), key=read_start))
 
-        return int(max(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split(), key=read_start))
 
-    def has_ended(number: int) -> bool:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+@pytest.mark.parametrize(
+    ("fatal", "reason", "said"),
+    [
+        (signal.SIGKILL, "out_of_memory", "its decoder was killed, as happens where memory runs out"),
+        (signal.SIGSEGV, "corrupt", "damaged image (its decoder crashed)"),
+        (signal.SIGABRT, "corrupt", "damaged image (its decoder crashed)"),
+    ],
+)
+def test_how_a_decoder_died_says_who_is_to_blame(photo: Encode, fatal: int, reason: str, said: str) -> None:
+    def kill(decoder: int) -> None:
+        os.kill(decoder, fatal)
+        if fatal != signal.SIGKILL:  # which alone reaches a process that is halted
+            os.kill(decoder, signal.SIGCONT)
 
+    decoders = Decoders(1, TINY_CONTRACT, 20_000_000)
     os.kill(number(), signal.SIGSTOP)
-    timer = threading.Timer(0.2, os.kill, (number(), signal.SIGKILL))
+    timer = threading.Timer(0.2, kill, (number(),))
     timer.start()
-    with pytest.raises(ImageError, match="its decoder crashed"):
+    with pytest.raises(ImageError, match=re.escape(said)) as raised:
         decoders.load(photo("red"), TINY_CONTRACT, "x", soon())
     timer.join()
+    assert raised.value.reason == reason
     assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
+    decoders.close()
+
+
+def test_a_decoder_that_dies_before_a_photo_or_stalls_in_it(photo: Encode) -> None:
+    restarts: list[int] = []
+    decoders = Decoders(1, TINY_CONTRACT, 20_000_000, lambda: restarts.append(1), most_s=2)
+
+    def has_ended(number: int) -> bool:
+        return os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     idle = number()
     os.kill(idle, signal.SIGKILL)  # as a machine does that runs out of memory: no photo is to blame
     while not has_ended(idle):
         time.sleep(0.01)
     assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
-    os.kill(number(), signal.SIGSTOP)
-    with pytest.raises(LateError, match="too long"):
-        decoders.load(photo("red"), TINY_CONTRACT, "x", soon(0.2))
-    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
+    for seconds, reason, said in (
+        (60, "corrupt", "takes longer than 2 s to decode; save it anew"),
+        (0.1, "unreadable", "since the server was busy"),  # of the request's time, others had taken the most
+    ):
+        os.kill(number(), signal.SIGSTOP)
+        with pytest.raises(LateError, match=said) as raised:
+            decoders.load(photo("red"), TINY_CONTRACT, "x", soon(seconds))
+        assert raised.value.reason == reason
+        assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
     assert len(restarts) == 2
+    decoders.close()
+
+
+def test_a_decoder_that_answers_bit_by_bit_is_late() -> None:
+    ours, theirs = socket.socketpair()
+    is_late = threading.Event()
+
+    def trickle() -> None:
+        theirs.sendall(struct.pack("<Q", 10**6))
+        while not is_late.wait(0.02):
+            theirs.sendall(b"x")
+
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(trickle)
+        try:
+            with pytest.raises(TimeoutError):
+                receive(ours, soon(0.3))
+        finally:
+            is_late.set()
+        sending.result()
+
+
+def test_a_decoder_knows_no_secrets(photo: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("CATDOG_ANYTHING", "secret")
+    decoders = Decoders(1, TINY_CONTRACT, 20_000_000)
+    variables = Path(f"/proc/{number()}/environ").read_bytes()
+    assert b"secret" not in variables
+    assert {line.partition(b"=")[0].decode() for line in variables.split(b"\0") if line} <= {
+        *KEPT_VARIABLES, "PYTHONPATH",
+    }  # fmt: skip
+    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
     decoders.close()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import pytest
 
-from catdog.serving.lambda_package import PYTHON, TASK, ZIP
+from catdog.image import PEAK_BYTES_PER_PIXEL
+from catdog.serving.lambda_package import OLD_RUNTIMES, PYTHON, RUNTIMES, TASK, ZIP
+from catdog.serving.limits import MAX_PIXELS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile.lambda"
@@ -62,10 +65,19 @@ def test_the_template_keeps_its_promises() -> None:
     ):
         assert line in text
     assert text.count("Condition: IsPublic") == text.count('Principal: "*"') == 2
+    assert PYTHON in RUNTIMES
+    assert PYTHON not in OLD_RUNTIMES
     image = DOCKERFILE.read_text()
     assert f"ARG PYTHON={PYTHON}\n" in image
     assert f"COPY {TASK}/ " in image
     assert 'CMD ["catdog.serving.aws_lambda.handler"]' in image
+
+
+def test_the_least_memory_of_the_function_has_room_for_the_largest_photo() -> None:
+    least = re.search(r"MinValue: (\d+) # what the largest photo", TEMPLATE.read_text())
+    assert least is not None
+    ready = 140 * 2**20  # bytes: the function itself, docs/lambda.md
+    assert int(least[1]) * 2**20 >= ready + MAX_PIXELS * PEAK_BYTES_PER_PIXEL
 
 
 def test_the_server_s_image_keeps_its_promises() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,14 @@ def corner() -> bytes:
 
 
 def ask(
-    classifier: Classifier, body: bytes, kind: str = "image/png", explain: object = "1", accept: str | None = None
+    classifier: Classifier,
+    body: bytes,
+    kind: str = "image/png",
+    explain: Sequence[str] = ("1",),
+    accept: str | None = None,
 ) -> tuple[int, Any]:
     """Status and body of the answer."""
-    reply = write_reply(answer_request(read_request(body, kind, explain), classifier), accept)
+    reply = write_reply(answer_request(read_request(body, kind, *explain), classifier), accept)
     lines = reply.body.decode().splitlines()
     return reply.status, [json.loads(line) for line in lines] if accept else json.loads(reply.body)
 
@@ -60,7 +65,7 @@ def test_each_answer_has_its_heat(looking: Classifier, corner: bytes) -> None:
     assert [row["seen"] for row in answers] == [answer["seen"], None, answer["seen"]]
     assert answers[1]["error"]
     assert ask(looking, listed(corner), "application/json", accept="application/jsonlines")[1] == answers[:1]
-    for without in (None, "0"):
+    for without in ((), ("0",)):
         assert "heat" not in ask(looking, corner, explain=without)[1]
 
 
@@ -85,5 +90,5 @@ def test_what_cannot_be_is_400(looking: Classifier, tiny: Classifier, corner: by
     status, said = ask(tiny, corner)
     assert status == 400
     assert said == {"error": "explain: this server's model can't say where it looked; ask without explain"}
-    for nonsense in ("", "yes", "1,1"):
-        assert ask(looking, corner, explain=nonsense) == (400, {"error": "explain: give 1 or 0"})
+    for nonsense in (("",), ("yes",), ("1,1",), ("1", "0"), ("1", "1")):
+        assert ask(looking, corner, explain=nonsense) == (400, {"error": "explain: give 1 or 0, once"})

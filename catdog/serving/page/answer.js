@@ -10,6 +10,8 @@ export const PRIVACY = "Photos go to the server that this page came from, which 
 /** The server can't be reached; the photo is all right and may be sent again. */
 export class Unreachable extends Error {}
 
+const CANT_EXPLAIN = "explain: this server's model can't"; // how its message begins, catdog/serving/endpoint.py
+
 let query = "?explain=1"; // until the server says that its model can't
 
 /** Returns the answer to one photo, as {label, confidence, probabilities, error, heat?, seen?}. */
@@ -29,7 +31,7 @@ export async function answer(file, signal) {
     const given = await response.json().catch(() => ({}));
     if (response.ok && !given[0]) throw new Unreachable("The answer broke off.");
     if (response.ok) return given[0].error ? failure(given[0].error, given[0].source) : given[0];
-    if (response.status === 400 && asked) {
+    if (response.status === 400 && asked && given.error?.startsWith(CANT_EXPLAIN)) {
       query = "";
       continue;
     }

@@ -72,7 +72,8 @@ async function settle(row, signal) {
   cards.showAnswer(row.card, row);
   tell(row);
   const { id, time, name } = row;
-  history.keep({ id, time, name, label, confidence, probabilities, error, heat, seen, thumb: await row.thumb });
+  const thumb = await row.thumb;
+  if (rows.has(id)) history.keep({ id, time, name, label, confidence, probabilities, error, heat, seen, thumb });
 }
 
 /** Lets a screen reader say the answer, of many photos only that all are answered. */

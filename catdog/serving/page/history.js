@@ -16,8 +16,9 @@ function open() {
 
 async function run(mode, work) {
   try {
-    const store = (await open()).transaction("answers", mode).objectStore("answers");
-    const request = work(store);
+    const transaction = (await open()).transaction("answers", mode);
+    const request = work(transaction.objectStore("answers"));
+    transaction.commit(); // at once: what is not committed is lost when the page is left
     return await new Promise((resolve, reject) => {
       request.onsuccess = () => resolve(request.result);
       request.onerror = () => reject(request.error);
