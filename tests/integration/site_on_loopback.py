@@ -17,11 +17,11 @@ from catdog.contract import Contract
 from catdog.image import Pixels
 
 _LOAD = """async ([texts, contract]) => {
-    const { loadPixels } = await import("./pixels.js");
+    const { loadSizedPixels } = await import("./pixels.js");
     const found = [];
     for (const text of texts) {
         const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-        const pixels = await loadPixels(new Blob([bytes]), contract);
+        const { pixels } = await loadSizedPixels(new Blob([bytes]), contract);
         let out = "";
         for (let i = 0; i < pixels.length; i += 8192) out += String.fromCharCode(...pixels.subarray(i, i + 8192));
         found.push(btoa(out));
@@ -55,7 +55,7 @@ def serve(folder: Path) -> Iterator[str]:
 
 def load_in_browser(page: Any, photos: Sequence[bytes], contract: Contract) -> list[Pixels]:
     """What the site's pixels.js makes of the photos."""
-    fields = {name: getattr(contract, name) for name in ("input_size", "resize", "interpolation", "crop")}
+    fields = {name: getattr(contract, name) for name in ("input_size", "resize", "interpolation", "crop", "mean")}
     shape = (contract.input_size, contract.input_size, 3)
     found = []
     for first in range(0, len(photos), _AT_ONCE):
