@@ -28,7 +28,9 @@ export function show(card, { width, height, objects }) {
   card.style.setProperty("--colour", labels.length === 1 ? findColour(labels[0]) : "var(--ink)");
   const boxes = objects.map((head) => makeBox(head, width, height));
   card.querySelector(".boxes").replaceChildren(...boxes.reverse()); // so that the surest lies on top
-  card.querySelector(".heads").replaceChildren(...objects.map((head) => makeLine(head, width, height)));
+  const list = card.querySelector(".heads");
+  list.replaceChildren(...objects.map((head) => makeLine(head, width, height)));
+  list.classList.toggle("hidden", objects.length === 1); // for the eye the words above say it already
 }
 
 function makeBox({ label, confidence, box: [xmin, ymin, xmax, ymax] }, width, height) {
