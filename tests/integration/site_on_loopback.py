@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from catdog.contract import Contract
 from catdog.image import Pixels
@@ -68,3 +69,13 @@ def load_in_browser(page: Any, photos: Sequence[bytes], contract: Contract) -> l
 def answer_in_browser(page: Any, photos: Sequence[bytes]) -> list[dict[str, Any]]:
     """What the site answers."""
     return list(page.evaluate(_ANSWER, [base64.b64encode(photo).decode() for photo in photos]))
+
+
+def check_same_heads(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The same heads, with boxes within 0.5 px and confidences within 0.01."""
+    assert (found["width"], found["height"], found["error"]) == (expected["width"], expected["height"], None)
+    ours, theirs = expected["objects"], found["objects"]
+    assert [head["label"] for head in theirs] == [head["label"] for head in ours]
+    for head, other in zip(theirs, ours, strict=True):
+        assert head["box"] == pytest.approx(other["box"], abs=0.5)
+        assert head["confidence"] == pytest.approx(other["confidence"], abs=0.01)

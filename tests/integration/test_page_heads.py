@@ -22,7 +22,7 @@ from catdog.serving.site import collect
 from tests.detectors import CONTRACT, build_detector, draw_photo
 from tests.integration.browsers import DESKTOP, SMALL, find_serious, open_browser
 from tests.integration.server_process import ServerProcess
-from tests.integration.site_on_loopback import answer_in_browser, serve
+from tests.integration.site_on_loopback import answer_in_browser, check_same_heads, serve
 
 TWO = encode(draw_photo((400, 300), ("red", (40, 40, 120, 140)), ("blue", (250, 170, 350, 280))), "PNG")
 TALL = encode(draw_photo((150, 900), ("blue", (10, 600, 60, 660))), "PNG")
@@ -195,7 +195,7 @@ def test_the_site_answers_as_the_core_does(open_page: Callable[..., Any], detect
     page = open_page("site")
     photos = [*noise, TWO, TALL, NONE]
     for found, one in zip(answer_in_browser(page, photos), detector.detect(photos), strict=True):
-        check_same(found, one.to_dict())
+        check_same_heads(found, one.to_dict())
     (broken,) = answer_in_browser(page, [b"no photo"])
     assert broken == {"error": "This browser can't read it as a photo. JPEG, PNG and WebP always work."}
 
@@ -219,14 +219,4 @@ def test_detect_js_finds_what_decoding_finds(open_page: Callable[..., Any]) -> N
             [boxes.ravel().tolist(), scores.ravel().tolist(), photo, json.loads(contract.to_json())],
         )
         expected = find_objects(boxes, scores, photo, contract) if count else ()
-        check_same(found, {"width": photo[0], "height": photo[1], "objects": [o.to_dict() for o in expected]})
-
-
-def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The same heads, with boxes within 0.5 px and confidences within 0.01."""
-    assert (found["width"], found["height"], found["error"]) == (expected["width"], expected["height"], None)
-    ours, theirs = expected["objects"], found["objects"]
-    assert [head["label"] for head in theirs] == [head["label"] for head in ours]
-    for head, other in zip(theirs, ours, strict=True):
-        assert head["box"] == pytest.approx(other["box"], abs=0.5)
-        assert head["confidence"] == pytest.approx(other["confidence"], abs=0.01)
+        check_same_heads(found, {"width": photo[0], "height": photo[1], "objects": [o.to_dict() for o in expected]})
