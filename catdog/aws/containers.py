@@ -71,6 +71,11 @@ def has_serving_toolkit(image: str) -> bool:
     return _find_repository(image) == INFERENCE.repository
 
 
+def is_aws_inference(image: str) -> bool:
+    """Return whether a container is AWS's PyTorch inference one in a registry of AWS's, not somebody's copy."""
+    return has_serving_toolkit(image) and image.partition(".")[0] in (_REGISTRY, *_OTHER_REGISTRIES.values())
+
+
 def tell_support(image: str, today: date) -> tuple[str, bool]:
     """Return a line on until when AWS patches a container, and whether that is over; "" and False for other ones."""
     tag = image.rpartition(":")[2]

@@ -22,13 +22,14 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from catdog.aws.app import app
+from catdog.aws.archive import make_archive
 from catdog.aws.calls import invoke, transform  # noqa: F401 - they register their commands
 from catdog.aws.calls.results import S3Folder, join_outputs
-from catdog.aws.endpoints import deploy, manage  # noqa: F401
+from catdog.aws.endpoints import deploy, manage, rollback  # noqa: F401
 from catdog.aws.endpoints.scaling import scaling_requests
 from catdog.aws.hosting import Hosting, config_request, container_environment, model_request
 from catdog.aws.inventory import make_version_name
-from catdog.aws.package import build_package, make_archive
+from catdog.aws.package import build_package
 from catdog.classifier import Classifier
 from catdog.sources import objects
 from tests.conftest import TINY_CONTRACT, build_tiny_model
@@ -43,7 +44,7 @@ pytest.importorskip("moto.server", reason="no control plane to test against: pip
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "aws"
 BUCKET = "catdog-tests"
-ROLE = "arn:aws:iam::123456789012:role/catdog"
+ROLE = "arn:aws:iam::123456789012:role/catdog-endpoint"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312"
 OWN_IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1"
 STAMP = "20261121120000-1a2b"
@@ -59,6 +60,7 @@ class Cloud:
     sagemaker: Any
     s3: Any
     scaling: Any
+    alarms: Any
     folder: Path
 
     def serve(self, name: str) -> None:
@@ -66,14 +68,18 @@ class Cloud:
         self.shim.targets[name] = Deployed(self.sagemaker, self.s3, name, self.folder)
 
     def left(self) -> list[str]:
-        """Every endpoint, config, model and scalable target there is."""
+        """Every endpoint, config, model, scalable target and alarm there is."""
         found = [e["EndpointName"] for e in self.sagemaker.list_endpoints()["Endpoints"]]
         found += [
             f"config {c['EndpointConfigName']}" for c in self.sagemaker.list_endpoint_configs()["EndpointConfigs"]
         ]
         found += [f"model {m['ModelName']}" for m in self.sagemaker.list_models()["Models"]]
         targets = self.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
-        return found + [f"scaling {target['ResourceId']}" for target in targets]
+        found += [f"scaling {target['ResourceId']}" for target in targets]
+        return found + [f"alarm {name}" for name in self.list_alarms()]
+
+    def list_alarms(self) -> list[str]:
+        return sorted(alarm["AlarmName"] for alarm in self.alarms.describe_alarms()["MetricAlarms"])
 
     def place(self, name: str, package_uri: str = f"s3://{BUCKET}/none", **tags: str) -> str:
         """An endpoint as deploy makes them, past commands and proxy; its ARN."""
@@ -86,6 +92,19 @@ class Cloud:
         made = self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=version, Tags=listed)
         return str(made["EndpointArn"])
 
+    def asked(self, operation: str) -> list[dict[str, Any]]:
+        """The parameters of all requests for this operation, in order."""
+        return [parameters for _, name, parameters in self.plane.requests if name == operation]
+
+    def served(self, name: str) -> str:
+        """The config that an endpoint serves."""
+        return str(self.sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"])
+
+    def scale(self, name: str, count: int) -> None:
+        """What autoscaling does."""
+        wanted = {"VariantName": "AllTraffic", "DesiredInstanceCount": count, "DesiredWeight": 1}
+        self.sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=[wanted])
+
     def clear(self) -> None:
         """Delete all that a test left, past the proxy."""
         for endpoint in self.sagemaker.list_endpoints()["Endpoints"]:
@@ -97,6 +116,7 @@ class Cloud:
         for target in self.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]:
             keys = ("ServiceNamespace", "ResourceId", "ScalableDimension")
             self.scaling.deregister_scalable_target(**{key: target[key] for key in keys})
+        self.alarms.delete_alarms(AlarmNames=self.list_alarms())
         self.plane.taken.clear()
 
     def tags(self, name: str) -> dict[str, str]:
@@ -108,7 +128,7 @@ class Cloud:
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with (
         moto_server() as behind,
-        ControlPlane(behind) as plane,
+        ControlPlane(behind, policy="person") as plane,
         RuntimeShim() as shim,
         pytest.MonkeyPatch.context() as environment,
     ):
@@ -123,13 +143,13 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         )
         session = boto3.session.Session()
         url = f"http://127.0.0.1:{behind}"
-        services = ("sagemaker", "s3", "application-autoscaling")
+        services = ("sagemaker", "s3", "application-autoscaling", "cloudwatch")
         clients = [session.client(service, endpoint_url=url) for service in services]
         clients[1].create_bucket(Bucket=BUCKET)
         shim.s3 = clients[1]
         objects.close()
-        sagemaker, storage, scaling = clients
-        yield Cloud(plane, shim, sagemaker, storage, scaling, tmp_path_factory.mktemp("containers"))
+        sagemaker, storage, scaling, alarms = clients
+        yield Cloud(plane, shim, sagemaker, storage, scaling, alarms, tmp_path_factory.mktemp("containers"))
         objects.close()
         for client in clients:
             client.close()
@@ -139,11 +159,13 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 def cloud(everything: Cloud) -> Iterator[Cloud]:
     """Empty, and without plans to fail."""
     yield everything
+    forbidden = list(everything.plane.forbidden)
     everything.plane.reset()
     everything.shim.faults = iter(())
     everything.shim.targets.clear()
     everything.shim.asked.clear()
     everything.clear()
+    assert forbidden == []  # else docs/aws/person.json lacks something
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +213,7 @@ DRY_RUNS = {
     "deploy-serverless": ("deploy", "MODEL", "--name", "catdog-a", "--serverless", "--memory", "3072"),
     "deploy-async": (
         *("deploy", "MODEL", "--name", "catdog-a", "--async", "--kms-key", "alias/catdog"),
-        *("--autoscale", "1..2", "--allow-s3", "s3://photos/in"),
+        *("--autoscale", "0..2", "--allow-s3", "s3://photos/in"),
     ),
     "deploy-own-image": (
         *("deploy", "MODEL", "--name", "catdog-a", "--image", OWN_IMAGE, "--allow-s3", "s3://photos/in"),
@@ -278,6 +300,7 @@ def test_catdog_s_own_image_is_deployed_and_tested_with_the_model_alone(cloud: C
         (("--instance-type", "m5.large"), "not an instance type"),
         (("--ttl", "2 weeks"), "90m, 2h or 3d"),
         (("--autoscale", "4..1"), "MIN <= MAX"),
+        (("--autoscale", "0..0"), "MAX of 1 or more"),
         (("--autoscale", "many"), "like 1..4"),
         (("--autoscale", "1..2", "--no-wait"), "needs an endpoint in service"),
         (("--serverless", "--capture", "5"), "serverless endpoint has none"),
@@ -342,9 +365,9 @@ def test_a_training_job_s_archive_is_packed_anew(cloud: Cloud, model: Path, tmp_
         for path in model.iterdir():
             tar.add(path, path.name)
         tar.add(ROOT / "README.md", "../../escape.md")
-    cloud.s3.upload_file(str(tmp_path / "model.tar.gz"), BUCKET, "jobs/x/output/model.tar.gz")
+    cloud.s3.upload_file(str(tmp_path / "model.tar.gz"), BUCKET, "catdog/jobs/x/output/model.tar.gz")
     cloud.serve("catdog-job")
-    report = made(run("deploy", f"s3://{BUCKET}/jobs/x/output/model.tar.gz", "--name", "catdog-job", *FAST))
+    report = made(run("deploy", f"s3://{BUCKET}/catdog/jobs/x/output/model.tar.gz", "--name", "catdog-job", *FAST))
     folder = fetch(cloud.s3, report["package"], tmp_path / "fetched")
     assert (folder / "code" / "inference.py").is_file()
     assert not list(folder.rglob("escape.md"))
@@ -496,9 +519,15 @@ def test_an_update_replaces_config_and_model(cloud: Cloud, model: Path, other_mo
     first = made(run("deploy", model, "--name", "catdog-up", *FAST))
     second = made(run("deploy", other_model, "--name", "catdog-up", "--ttl", "1h", *FAST))
     assert second["replaced"] == first["version"]
-    assert cloud.left() == ["catdog-up", f"config {second['version']}", f"model {second['version']}"]
     assert "ExpiresAt" in cloud.tags("catdog-up")
-    assert "UpdateEndpoint" in cloud.plane.seen
+    third = made(run("deploy", model, "--name", "catdog-up", *FAST))
+    kept = sorted((second["version"], third["version"]))  # the last but one is kept, for a rollback
+    assert sorted(cloud.left()) == sorted(
+        [
+            *("catdog-up", *(f"config {version}" for version in kept), *(f"model {version}" for version in kept)),
+            *(f"alarm {version}-{kind}" for version in kept for kind in ("errors", "latency")),
+        ]
+    )
 
 
 @pytest.mark.parametrize("how", ["wrong answers", "failed update", "tags refused"])
@@ -537,6 +566,204 @@ def test_an_endpoint_of_another_kind_is_not_updated(cloud: Cloud, model: Path) -
     assert "is realtime" in result.stderr
 
 
+# --- updates that keep, move in steps, and go back --------------------------------------------------------------------
+
+
+def test_an_update_changes_what_it_names_and_nothing_else(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-keep")
+    options = ("--instance-type", "ml.c5.2xlarge", "--instances", "4", "--capture", "10", "--kms-key", "alias/catdog")
+    allowed = ("--allow-s3", f"s3://{BUCKET}/catdog/datasets")
+    first = made(run("deploy", model, "--name", "catdog-keep", *options, *allowed, *FAST))
+    updated = run("deploy", other_model, "--name", "catdog-keep", *FAST)
+    second = made(updated)
+    before, after = cloud.asked("CreateEndpointConfig")
+    assert json.loads(json.dumps(after).replace(second["version"], first["version"])) == before
+    environments = [request["PrimaryContainer"]["Environment"] for request in cloud.asked("CreateModel")]
+    assert environments[0] == environments[1]
+    assert second["cost"] == first["cost"]
+    shown = [line.strip() for line in updated.stderr.splitlines() if " -> " in line]
+    assert shown == [f"package: {first['package']} -> {second['package']}"]
+
+    third = run("deploy", other_model, "--name", "catdog-keep", "--instances", "2", "--capture", "0", *FAST)
+    made(third)
+    assert "instances: 4 -> 2" in third.stderr
+    assert "percent captured: 10 -> none" in third.stderr
+    config = cloud.asked("CreateEndpointConfig")[-1]
+    assert (config["ProductionVariants"][0]["InitialInstanceCount"], config["KmsKeyId"]) == (2, "alias/catdog")
+    assert "DataCaptureConfig" not in config
+
+
+def test_what_other_tools_have_set_stays(cloud: Cloud, model: Path) -> None:
+    version, arn = make_version_name("catdog-hand", STAMP), cloud.place("catdog-hand")
+    assert arn.endswith("catdog-hand")
+    made_by_hand = {"SAGEMAKER_MODEL_SERVER_WORKERS": "9", "MY_SETTING": "kept"}
+    cloud.sagemaker.delete_model(ModelName=version)
+    cloud.sagemaker.create_model(**model_request(version, IMAGE, "s3://x/y", ROLE, made_by_hand, []))
+    cloud.sagemaker.delete_endpoint_config(EndpointConfigName=version)
+    config = config_request(version, version, Hosting(), [])
+    config["ProductionVariants"][0]["ModelDataDownloadTimeoutInSeconds"] = 1234
+    cloud.sagemaker.create_endpoint_config(**config)
+    cloud.serve("catdog-hand")
+    made(run("deploy", model, "--name", "catdog-hand", *FAST))
+    (variant,) = cloud.asked("CreateEndpointConfig")[-1]["ProductionVariants"]
+    assert variant["ModelDataDownloadTimeoutInSeconds"] == 1234
+    environment = cloud.asked("CreateModel")[-1]["PrimaryContainer"]["Environment"]
+    assert (environment["MY_SETTING"], environment["SAGEMAKER_MODEL_SERVER_WORKERS"]) == ("kept", "2")
+
+
+def test_a_serverless_endpoint_stays_one(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-less")
+    made(run("deploy", model, "--name", "catdog-less", "--serverless", "--memory", "3072", *FAST))
+    report = made(run("deploy", other_model, "--name", "catdog-less", *FAST))
+    assert (report["mode"], report["cost"]["memory_mb"]) == ("serverless", 3072)
+    assert "DeploymentConfig" not in cloud.asked("UpdateEndpoint")[0]  # AWS knows none for these
+    assert cloud.list_alarms() == []
+    refused = run("deploy", model, "--name", "catdog-less", "--instance-type", "ml.m5.large", *FAST)
+    assert (refused.exit_code, "is serverless, and has no instances" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("bounds", "count"), [("2..10", 9), ("2..6", 6)])
+def test_autoscaling_begins_with_what_runs(bounds: str, count: int, cloud: Cloud, model: Path) -> None:
+    cloud.place("catdog-nine")
+    cloud.scale("catdog-nine", 9)
+    cloud.serve("catdog-nine")
+    made(run("deploy", model, "--name", "catdog-nine", "--autoscale", bounds, *FAST))
+    (variant,) = cloud.asked("CreateEndpointConfig")[0]["ProductionVariants"]
+    assert variant["InitialInstanceCount"] == count
+
+
+def test_an_update_is_asked_about_on_a_terminal(cloud: Cloud, model: Path) -> None:
+    cloud.place("catdog-ask")
+    ours, theirs = os.openpty()
+    os.write(ours, b"n\n")
+    line = [sys.executable, "-m", "catdog.aws", "deploy", str(model), "--name", "catdog-ask", *FAST]
+    ended = subprocess.run(line, cwd=ROOT, stdin=theirs, capture_output=True, text=True, timeout=120, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert (ended.returncode, ended.stdout.strip()) == (1, ""), ended.stderr
+    assert "Update it?" in ended.stderr
+    assert not [name for name in cloud.plane.seen if name.startswith(("Create", "Update", "PUT"))]
+
+
+def test_an_update_moves_in_steps_under_its_alarms(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-steps")
+    made(run("deploy", model, "--name", "catdog-steps", "--instances", "4", *FAST))
+    version = made(run("deploy", other_model, "--name", "catdog-steps", *FAST))["version"]
+    alarms = [f"{version}-errors", f"{version}-latency"]
+    assert cloud.asked("UpdateEndpoint") == [
+        {
+            "EndpointName": "catdog-steps",
+            "EndpointConfigName": version,
+            "DeploymentConfig": {
+                "BlueGreenUpdatePolicy": {
+                    "TrafficRoutingConfiguration": {
+                        "Type": "CANARY",
+                        "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1},
+                        "WaitIntervalInSeconds": 300,
+                    },
+                    "TerminationWaitInSeconds": 300,
+                    "MaximumExecutionTimeoutInSeconds": 2400,
+                },
+                "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarms]},
+            },
+        }
+    ]
+    assert set(alarms) < set(cloud.list_alarms())
+    arn = cloud.alarms.describe_alarms(AlarmNames=alarms)["MetricAlarms"][0]["AlarmArn"]
+    assert {"Key": "Project", "Value": "catdog"} in cloud.alarms.list_tags_for_resource(ResourceARN=arn)["Tags"]
+    made(run("delete", "catdog-steps", "--yes"))
+    assert cloud.left() == []
+
+
+def test_an_update_that_sagemaker_takes_back_leaves_nothing(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-alarm")
+    first = made(run("deploy", model, "--name", "catdog-alarm", *FAST))["version"]
+    before = cloud.left()
+    back = {"EndpointStatus": "InService", "EndpointConfigName": first, "FailureReason": "an alarm went off"}
+    cloud.plane.states["catdog-alarm"] = iter([{}, back, back])
+    failed = run("deploy", other_model, "--name", "catdog-alarm", *FAST)
+    assert failed.exit_code == 1
+    assert "an alarm went off" in failed.stderr
+    assert (cloud.left(), len(cloud.asked("UpdateEndpoint"))) == (before, 1)  # it is back already
+
+
+def test_alarms_that_may_not_be_made_end_a_deploy(cloud: Cloud, model: Path) -> None:
+    cloud.plane.faults["PutMetricAlarm"] = iter(["", "refuse"])
+    refused = run("deploy", model, "--name", "catdog-mute", *FAST)
+    assert (refused.exit_code, cloud.left()) == (2, [])
+
+
+def test_a_rollback_goes_back_and_forward(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-undo")
+    first = made(run("deploy", model, "--name", "catdog-undo", "--instance-type", "ml.c5.large", *FAST))["version"]
+    nothing = run("rollback", "catdog-undo")
+    assert (nothing.exit_code, "nothing to go back to" in nothing.stderr) == (2, True)
+    second = made(run("deploy", other_model, "--name", "catdog-undo", "--instance-type", "ml.m5.large", *FAST))[
+        "version"
+    ]
+    before = cloud.left()
+
+    said = made(run("rollback", "catdog-undo", "--dry-run"))["requests"]
+    assert [r["operation"] for r in said] == ["PutMetricAlarm", "PutMetricAlarm", "UpdateEndpoint", "AddTags"]
+    assert cloud.served("catdog-undo") == second
+
+    cloud.plane.requests.clear()
+    rolled = run("rollback", "catdog-undo")
+    report = made(rolled)
+    assert (report["version"], report["replaced"], cloud.served("catdog-undo")) == (first, second, first)
+    assert "instance type: ml.m5.large -> ml.c5.large" in rolled.stderr
+    (request,) = cloud.asked("UpdateEndpoint")
+    policy = request["DeploymentConfig"]["BlueGreenUpdatePolicy"]
+    assert policy["TrafficRoutingConfiguration"]["Type"] == "ALL_AT_ONCE"
+    assert f"{first}-errors" in json.dumps(request)
+    assert cloud.left() == before  # nothing is gone
+    assert made(run("rollback", "catdog-undo"))["version"] == second
+
+    back = {"EndpointStatus": "InService", "EndpointConfigName": second, "FailureReason": "an alarm went off"}
+    cloud.plane.states["catdog-undo"] = iter([{}, back])
+    assert run("rollback", "catdog-undo").exit_code == 1
+    assert cloud.tags("catdog-undo")["FormerConfig"] == first
+
+
+def test_a_rollback_keeps_the_instances_that_autoscaling_chose(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-many")
+    made(run("deploy", model, "--name", "catdog-many", "--autoscale", "1..9", *FAST))
+    made(run("deploy", other_model, "--name", "catdog-many", *FAST))
+    cloud.scale("catdog-many", 7)
+    assert made(run("rollback", "catdog-many"))["cost"]["instances"] == 7
+    assert cloud.asked("UpdateEndpoint")[-1]["RetainAllVariantProperties"] is True
+    (variant,) = cloud.sagemaker.describe_endpoint(EndpointName="catdog-many")["ProductionVariants"]
+    assert variant["DesiredInstanceCount"] == 7
+
+
+def test_asynchronous_instances_may_go_to_zero_and_come_back(cloud: Cloud, model: Path) -> None:
+    cloud.serve("catdog-zero")
+    cloud.shim.answers_to["catdog-zero"] = f"s3://{BUCKET}/catdog/async/catdog-zero"
+    made(run("deploy", model, "--name", "catdog-zero", "--async", "--autoscale", "0..2", *FAST))
+    (target,) = cloud.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    policies = cloud.scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    (from_zero,) = [policy for policy in policies if policy["PolicyType"] == "StepScaling"]
+    (alarm,) = cloud.alarms.describe_alarms(AlarmNames=["catdog-zero-backlog"])["MetricAlarms"]
+    assert (target["MinCapacity"], alarm["MetricName"]) == (0, "HasBacklogWithoutCapacity")
+    assert alarm["AlarmActions"] == [from_zero["PolicyARN"]]
+    made(run("deploy", model, "--name", "catdog-zero", "--autoscale", "1..2", *FAST))  # no word of --async
+    assert "catdog-zero-backlog" not in cloud.list_alarms()
+    made(run("delete", "catdog-zero", "--yes"))
+    assert cloud.left() == []
+    refused = run("deploy", model, "--name", "catdog-zero", "--autoscale", "0..2", *FAST)
+    assert (refused.exit_code, "only an endpoint made with --async" in refused.stderr) == (2, True)
+
+
+def test_photos_that_the_role_may_not_read_are_refused_before_anything_is_made(cloud: Cloud, model: Path) -> None:
+    ours, theirs = f"s3://{BUCKET}/catdog/datasets/x", "s3://photos/in"
+    refused = run("deploy", model, "--name", "catdog-reads", "--allow-s3", ours, "--allow-s3", theirs, *FAST)
+    assert (refused.exit_code, cloud.left()) == (2, [])
+    assert f"--allow-s3 {theirs}: the role catdog-endpoint may not read there" in refused.stderr
+    cloud.plane.faults["SimulatePrincipalPolicy"] = iter(["refuse"])
+    unsure = run("deploy", model, "--name", "catdog-reads", "--allow-s3", theirs, "--no-wait", *FAST)
+    assert (unsure.exit_code, "wasn't checked" in unsure.stderr) == (0, True)
+
+
 # --- ps and delete ----------------------------------------------------------------------------------------------------
 
 
@@ -551,6 +778,22 @@ def test_expired_endpoints_are_found_and_ended(cloud: Cloud) -> None:
     assert [e["endpoint"] for e in made(run("ps"))["endpoints"]] == ["catdog-new"]
 
 
+def test_other_people_s_endpoints_in_a_shared_account_are_passed_over(cloud: Cloud) -> None:
+    expired = f"{datetime.now(timezone.utc) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+    for name in ("payroll", "catdog-locked", "catdog-mine"):
+        cloud.place(name, ExpiresAt=expired)
+    cloud.plane.faults["ListTags"] = iter(["refuse"])
+    shown = run("ps")
+    assert [e["endpoint"] for e in made(shown)["endpoints"]] == ["catdog-mine"]
+    assert "catdog-locked: passed over" in shown.stderr
+    assert cloud.asked("ListEndpoints")[0]["NameContains"] == "catdog-"
+    assert [e["endpoint"] for e in made(run("ps", "--name", "lock"))["endpoints"]] == ["catdog-locked"]
+    cloud.plane.faults["ListTags"] = iter(["refuse"])
+    made(run("delete", "--expired", "--yes"))
+    left = [e["EndpointName"] for e in cloud.sagemaker.list_endpoints()["Endpoints"]]
+    assert sorted(left) == ["catdog-locked", "payroll"]
+
+
 def test_delete_shows_its_requests_without_credentials(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -560,6 +803,14 @@ def test_delete_shows_its_requests_without_credentials(cloud: Cloud, monkeypatch
     everything = made(run("delete", "--all", "--dry-run"))
     assert [request["operation"] for request in everything["requests"]] == ["ListEndpoints"]
     assert cloud.plane.seen == []
+
+
+def test_an_endpoint_goes_even_if_nobody_may_look_for_its_alarms(cloud: Cloud) -> None:
+    cloud.place("catdog-blind")
+    cloud.plane.faults["DescribeAlarms"] = iter(["refuse"])
+    deleted = run("delete", "catdog-blind", "--yes")
+    assert (made(deleted)["deleted"][0]["endpoints"], cloud.left()) == (["catdog-blind"], [])
+    assert "its alarms stay" in deleted.stderr
 
 
 def test_delete_asks_first(cloud: Cloud) -> None:
@@ -656,6 +907,17 @@ def test_each_photo_has_its_own_error(served: str, photo: Callable[..., bytes], 
     assert [row["source"] for row in rows] == [str(path) for path in sorted(tmp_path.iterdir())]
     assert "6 MB at most" in rows[3]["error"]
     assert all("\n" not in row["error"] for row in rows[1:])
+
+
+def test_a_serverless_endpoint_takes_smaller_photos(served: str, cloud: Cloud, tmp_path: Path) -> None:
+    cloud.place(served)
+    serverless = {"VariantName": "AllTraffic", "CurrentServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 5}}
+    cloud.plane.states[served] = itertools.repeat({"ProductionVariants": [serverless]})
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(5 * 2**20))
+    rows = [json.loads(line) for line in run("invoke", served, tmp_path, "--parallel", 1).stdout.splitlines()]
+    assert all(f"{served} takes 4 MB at most" in row["error"] for row in rows)
+    assert (cloud.shim.asked, cloud.plane.seen) == ([], ["DescribeEndpoint"])
 
 
 def test_overload_is_met_with_patience(served: str, cloud: Cloud, photo: Callable[..., bytes]) -> None:
@@ -794,7 +1056,7 @@ def test_a_transform_gives_each_photo_one_row(
     from catdog.score import output
     from catdog.sources.stores import open_store
 
-    folder = f"transform-{ending}"
+    folder = f"catdog/transform-{ending}"
     photos = {"a.png": photo("red"), "b/c.jpg": photo("blue", "JPEG"), "notes.txt": b"no photo", "z.jpg": b"broken"}
     for name, data in photos.items():
         cloud.s3.put_object(Bucket=BUCKET, Key=f"{folder}/in/{name}", Body=data)
@@ -846,10 +1108,10 @@ def test_a_transform_overwrites_and_clears_nothing_that_it_did_not_make(
     path.parent.mkdir(parents=True)
     path.write_text("somebody's")
     out = tmp_path / "out" / "results.csv"
-    refused = run("transform", model, f"s3://{BUCKET}/theirs/in", "--out", out, "--image", IMAGE)
+    refused = run("transform", model, f"s3://{BUCKET}/catdog/theirs/in", "--out", out, "--image", IMAGE)
     assert (refused.exit_code, cloud.plane.seen) == (2, [])  # refused before a job is begun
     assert f"--out {out}" in refused.stderr
-    job = job_with_one_answer(cloud, model, photo, "theirs", tmp_path)
+    job = job_with_one_answer(cloud, model, photo, "catdog/theirs", tmp_path)
     assert run("transform", "--job", job, "--out", out).exit_code == 2
     assert path.read_text() == "somebody's"
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
@@ -858,7 +1120,7 @@ def test_a_transform_overwrites_and_clears_nothing_that_it_did_not_make(
 def test_a_transform_joins_again_into_its_own_table(
     cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    job = job_with_one_answer(cloud, model, photo, "again", tmp_path)
+    job = job_with_one_answer(cloud, model, photo, "catdog/again", tmp_path)
     out = tmp_path / "results.csv"
     first = made(run("transform", "--job", job, "--out", out))
     table = out.read_bytes()
@@ -870,19 +1132,21 @@ def test_a_transform_joins_again_into_its_own_table(
 def test_a_transform_s_outputs_are_not_all_listed_before_the_first_row(
     cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    job_with_one_answer(cloud, model, photo, "many", tmp_path)
-    answer = cloud.s3.get_object(Bucket=BUCKET, Key="many/out/a.png.out")["Body"].read()
+    job_with_one_answer(cloud, model, photo, "catdog/many", tmp_path)
+    answer = cloud.s3.get_object(Bucket=BUCKET, Key="catdog/many/out/a.png.out")["Body"].read()
     for number in range(40):
-        cloud.s3.put_object(Bucket=BUCKET, Key=f"many/in/{number:03}.png", Body=b"x")
-    rows = join_outputs(S3Folder(BUCKET, "many/in/"), S3Folder(BUCKET, "many/out/"), 100)
+        cloud.s3.put_object(Bucket=BUCKET, Key=f"catdog/many/in/{number:03}.png", Body=b"x")
+    rows = join_outputs(S3Folder(BUCKET, "catdog/many/in/"), S3Folder(BUCKET, "catdog/many/out/"), 100)
     assert next(rows).row.status == "missing"
-    cloud.s3.put_object(Bucket=BUCKET, Key="many/out/039.png.out", Body=answer)  # a list made before would lack it
+    cloud.s3.put_object(
+        Bucket=BUCKET, Key="catdog/many/out/039.png.out", Body=answer
+    )  # a list made before would lack it
     assert [row.source.rpartition("/")[2] for row in rows if row.row.status == "ok"] == ["039.png", "a.png"]
 
 
 def test_a_transform_that_fails_keeps_what_it_answered(cloud: Cloud, model: Path, tmp_path: Path) -> None:
-    cloud.s3.put_object(Bucket=BUCKET, Key="none/in/a.png", Body=b"x")
-    places = (f"s3://{BUCKET}/none/in", f"s3://{BUCKET}/none/out")
+    cloud.s3.put_object(Bucket=BUCKET, Key="catdog/none/in/a.png", Body=b"x")
+    places = (f"s3://{BUCKET}/catdog/none/in", f"s3://{BUCKET}/catdog/none/out")
     out = tmp_path / "results.jsonl"
     result = run("transform", model, *places, "--out", out, "--image", IMAGE)
     assert result.exit_code == 1

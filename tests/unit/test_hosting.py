@@ -20,12 +20,22 @@ from catdog.aws.containers import (
     find_inference_image,
     find_training_image,
     has_serving_toolkit,
+    is_aws_inference,
     tell_support,
 )
+from catdog.aws.endpoints.alarms import deployment_config
 from catdog.aws.failures import CloudError
-from catdog.aws.hosting import Hosting, container_environment
+from catdog.aws.hosting import Hosting, config_request, container_environment
 from catdog.aws.image import DOCKERFILE, list_commands
-from catdog.aws.instances import PriceKind, count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
+from catdog.aws.instances import (
+    PriceKind,
+    count_gpus,
+    count_processors,
+    estimate_cost,
+    has_gpu,
+    price_per_hour,
+    read_prices,
+)
 from catdog.aws.inventory import check_endpoint_name, make_version_name
 from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
@@ -48,13 +58,13 @@ def test_a_worker_a_processor(instance_type: str, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("instance_type", "gpu"),
-    [("ml.g4dn.xlarge", True), ("ml.g5.2xlarge", True), ("ml.p3.2xlarge", True), ("ml.m5.large", False)],
+    [("ml.g4dn.xlarge", 1), ("ml.g5.2xlarge", 1), ("ml.g5.12xlarge", 4), ("ml.p4d.24xlarge", 8), ("ml.m5.large", 0)],
 )
-def test_a_gpu_has_one_worker(instance_type: str, gpu: bool) -> None:
+def test_a_worker_a_gpu(instance_type: str, gpu: int) -> None:
     hosting = Hosting(instance_type=instance_type)
-    assert has_gpu(instance_type) == hosting.on_gpu == gpu
-    assert (hosting.workers == 1) == gpu
-    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1", AWS_IMAGE)) != gpu
+    assert has_gpu(instance_type) == hosting.on_gpu == bool(gpu)
+    assert (hosting.workers, count_gpus(instance_type)) == (gpu or 2, gpu)
+    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1", AWS_IMAGE)) != bool(gpu)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +81,30 @@ def test_training_and_hosting_agree_on_which_instances_have_their_own_disk(insta
             Hosting(instance_type=instance_type, kms_key="key")
     else:
         assert Hosting(instance_type=instance_type, kms_key="key").kms_key == "key"
+
+
+@pytest.mark.parametrize(
+    ("instances", "bake", "canary"), [(1, 5, None), (2, 5, 1), (19, 5, 1), (40, 5, 4), (4, 0, None)]
+)
+def test_the_first_step_of_an_update_is_at_most_half_of_the_instances(
+    instances: int, bake: float, canary: int | None
+) -> None:
+    policy = deployment_config("catdog-a", instances, bake, timeout_min=5)["BlueGreenUpdatePolicy"]
+    routing = policy["TrafficRoutingConfiguration"]
+    assert (routing["Type"], routing.get("CanarySize", {}).get("Value")) == (
+        "CANARY" if canary else "ALL_AT_ONCE",
+        canary,
+    )
+    assert policy["MaximumExecutionTimeoutInSeconds"] > 2 * bake * 60  # else AWS refuses it
+    assert policy["MaximumExecutionTimeoutInSeconds"] >= 600
+
+
+def test_the_key_of_an_update_is_left_out_of_a_disk_of_its_own() -> None:
+    kept = config_request("a", "a", Hosting(kms_key="key", capture=5, capture_to="s3://b/c"), [])
+    moved = config_request("b", "b", Hosting(instance_type="ml.g5.xlarge", capture=5, capture_to="s3://b/c"), [], kept)
+    assert ("KmsKeyId" in moved, moved["DataCaptureConfig"]["KmsKeyId"]) == (False, "key")
+    taken = config_request("b", "b", Hosting(kms_key="", capture=5, capture_to="s3://b/c"), [], kept)
+    assert "KmsKeyId" not in {**taken, **taken["DataCaptureConfig"]}
 
 
 @pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])
@@ -161,6 +195,9 @@ def test_what_an_image_s_address_says() -> None:
         assert not has_serving_toolkit(address)
         assert tell_support(address, date(2026, 1, 1)) == ("", False)
     assert has_serving_toolkit(AWS_IMAGE)
+    copy = AWS_IMAGE.replace(AWS_IMAGE.partition(".")[0], "123456789012")
+    assert has_serving_toolkit(copy)
+    assert [is_aws_inference(image) for image in (AWS_IMAGE, copy, own)] == [True, False, False]
     for wrong in ("", "catdog", "catdog:1", f"https://{own}", f"{own} ", f"{own}:2", own.upper()):
         with pytest.raises(SettingsError, match="not a container's full address"):
             check_image(wrong)

@@ -69,6 +69,7 @@ CODE = [
             "sources/web",
             "text",
             "training/__init__",
+            "training/detector",
             "training/model",
             "training/settings",
         ]
@@ -191,7 +192,7 @@ def test_the_container_installs_exact_versions_by_hash_and_all_that_they_need() 
     for line in text.splitlines():
         if not line.startswith("#"):
             pin, *hashes = line.split()
-            name, pins[name] = pin.split("==")  # type: ignore[misc]
+            name, pins[name] = pin.split("==")
             assert hashes, f"{name} has no hash, and pip takes all or none"
             assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
     tested = set((ROOT / "constraints.txt").read_text().splitlines())

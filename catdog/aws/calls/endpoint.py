@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.resources import files
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
@@ -33,6 +34,7 @@ from catdog.aws.failures import (
     is_aws_error,
     is_missing,
 )
+from catdog.aws.hosting import PAYLOAD_BYTES, SERVERLESS_PAYLOAD_BYTES
 from catdog.contract import UNSURE, Contract
 from catdog.errors import CatdogError, ImageError, SettingsError
 from catdog.prediction import Prediction
@@ -41,7 +43,6 @@ from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.text import printable
 
 JSON_TYPE: Final = "application/json"
-PAYLOAD_BYTES: Final = 6 * 2**20  # of one request; InvokeEndpoint's own limit (botocore: BodyBlob)
 PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """Between whole attempts, jittered. botocore retries throttling itself, but neither what the container answers (424),
 nor anything once 35 requests of a process have failed (its retry quota)."""
@@ -60,10 +61,18 @@ ClassNames = tuple[str, ...]
 class Endpoint:
     """A real-time or serverless endpoint. Threads may share it."""
 
-    def __init__(self, client: Any, name: str, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
+    def __init__(
+        self,
+        client: Any,
+        name: str,
+        pauses_s: tuple[float, ...] = PAUSES_S,
+        find_limit: Callable[[], int] = lambda: PAYLOAD_BYTES,
+    ) -> None:
+        """``find_limit`` says how many bytes a request may have; it is asked only when there is a large photo."""
         self.name = name
         self._client = client
         self._pauses = pauses_s
+        self._find_limit = cache(find_limit)
 
     def classify(self, source: str, data: bytes) -> Prediction:
         """Return the endpoint's answer about one encoded photo.
@@ -71,10 +80,10 @@ class Endpoint:
         Raises SettingsError if there is no such endpoint, CloudError if its answer makes no sense, and what boto3
         raises for an account or a network that can't be used.
         """
-        if len(data) > PAYLOAD_BYTES:
+        if len(data) > SERVERLESS_PAYLOAD_BYTES and len(data) > (limit := self._find_limit()):
             return Prediction.failed(
                 source,
-                f"{source}: {len(data) / 2**20:.1f} MB, and an endpoint takes {PAYLOAD_BYTES // 2**20} MB at most; "
+                f"{source}: {len(data) / 2**20:.1f} MB, and {self.name} takes {limit // 2**20} MB at most; "
                 "make it smaller, or use an endpoint made with --async, catdog aws transform, or "
                 "catdog predict",
             )

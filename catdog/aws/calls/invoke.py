@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, islice
 from typing import Annotated, Any, Final
 
@@ -23,7 +24,7 @@ from catdog.aws.calls.endpoint import (
     peek_class_names,
 )
 from catdog.aws.hosting import ASYNC_PREFIX
-from catdog.aws.inventory import check_endpoint_name
+from catdog.aws.inventory import check_endpoint_name, find_payload_limit
 from catdog.edge import EXIT_FAILED
 from catdog.errors import DataError, ImageError
 from catdog.photo_command import Format, choose_format, write_answers
@@ -81,7 +82,9 @@ def invoke(
     ] = ASYNC_PATIENCE_S,
 ) -> None:
     runtime = account.client("sagemaker-runtime")
-    target: AnyEndpoint = Endpoint(runtime, check_endpoint_name(endpoint))
+    name = check_endpoint_name(endpoint)
+    find_limit = partial(find_payload_limit, account.client("sagemaker"), name)
+    target: AnyEndpoint = Endpoint(runtime, name, find_limit=find_limit)
     if asynchronous:
         place = f"s3://{account.require_bucket()}/{ASYNC_PREFIX}/{endpoint}"
         target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place, timeout, say)
