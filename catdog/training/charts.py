@@ -64,7 +64,8 @@ def draw_found_boxes(
     with new_axes(path, 6, 5, xlabel="recall", ylabel="precision", title=title) as axes:
         for k, (name, recall, precision) in enumerate(lines):
             style = {"color": _CLASS_COLOURS[k % len(_CLASS_COLOURS)], "ls": "-" if k % 2 == 0 else "--"}
-            axes.step([0.0, *recall], [*precision[:1], *precision], where="pre", label=name, **style)
+            # A curve begins at recall 0; that of a model that finds no such box at all has nothing else.
+            axes.step([0.0, *recall], [*(precision[:1] or [1.0]), *precision], where="pre", label=name, **style)
         axes.plot(*own, "D", color="black", ms=6, label="at the model's threshold, overlap 0.5")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(loc="lower left")
