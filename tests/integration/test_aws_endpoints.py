@@ -375,8 +375,8 @@ def test_a_training_job_s_archive_is_packed_anew(cloud: Cloud, model: Path, tmp_
 
 def test_a_training_job_s_archive_without_an_onnx_file_says_how_to_make_one(cloud: Cloud, model: Path) -> None:
     data = make_archive({"contract.json": (model / "contract.json").read_bytes(), "model.safetensors": b"weights"})
-    uri = f"s3://{BUCKET}/jobs/bare/output/model.tar.gz"
-    cloud.s3.put_object(Bucket=BUCKET, Key="jobs/bare/output/model.tar.gz", Body=data)
+    uri = f"s3://{BUCKET}/catdog/jobs/bare/output/model.tar.gz"
+    cloud.s3.put_object(Bucket=BUCKET, Key="catdog/jobs/bare/output/model.tar.gz", Body=data)
     result = run("deploy", uri, *FAST)
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert f"{uri}: has no model.onnx" in result.stderr
