@@ -26,8 +26,9 @@ from typing import Any, Final
 from catdog.aws.account import Account
 from catdog.aws.failures import FORBIDDEN, NO_OBJECT, error_code
 from catdog.aws.source_code import ROOT, read_handler_code
-from catdog.classifier import Classifier
-from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract, Task
+from catdog.detection.decoding import DetectedObject
+from catdog.detection.models import load_model
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.onnx_model import EMBEDDED, find_embedded
@@ -67,6 +68,10 @@ class Package:
     size_bytes: int
     model_sha256: str
     """Of the ONNX file in it, as batch scoring has it in its ``model`` column."""
+    task: Task = "classify"
+    """What the model is for."""
+    threshold: float = 0.5
+    """The contract's."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,10 @@ class GoldenPhoto:
 
     name: str
     data: bytes
-    probabilities: dict[str, float]
-    """By class name."""
+    probabilities: dict[str, float] | None
+    """By class name; None of a detector."""
+    heads: tuple[DetectedObject, ...] = ()
+    """What a detector found."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,22 @@ class PackageUpload:
             file = tar.extractfile(GOLDEN_NAME)
             assert file is not None  # we have packed it
             photos = json.load(file)["photos"]
-        return [GoldenPhoto(p["name"], base64.b64decode(p["image"]), p["probabilities"]) for p in photos]
+        return [
+            GoldenPhoto(
+                photo["name"],
+                base64.b64decode(photo["image"]),
+                photo.get("probabilities"),
+                golden.read_heads(photo.get("objects", ())),
+            )
+            for photo in photos
+        ]
+
+    def check_machine(self, on_gpu: bool) -> None:
+        """Raise SettingsError where the package would leave the machine's GPU idle."""
+        if on_gpu and self.package is not None and self.package.task == "detect":
+            raise SettingsError(
+                "a detector runs on the CPU here, and a GPU would be idle; give --instance-type ml.c7i.large"
+            )
 
 
 def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
@@ -115,21 +137,21 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
     onnx = next((run / name for name in ONNX_CHOICES if (run / name).is_file()), None)
     if onnx is None:
         raise ModelError(f"{run}: no {' or '.join(ONNX_CHOICES)}; make it with catdog export {run}")
-    classifier = Classifier(onnx, threads=1)
-    check_same_contract(contract, classifier)
+    model = load_model(onnx, contract.task, threads=1)
+    check_same_contract(contract, model)
     contents = {
         CONTRACT_NAME: (run / CONTRACT_NAME).read_bytes(),
-        GOLDEN_NAME: golden.write_golden(classifier, photos).encode("utf-8"),
+        GOLDEN_NAME: golden.write_golden(model, photos).encode("utf-8"),
         ONNX_NAME: onnx.read_bytes(),
         **{f"code/{name}": data for name, data in list_code().items()},
     }
-    if (run / WEIGHTS_NAME).is_file():
+    if model.task == "classify" and (run / WEIGHTS_NAME).is_file():  # a detector runs on the CPU
         contents[WEIGHTS_NAME] = (run / WEIGHTS_NAME).read_bytes()
     data = make_archive(contents)
     with replace_file(out) as temporary:
         temporary.write_bytes(data)
     sha256, model_sha256 = (hashlib.sha256(content).hexdigest() for content in (data, contents[ONNX_NAME]))
-    return Package(out, sha256, len(data), model_sha256)
+    return Package(out, sha256, len(data), model_sha256, model.task, contract.threshold)
 
 
 def list_code(root: Path = ROOT) -> dict[str, bytes]:

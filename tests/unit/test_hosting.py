@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
 from catdog.aws.app import parse_duration
-from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
+from catdog.aws.calls.endpoint import detect_media_type, parse_answer
 from catdog.aws.failures import CloudError
 from catdog.aws.hosting import Hosting, container_environment
 from catdog.aws.instances import PriceKind, count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
@@ -119,4 +119,4 @@ def test_the_media_type_is_told_by_the_bytes(data: bytes, kind: str) -> None:
 )
 def test_an_answer_that_is_not_catdog_s_is_no_prediction(body: bytes) -> None:
     with pytest.raises(CloudError, match="something else"):
-        parse_prediction("a.jpg", body, "catdog-x")
+        parse_answer("a.jpg", body, "catdog-x")

@@ -36,6 +36,7 @@ CODE = [
             "detection/answers",
             "detection/decoding",
             "detection/detector",
+            "detection/models",
             "errors",
             "explain",
             "extras",

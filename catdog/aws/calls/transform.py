@@ -32,9 +32,9 @@ MODEL_TAG: Final = "ModelSha256"
 _HELP: Final = """Score all photos under an S3 prefix with a Batch Transform job.
 
 MODEL is what it is for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a
-small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row an object,
-with the columns of catdog score. The instances end with the job. For a few thousand photos catdog score is
-faster: a job takes minutes to start.
+small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row an object
+(of a detector, a head), with the columns of catdog score. The instances end with the job. For a few thousand photos
+catdog score is faster: a job takes minutes to start.
 
 --no-wait returns once the job has begun; --job NAME --out FILE waits for it and joins later.
 
@@ -87,6 +87,7 @@ def transform(
     hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
     with TemporaryDirectory(prefix="catdog-") as folder:
         upload = prepare_upload(account, model, Path(folder))
+        upload.check_machine(hosting.on_gpu)
         image = image or find_inference_image(account.region, instance_type)
         _start(account, name, upload, image, hosting, inputs, outputs, max_payload)
     if account.dry_run:

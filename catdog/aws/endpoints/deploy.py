@@ -110,6 +110,7 @@ def deploy(
         if account.dry_run and source.startswith(SCHEME):
             say(f"{source} isn't fetched in a dry run, so the upload of its package is not among the requests")
         upload = prepare_upload(account, source, Path(folder), test_photo or ())
+        upload.check_machine(hosting.on_gpu)
         plan = Plan(
             name=endpoint,
             version=make_version_name(endpoint, f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(2)}"),
