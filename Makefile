@@ -2,7 +2,7 @@
 # make test     everything a reviewer would run: format, lint, types, tests
 # make rehearse SageMaker on this machine, without an account: train, deploy, invoke, transform, delete, and faults
 # make wheel    the wheel in dist/, installed alone in a fresh environment and tried there
-# make constraints  the newest versions of all that make test installs, into constraints.txt
+# make constraints  the newest versions of all that make test installs, into constraints.txt; those of endpoints with hashes
 #
 # All share .venv. demo installs the core alone (about 240 MB); the others add torch and all the rest (several GB).
 
@@ -49,6 +49,7 @@ constraints: | $(BIN)/pip
 	mkdir -p build
 	$(BIN)/pip install --quiet --dry-run --ignore-installed --report build/report.json --editable '.[dev]'
 	$(BIN)/python .ci/write_constraints.py build/report.json constraints.txt
+	$(BIN)/python .ci/write_pins.py constraints.txt catdog/aws/endpoint_requirements.txt
 
 # TorchServe, which SageMaker's serving toolkit starts, runs on it; without it those tests are skipped.
 java:

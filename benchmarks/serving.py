@@ -30,7 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from catdog.aws.package import ONNX_CHOICES, build_package, make_archive
+from catdog.aws.archive import make_archive
+from catdog.aws.package import ONNX_CHOICES, build_package
 from catdog.classifier import Classifier
 from catdog.contract import WEIGHTS_NAME
 from catdog.machine import usable_cores

@@ -127,7 +127,7 @@ def describe(report: dict[str, Any]) -> str:
     for name, extra in report["extras"].items():
         missing, rest = extra["missing"], len(extra["installed"]) - len(extra["missing"])
         state = extra["install"] + (f", for {', '.join(missing)}" if rest else "") if missing else "installed"
-        lines.append(f"  {name:7} {extra['brings']}: {state}")
+        lines.append(f"  {name:9} {extra['brings']}: {state}")
     lines += ["", f"support by AWS, as of {report['support']['as_of']}"]
     for one in report["support"]["in_use"]:
         last, left = one["last_day"], one["days_left"]

@@ -37,6 +37,10 @@ EXTRAS: Final = {
     "tune": Extra("catdog tune: search for good settings", (*_TRAIN, "optuna")),
     "aws": Extra(
         "catdog aws: train, deploy, call and watch on SageMaker",
+        ("boto3", "matplotlib", "obstore", "pyarrow", "yaml"),
+    ),
+    "sagemaker": Extra(
+        "the same with the SageMaker SDK's estimator",
         ("boto3", "matplotlib", "obstore", "pyarrow", "sagemaker", "yaml"),
     ),
 }

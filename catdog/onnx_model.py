@@ -181,7 +181,7 @@ def find_embedded(asset: str = "catdog.onnx", name: str = EMBEDDED_NAME) -> Path
     """
     path = Path(str(files("catdog"))) / "assets" / asset
     if not path.is_file():
-        raise ModelError(f"{name} is missing from this installation; name an ONNX file, with --model say")
+        raise ModelError(f"{name} is missing from this installation; name an ONNX file: --model, or --detector")
     return path
 
 

@@ -1,4 +1,4 @@
-"""catdog aws upload|train|tune|status|logs|deploy|invoke|transform|capture|ps|delete"""
+"""catdog aws upload|train|tune|status|logs|image|deploy|rollback|invoke|transform|capture|ps|delete"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from catdog.aws.app import app
 # Importing a module registers its commands with ``app``.
 MODULES: Final = (
     *("upload", "jobs.train", "jobs.tune", "jobs.status"),
-    *("endpoints.deploy", "endpoints.manage", "calls.invoke", "calls.transform"),
+    *("image", "endpoints.deploy", "endpoints.rollback", "endpoints.manage", "calls.invoke", "calls.transform"),
     *("watch.capture", "watch.logs"),
 )
 HELP_ORDER: Final = (
     *("upload", "train", "tune", "status", "logs"),
-    *("deploy", "invoke", "transform", "capture", "ps", "delete"),
+    *("image", "deploy", "rollback", "invoke", "transform", "capture", "ps", "delete"),
 )
 
 for _name in MODULES:

@@ -92,12 +92,17 @@ class Account:
         values = {"Project": PROJECT, "Owner": self.owner, **more}
         return [{"Key": key, "Value": clean_tag(value)} for key, value in values.items()]
 
+    @property
+    def named_role(self) -> str | None:
+        """The role that the user, the environment or the notebook gives, as it is given."""
+        return self.role or os.environ.get("CATDOG_ROLE") or find_studio_role()
+
     def find_role_arn(self) -> str:
         """Return the role that jobs and endpoints run under: --role, CATDOG_ROLE, or inside SageMaker this code's own.
 
         Raises SettingsError if there is none. In a dry run a bare name is completed with PLACEHOLDER_ACCOUNT.
         """
-        role = self.role or os.environ.get("CATDOG_ROLE") or find_studio_role()
+        role = self.named_role
         if not role:
             raise SettingsError(
                 "no role for SageMaker to work under; give --role NAME or set CATDOG_ROLE "

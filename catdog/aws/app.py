@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
 
 from catdog.aws.account import Account, find_account
+from catdog.aws.containers import tell_support
 from catdog.aws.failures import CloudError, explain_error, is_aws_error
 from catdog.edge import edge
 from catdog.errors import CatdogError, SettingsError
@@ -155,6 +156,13 @@ def parse_duration(flag: str, text: str) -> timedelta:
 def say(text: str) -> None:
     """Tell the user something, on stderr."""
     typer.echo(text, err=True)
+
+
+def say_support(account: Account, image: str) -> None:
+    """Tell until when AWS patches a container: in a dry run, and where that day is over."""
+    line, is_over = tell_support(image, date.today())
+    if line and (account.dry_run or is_over):
+        say(line)
 
 
 def print_result(result: Mapping[str, Any], next_command: str | None = None, region: str | None = None) -> None:

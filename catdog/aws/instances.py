@@ -1,6 +1,7 @@
 """What SageMaker's instance types have (GPUs, processors, disks) and what an hour of them costs.
 
     count_processors("ml.c5.xlarge")                              -> 4
+    count_gpus("ml.g5.12xlarge")                                  -> 4
     price_per_hour("ml.m5.large", "hosting", "us-east-1")         -> 0.115; None where the table doesn't say
     estimate_cost("hosting", "ml.m5.large", "us-east-1", count=2) -> {"usd_per_hour": 0.23, "note": "...", ...}
 
@@ -25,11 +26,13 @@ _DECIMALS: Final = 6
 _TYPE: Final = re.compile(r"ml\.([a-z]+\d+[a-z0-9-]*)\.([a-z0-9]+)")
 _OWN_DISK: Final = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|g5|g6e?|p5[a-z]*")
 """A d after the generation's number stands for a disk (m5d, r5dn, g4dn, p4de); some newer families go without it."""
-_SEVERAL_GPUS: Final = frozenset(
-    {"g4dn.12xlarge", "g5.12xlarge", "g5.24xlarge", "g5.48xlarge", "g6.12xlarge", "g6.24xlarge", "g6.48xlarge"}
-    | {"g6e.12xlarge", "g6e.24xlarge", "g6e.48xlarge", "p3.8xlarge", "p3.16xlarge", "p3dn.24xlarge"}
-    | {"p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"}
-)
+_GPUS: Final = {
+    **dict.fromkeys(("g4dn.12xlarge", "g5.12xlarge", "g5.24xlarge", "g6.12xlarge", "g6.24xlarge"), 4),
+    **dict.fromkeys(("g6e.12xlarge", "g6e.24xlarge", "p3.8xlarge"), 4),
+    **dict.fromkeys(("g5.48xlarge", "g6.48xlarge", "g6e.48xlarge", "p3.16xlarge", "p3dn.24xlarge"), 8),
+    **dict.fromkeys(("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"), 8),
+}
+"""Of the types that have more than one."""
 
 
 def check_instance_type(instance_type: str) -> str:
@@ -46,7 +49,12 @@ def has_gpu(instance_type: str) -> bool:
 
 def has_several_gpus(instance_type: str) -> bool:
     """Return whether the type has more than one GPU."""
-    return instance_type.removeprefix("ml.") in _SEVERAL_GPUS
+    return count_gpus(instance_type) > 1
+
+
+def count_gpus(instance_type: str) -> int:
+    """Return the number of GPUs; 1 for a type with a GPU that catdog's list doesn't have."""
+    return _GPUS.get(instance_type.removeprefix("ml."), int(has_gpu(instance_type)))
 
 
 def has_own_disk(instance_type: str) -> bool:

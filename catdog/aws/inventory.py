@@ -14,7 +14,9 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from catdog.aws.account import PROJECT
-from catdog.aws.failures import delete_if_present, find
+from catdog.aws.app import say
+from catdog.aws.failures import FORBIDDEN, delete_if_present, error_code, explain_error, find
+from catdog.aws.hosting import PAYLOAD_BYTES, SERVERLESS_PAYLOAD_BYTES
 from catdog.aws.instances import price_per_hour
 from catdog.errors import SettingsError
 
@@ -118,14 +120,44 @@ def describe_endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
     return find(sagemaker.describe_endpoint, EndpointName=name)
 
 
-def list_own_endpoints(sagemaker: Any) -> Iterator[ListedEndpoint]:
-    """Yield the endpoints of this project, oldest first."""
-    pages = sagemaker.get_paginator("list_endpoints").paginate(SortBy="CreationTime", SortOrder="Ascending")
-    for page in pages:
+def list_own_endpoints(sagemaker: Any, part: str | None = None) -> Iterator[ListedEndpoint]:
+    """Yield the endpoints of this project, oldest first; ``part`` is a part of their names.
+
+    In an account that others share, one that AWS doesn't let this person look at is passed over.
+    """
+    for page in sagemaker.get_paginator("list_endpoints").paginate(**list_request(part)):
         for summary in page["Endpoints"]:
-            tags = read_tags(sagemaker, summary["EndpointArn"])
-            if tags.get("Project") == PROJECT and (found := read_endpoint(sagemaker, summary["EndpointName"], tags)):
+            name = summary["EndpointName"]
+            if not name.startswith(f"{PROJECT}-"):
+                continue
+            try:
+                tags = read_tags(sagemaker, summary["EndpointArn"])
+                found = read_endpoint(sagemaker, name, tags) if tags.get("Project") == PROJECT else None
+            except Exception as error:
+                if error_code(error) not in FORBIDDEN:
+                    raise
+                say(f"{name}: passed over, as {explain_error(error)}")
+                continue
+            if found:
                 yield found
+
+
+def list_request(part: str | None = None) -> dict[str, str]:
+    """Return the parameters of ListEndpoints that find this project's, which no others' names slow down."""
+    return {"NameContains": part or f"{PROJECT}-", "SortBy": "CreationTime", "SortOrder": "Ascending"}
+
+
+def find_payload_limit(sagemaker: Any, name: str) -> int:
+    """Return how large a request to an endpoint may be, in bytes; where AWS doesn't say, the usual size."""
+    try:
+        described = describe_endpoint(sagemaker, name) or {}
+    except Exception as error:
+        if error_code(error) not in FORBIDDEN:
+            raise
+        return PAYLOAD_BYTES
+    variants = described.get("ProductionVariants", [])
+    serverless = any(variant.get("CurrentServerlessConfig") for variant in variants)
+    return SERVERLESS_PAYLOAD_BYTES if serverless else PAYLOAD_BYTES
 
 
 def read_endpoint(sagemaker: Any, name: str, tags: dict[str, str] | None = None) -> ListedEndpoint | None:

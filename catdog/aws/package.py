@@ -1,8 +1,9 @@
-"""The MODEL that a command names, packed for SageMaker's inference container and put where SageMaker finds it.
+"""The MODEL that a command names, packed for the endpoint's container and put where SageMaker finds it.
 
-    MODEL (a run folder, a model.tar.gz here or in S3, "embedded") -> model.tar.gz with code/ -> s3://bucket/...
+    MODEL (a run folder, a model.tar.gz here or in S3, "embedded") -> model.tar.gz -> s3://bucket/...
 
-    model.safetensors, model.onnx, contract.json, golden.json, code/inference.py, code/requirements.txt, code/catdog/
+    model.onnx, contract.json, golden.json    and for AWS's PyTorch container
+    model.safetensors, code/inference.py, code/requirements.txt, code/catdog/
 
 The same run folder and the same code give the same bytes, and the archive's name in S3 is its SHA-256, so that the
 same model is uploaded only once.
@@ -11,10 +12,9 @@ same model is uploaded only once.
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
-import io
 import json
+import shlex
 import shutil
 import tarfile
 import zlib
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from catdog.aws.account import Account
+from catdog.aws.archive import make_archive
+from catdog.aws.containers import has_serving_toolkit
 from catdog.aws.failures import FORBIDDEN, NO_OBJECT, error_code
 from catdog.aws.source_code import ROOT, read_handler_code
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract, Task
@@ -45,16 +47,9 @@ UNPACKED_NAMES: Final = (CONTRACT_NAME, *ONNX_CHOICES, WEIGHTS_NAME)
 """What packing reads of a training job's archive; nothing else of it is unpacked."""
 MAX_UNPACKED_BYTES: Final = 4 * 2**30  # a resnet152 has 0.24 GB
 S3_PREFIX: Final = "catdog/models"
-REQUIREMENTS: Final = """\
-# Installed by the container before it serves. Small wheels only; torch and boto3 are the container's own.
-# obstore reads photos that a request names on S3; pyyaml and safetensors are for the network on a GPU.
-numpy>=1.26,<3
-obstore>=0.12,<1
-onnxruntime>=1.20,<2
-pillow>=11.3,<14
-pyyaml>=6,<7
-safetensors>=0.5,<1
-"""
+REQUIREMENTS: Final = Path(__file__).with_name("endpoint_requirements.txt")
+"""What the container installs before it serves, in exact versions with the hashes of their files: an instance that is
+added months later gets the same."""
 _COPY_BYTES: Final = 2**20
 
 
@@ -126,8 +121,10 @@ class PackageUpload:
             )
 
 
-def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
+def build_package(run: Path, out: Path, photos: Sequence[Path] = (), with_code: bool = True) -> Package:
     """Pack a run folder (or an unpacked training job's model) as the archive ``out``.
+
+    ``with_code``: also the handler for AWS's container; catdog's own image has it inside.
 
     ``run`` holds contract.json, an ONNX file (ONNX_CHOICES), and model.safetensors, without which no GPU is used.
     ``photos`` are the user's golden photos, beside those that catdog draws. Raises CatdogError if there is no contract
@@ -143,9 +140,11 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
         CONTRACT_NAME: (run / CONTRACT_NAME).read_bytes(),
         GOLDEN_NAME: golden.write_golden(model, photos).encode("utf-8"),
         ONNX_NAME: onnx.read_bytes(),
-        **{f"code/{name}": data for name, data in list_code().items()},
     }
-    if model.task == "classify" and (run / WEIGHTS_NAME).is_file():  # a detector runs on the CPU
+    if with_code:
+        contents |= {f"code/{name}": data for name, data in list_code().items()}
+    # Only AWS's container has torch, for a GPU, and a detector runs on the CPU.
+    if with_code and model.task == "classify" and (run / WEIGHTS_NAME).is_file():
         contents[WEIGHTS_NAME] = (run / WEIGHTS_NAME).read_bytes()
     data = make_archive(contents)
     with replace_file(out) as temporary:
@@ -156,26 +155,13 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = ()) -> Package:
 
 def list_code(root: Path = ROOT) -> dict[str, bytes]:
     """Return the files below ``code/``: the handler, what it imports, and its requirements."""
-    return {**read_handler_code(root), "requirements.txt": REQUIREMENTS.encode("ascii")}
+    return {**read_handler_code(root), "requirements.txt": REQUIREMENTS.read_bytes()}
 
 
-def make_archive(contents: dict[str, bytes]) -> bytes:
-    """Return a .tar.gz of these names and bytes that depends on nothing else: sorted, without times and owners."""
-    raw = io.BytesIO()
-    # Without mtime and name, gzip's own header would differ from run to run.
-    with (
-        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for name in sorted(contents):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(contents[name]), 0o644
-            tar.addfile(entry, io.BytesIO(contents[name]))
-    return raw.getvalue()
-
-
-def prepare_upload(account: Account, model: str, folder: Path, photos: Sequence[Path] = ()) -> PackageUpload:
-    """Pack ``model`` in ``folder``; ``photos`` are additional golden ones.
+def prepare_upload(
+    account: Account, model: str, folder: Path, image: str, photos: Sequence[Path] = ()
+) -> PackageUpload:
+    """Pack ``model`` in ``folder`` for the container ``image``; ``photos`` are additional golden ones.
 
     Raises CatdogError if there is no such model, it can't be packed, or no bucket is known.
     """
@@ -183,7 +169,8 @@ def prepare_upload(account: Account, model: str, folder: Path, photos: Sequence[
     if account.dry_run and model.startswith(SCHEME):
         split_uri(model)
         return PackageUpload(None, bucket, f"{S3_PREFIX}/SHA256-OF-THE-PACKAGE/{ARCHIVE_NAME}")
-    package = build_package(_find_run_folder(account, model, folder), folder / ARCHIVE_NAME, photos)
+    run = _find_run_folder(account, model, folder)
+    package = build_package(run, folder / ARCHIVE_NAME, photos, with_code=has_serving_toolkit(image))
     return PackageUpload(package, bucket, f"{S3_PREFIX}/{package.sha256[:16]}/{ARCHIVE_NAME}")
 
 
@@ -208,6 +195,14 @@ def find_job_model(account: Account, job: str) -> str:
     if status != "Completed" or not uri:
         raise SettingsError(f"--from-job {job}: has no model, its status is {status}")
     return str(uri)
+
+
+def explain_export(archive: str) -> str:
+    """Return the commands that export and deploy the model in a training job's archive, which has no ONNX file."""
+    name = shlex.quote(archive)
+    unpack = f"aws s3 cp {name} - | tar -xzC run" if archive.startswith(SCHEME) else f"tar -xzf {name} -C run"
+    export = f"catdog export run --out run/{ONNX_NAME} --data PHOTOS"
+    return f"mkdir run && {unpack} && {export} && catdog aws deploy run"
 
 
 def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
@@ -265,6 +260,8 @@ def _unpack(archive: Path, run: Path, name: str) -> Path:
         raise ModelError(f"{name}: not a {ARCHIVE_NAME} that can be read ({first_line(error)})") from error
     if not (run / CONTRACT_NAME).is_file():
         raise ModelError(f"{name}: has no {CONTRACT_NAME}; is it the {ARCHIVE_NAME} of a catdog training job?")
+    if not any((run / onnx).is_file() for onnx in ONNX_CHOICES):
+        raise ModelError(f"{name}: has no {ONNX_NAME}, its job exported none; make one: {explain_export(name)}")
     return run
 
 

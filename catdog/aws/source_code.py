@@ -1,20 +1,15 @@
 """The part of this checkout that goes to a container: an entry point and the modules that it imports.
 
-    with stage_training_code() as folder: ...   train.py, requirements.txt and what train.py imports
-    read_handler_code()                         inference.py and what it imports, as names and bytes
+    read_training_code()    train.py, requirements.txt and what train.py imports, as names and bytes
+    read_handler_code()     inference.py and what it imports
 
 Imports are followed at the top of a file and inside functions. Nothing else goes along: no embedded model, no tests.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from modulefinder import ModuleFinder
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from catdog.errors import SettingsError
@@ -24,7 +19,6 @@ TRAIN_ENTRY: Final = "train.py"
 TRAIN_COMMAND: Final = "catdog/training/cli.py"  # which catdog.cli imports by its name when train.py asks for it
 SERVE_ENTRY: Final = "inference.py"
 _PACKAGE: Final = "catdog"
-_TIME: Final = 315_532_800  # 1980-01-01, the first that zip knows
 
 
 def list_imported_files(entry: Path, root: Path = ROOT) -> list[Path]:
@@ -47,23 +41,9 @@ def list_training_files(root: Path = ROOT) -> list[str]:
     return sorted({*own, *(path.relative_to(root).as_posix() for path in imported)})
 
 
-@contextmanager
-def stage_training_code(root: Path = ROOT) -> Iterator[Path]:
-    """Give a temporary folder with the files that a training job needs.
-
-    The same tree gives the same folder, times included.
-    """
-    with TemporaryDirectory(prefix="catdog-code-") as folder:
-        for name in list_training_files(root):
-            target = Path(folder, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, target)
-            target.chmod(0o644)
-            os.utime(target, (_TIME, _TIME))
-        for place, _, _ in os.walk(folder):
-            Path(place).chmod(0o755)
-            os.utime(place, (_TIME, _TIME))
-        yield Path(folder)
+def read_training_code(root: Path = ROOT) -> dict[str, bytes]:
+    """Return the files that a training job needs, by their path below ``root``; raises as ``list_training_files``."""
+    return {name: (root / name).read_bytes() for name in list_training_files(root)}
 
 
 def read_handler_code(root: Path = ROOT) -> dict[str, bytes]:

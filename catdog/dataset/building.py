@@ -230,7 +230,7 @@ def _check_all(
     found = _FoundPhotos([], [], [], set(), [])
     former = joined.photos if joined else ()
     known = {(photo.sha256, exclusions.get(photo.sha256, photo.label)) for photo in former}
-    taken = {photo.path for photo in former}
+    taken = {photo.path.casefold() for photo in former}  # as ``unique`` has it
     total = len(former) + sum(len(entry.layout.items) for entry in trees)
     threads = min(usable_cores(), _MAX_THREADS)
     joining = map_in_order(partial(_check_former, joined, staging), former, threads) if joined else ()
@@ -310,7 +310,7 @@ def _check_each(
     """Each file with its copy, or with the reason and message why there is none.
 
     Threads read and decode (Pillow lets go of the interpreter lock); what a stream brings along is read by this one,
-    front to back, and no more than _WAITING_BYTES of it wait. ``taken``: paths that no photo may get any more.
+    front to back, and no more than _WAITING_BYTES of it wait. ``taken``: paths that no photo may get, case-folded.
     """
     waiting: deque[tuple[LabelledTree, Item, int, Future[_KeptPhoto | tuple[Reason, str]]]] = deque()
     with ThreadPoolExecutor(threads, "catdog-dataset") as pool:

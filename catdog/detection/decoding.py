@@ -19,13 +19,14 @@ from catdog.image import Size, find_kept_box
 from catdog.prediction import DECIMALS, check_threshold
 
 FLOOR: Final = 0.01
-"""Score under which a place is never a candidate (Liu et al. 2016, "SSD", section 2.2), whatever the threshold is."""
+"""Score under which a place is never a candidate (Liu et al. 2016, "SSD", section 3.7), whatever the threshold is."""
 CANDIDATES: Final = 400  # at most, the surest ones: as in SSD's published configuration, whose top_k is 400
 SAME_HEAD: Final = 0.5
 """Intersection over union above which two boxes are of one head, whichever class they are of: a head is one pet."""
 VOTING_OVERLAP: Final = 0.65
 """Intersection over union from which on a candidate has a say in where a box of its class is: box voting (Gidaris &
-Komodakis 2015, "Object detection via a multi-region CNN", section 5), where it is 0.5; we take the surer neighbours."""
+Komodakis 2015, "Object detection via a multi-region and semantic segmentation-aware CNN"), with nearer neighbours than
+their 0.5."""
 MAX_OBJECTS: Final = 100  # a photo, as in COCO's measures
 BOX_DECIMALS: Final = 1  # px, of every box that leaves catdog
 

@@ -30,7 +30,7 @@ from catdog.detection.models import load_model
 from catdog.edge import edge
 from catdog.errors import SettingsError
 from catdog.serving.limits import MAX_PIXELS
-from catdog.serving.requests import ALLOWED_S3, parse_prefixes
+from catdog.serving.requests import ALLOWED_S3, MAX_BODY, parse_prefixes
 from catdog.serving.server import SETTINGS, Server, Settings, write_settings
 from catdog.serving.telemetry import SHARED_METRICS, log_to_stderr
 
@@ -65,7 +65,9 @@ def main(
         list[str] | None,
         typer.Option(metavar="S3URI", help="Where s3:// addresses in requests may lead; repeat it for more."),
     ] = None,
-    max_body: Annotated[int, typer.Option(metavar="MIB", min=1, max=1024, help="Most MiB of a request.")] = 32,
+    max_body: Annotated[
+        int, typer.Option(metavar="MIB", envvar=MAX_BODY, min=1, max=1024, help="Most MiB of a request.")
+    ] = 32,
     max_pixels: Annotated[
         int, typer.Option(metavar="MP", min=1, max=178, help="Most megapixels that a photo is decoded to.")
     ] = MAX_PIXELS // 1_000_000,

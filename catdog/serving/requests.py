@@ -35,6 +35,7 @@ JSON_TYPE: Final = "application/json"
 NPY_TYPE: Final = "application/x-npy"
 MULTIPART_TYPE: Final = "multipart/form-data"
 ALLOWED_S3: Final = "CATDOG_ALLOWED_S3"
+MAX_BODY: Final = "CATDOG_MAX_BODY"  # MiB
 
 BAD_REQUEST: Final = 400
 TOO_LARGE: Final = 413

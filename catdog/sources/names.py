@@ -118,11 +118,12 @@ def check_apart(flag: str, out: Path, sources: Iterable[str | Path]) -> None:
     patterns: tuple[str, ...]
     for source in chain.from_iterable(map(expand_braces, map(str, sources))):
         if os.path.isdir(source):  # noqa: PTH112 - a Path raises an error for a name that is too long
-            folder, patterns = Path(source), ("**",)
+            found: tuple[Path, Parts] = Path(source), ("**",)
         elif MAGIC.search(source) and not (is_url(source) or is_object_uri(source) or os.path.lexists(source)):
-            folder, patterns = split_pattern(source)
+            found = split_pattern(source)
         else:
             continue
+        folder, patterns = found
         here, there = out.resolve(), folder.resolve()
         if here.is_relative_to(there) and matches(here.relative_to(there).parts, patterns, start=True):
             raise SettingsError(

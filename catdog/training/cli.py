@@ -11,7 +11,7 @@ import typer
 
 from catdog.edge import edge
 from catdog.errors import TrainingError
-from catdog.training.settings import parse
+from catdog.training.settings import JOB_VARIABLE, parse
 
 _ADVICE = "the same command goes on from the last checkpoint, if there is one"
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -28,7 +28,7 @@ def _train(context: typer.Context) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 training failed, 2 unusable settings or data, 130 Ctrl-C, 143 SIGTERM."""
     # SageMaker's toolkit takes a failure's reason from where stderr first names one of Python's own exceptions.
-    prefix = "Exception" if "TRAINING_JOB_NAME" in os.environ else None
+    prefix = "Exception" if JOB_VARIABLE in os.environ else None
     try:
         with edge("catdog train", failed=TrainingError, extra="train", advice=_ADVICE, prefix=prefix):
             settings = parse(sys.argv[1:] if argv is None else argv)

@@ -176,7 +176,7 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
         model = new_model(contract, settings.dropout)
         loaded = load_weights(model.network, settings.arch, settings.weights)
         val = load_photos(manifest, "val", contract, settings)
-        # Larger: random crops of it have about the size that the network sees.
+        # Another size: random crops of it have about the size that the network sees.
         train = load_photos(manifest, "train", contract.with_(input_size=settings.canvas_size), settings)
         if settings.teacher:
             photos, cache = order_photos(task, manifest, "train"), find_cache_folder(settings)

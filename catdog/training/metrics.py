@@ -265,8 +265,8 @@ def count_trials(cluster: Tensor) -> float:
     """Return how many independent photos are worth as much as these, int64 (n,), n >= 1: n^2 / sum of (cluster size)^2.
 
     It is the number of clusters where all are of one size. This is Kish's effective sample size (Kish 1965, Survey
-    Sampling, sections 5.4 and 11.7) for copies that are all answered alike, and gives the variance of a share that the
-    bootstrap by clusters has.
+    Sampling, section 11.7), with clusters that are answered as one and weigh what they hold. A share then has the
+    variance that the bootstrap by clusters gives it.
     """
     sizes = torch.unique(cluster, return_counts=True)[1].double()
     return (sizes.sum() ** 2 / sizes.square().sum()).item()

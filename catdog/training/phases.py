@@ -29,7 +29,7 @@ from catdog.training.processes import Shard, say_first, share_folder
 from catdog.training.settings import STAGES, Settings
 from catdog.training.tasks import find_task
 
-REFERENCE_BATCH: Final = 64  # photos; ``lr`` is given for it and scaled linearly (Goyal et al. 2017, section 2.1)
+REFERENCE_BATCH: Final = 64  # photos, for which ``lr`` is given
 Schedule = Literal["constant", "cosine", "one_cycle"]
 
 
@@ -211,9 +211,11 @@ def new_optimizer(
     """Return an optimizer over ``learning``, in which each group's ``peak`` is its highest learning rate.
 
     Fresh tensors learn at ``lr``; pretrained ones of layer4 at ``lr * backbone_lr``, and each stage nearer to the input
-    at ``stage_decay`` times that. Batch norms and biases have no decay (He et al. 2019, section 3.1).
+    at ``stage_decay`` times that. All grow with the batch, linearly for sgd (Goyal et al. 2017, section 2.1), by its
+    square root for adamw (Malladi et al. 2022). Batch norms and biases have no decay (He et al. 2019, section 3.1).
     """
-    top = settings.lr * settings.batch_size / REFERENCE_BATCH
+    growth = settings.batch_size / REFERENCE_BATCH
+    top = settings.lr * (growth if settings.optimizer == "sgd" else math.sqrt(growth))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if name not in learning:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +21,9 @@ from torch import Tensor
 from catdog.contract import UNSURE, WEIGHTS_NAME, Contract
 from catdog.dataset import Split
 from catdog.dataset.report import REPORT_NAME
-from catdog.errors import SettingsError
+from catdog.errors import CatdogError, SettingsError
 from catdog.files import check_output_folder, check_writable, lock_folder, write_csv, write_text
+from catdog.text import first_line
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_thresholds
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
@@ -32,7 +35,7 @@ from catdog.training.loop import fit
 from catdog.training.metrics import format_table, measure
 from catdog.training.model import ImageModel, save_checkpoint
 from catdog.training.processes import is_first_process, silence_lightning, start_processes
-from catdog.training.settings import Settings
+from catdog.training.settings import JOB_VARIABLE, Settings
 from catdog.training.tasks import find_task
 
 QUALITY: Final = {"classify": ("photos", "accuracy", "f1"), "detect": ("photos", "boxes", "ap", "ap50", "ap75")}
@@ -46,7 +49,8 @@ def run_training(settings: Settings) -> None:
     """Train, measure, save and export; or with ``--find-lr`` try learning rates only.
 
     Raises CatdogError: unusable data or settings, a loss that is no longer finite, or a signal that stopped it; then
-    the run folder holds no model. Or an export failed its proof; then it holds all but ``model.onnx``.
+    the run folder holds no model. Or an export failed its proof; then it holds all but ``model.onnx``. In a SageMaker
+    job, which would lose its model if it failed, an export that fails is only told.
     """
     assert settings.output is not None, "see Settings.check_paths"
     output = Path(settings.output)
@@ -104,9 +108,23 @@ def _finish(prepared: Prepared, settings: Settings, rows: list[Row], output: Pat
             from catdog.export import export  # here, so that a run without it needs no ONNX packages
 
             export(output, onnx, manifest)
+    except Exception as error:
+        if (job := os.environ.get(JOB_VARIABLE)) is None:
+            raise
+        _say_export_failed(error, job)
     finally:
         _say_what_was_written(output, reports, onnx, contract)
-    say_metrics({f"{s}_{k}": metrics[s][k] for s in metrics for k in SAID[settings.task]})
+    numbers = {f"{s}_{k}": metrics[s][k] for s in metrics for k in SAID[settings.task]}
+    say_metrics(numbers | {"exported": int(onnx.is_file())})
+
+
+def _say_export_failed(error: Exception, job: str) -> None:
+    if not isinstance(error, CatdogError):
+        say("".join(traceback.format_exception(error)))
+    say(
+        f"{'!' * 40}\nthe export failed: {first_line(error)}\nthe job ends well all the same, since SageMaker keeps no "
+        f"model of a job that fails; catdog aws status {job} says how to export it\n{'!' * 40}"
+    )
 
 
 def _measure_classifier(

@@ -25,6 +25,8 @@ from catdog.text import first_line
 ARCHS: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "cnn")
 CHECKPOINTS: Final = "/opt/ml/checkpoints"
 """SageMaker copies what lies here to checkpoint_s3_uri, and back for a new job."""
+JOB_VARIABLE: Final = "TRAINING_JOB_NAME"
+"""Set in every SageMaker training job, to its name."""
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4", "head"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 """Input to output; the stem is conv1 and bn1, the head is fc."""
@@ -70,6 +72,11 @@ TASK_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 """Defaults that a task has of its own; they win over an architecture's."""
+OPTIMIZER_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # Its steps have the size of the learning rate, whatever the gradient's: at sgd's, pretrained tensors are wrecked.
+    "adamw": {"lr": 1e-3, "weight_decay": 0.05},
+}
+"""Defaults that an optimizer has of its own; they win over a task's and an architecture's."""
 
 
 def _setting(default: Any, help: str, env: str | None = None) -> Any:
@@ -158,10 +165,10 @@ class Settings:
     # optimisation
     optimizer: Literal["sgd", "adamw"] = _setting("sgd", "sgd (Nesterov momentum 0.9) or adamw")
     lr: float = _setting(0.06, "peak learning rate of the head and all that starts from scratch, at batch size 64; "
-                               "scaled by batch size / 64")  # fmt: skip
+                               "scaled by batch size / 64; for adamw 0.001, scaled by its square root")  # fmt: skip
     backbone_lr: float = _setting(0.17, "pretrained layer4's learning rate, as a share of --lr")
     stage_decay: float = _setting(0.8, "factor on the learning rate for each stage further from the head, (0, 1]")
-    weight_decay: float = _setting(5e-4, "weight decay; batch norms and biases have none")
+    weight_decay: float = _setting(5e-4, "weight decay; batch norms and biases have none; for adamw 0.05")
     schedule: Literal["cosine", "one_cycle"] = _setting(
         "cosine", "after the warm-up: cosine, or one_cycle (linear down)"
     )
@@ -219,8 +226,11 @@ class Settings:
 
     @property
     def canvas_size(self) -> int:
-        """The side, px, of the squares that random crops are cut from: large enough for an average crop, 80% of it."""
-        return max(self.size, math.ceil(self.crop_size * 4 / 3))
+        """The side, px, of the squares that random crops are cut from: large enough for an average crop, 80% of it.
+
+        Not larger, since crops are sampled without a filter, and shrunk ones would alias.
+        """
+        return math.ceil(self.crop_size * 4 / 3)
 
     def check_paths(self) -> None:
         """Raise SettingsError where ``--data`` or ``--output`` is not given, or no photos are where they should be.
@@ -275,9 +285,10 @@ class Settings:
 def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings that a command line asks for.
 
-    What isn't on it comes from SageMaker's variables, then from the ``--config`` file, then from the architecture's
-    defaults. The variables win over the file, whose paths come from another machine. ``--help`` prints and exits.
-    Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad config file.
+    What isn't on it comes from SageMaker's variables, then from the ``--config`` file, then from the defaults of
+    optimizer and architecture. The variables win over the file, whose paths come from another machine. ``--help``
+    prints and exits. Raises SettingsError for an unknown argument (with the nearest known one), a bad value or a bad
+    config file.
     """
     given = vars(_make_parser().parse_args(argv))
     from_config = _read_config(given.pop("config", None))
@@ -286,16 +297,19 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         for f in fields(Settings)
         if f.metadata["env"] and environment.get(f.metadata["env"])
     }
-    if "TRAINING_JOB_NAME" in environment:
+    if JOB_VARIABLE in environment:
         from_environment["checkpoint_dir"] = CHECKPOINTS
     chosen = {**from_config, **from_environment, **given}
     return resolve(chosen)
 
 
 def resolve(chosen: Mapping[str, Any]) -> Settings:
-    """Return ``chosen``, completed by the architecture's defaults and then by the defaults; raises SettingsError."""
+    """Return ``chosen``, completed by the defaults of optimizer, task and architecture and by all others.
+
+    Raises SettingsError.
+    """
     arch, task = ARCH_DEFAULTS.get(chosen.get("arch", ""), {}), TASK_DEFAULTS.get(chosen.get("task", ""), {})
-    return Settings(**{**arch, **task, **chosen})
+    return Settings(**{**arch, **task, **OPTIMIZER_DEFAULTS.get(chosen.get("optimizer", ""), {}), **chosen})
 
 
 def split_names(flag: str, text: str) -> list[str]:

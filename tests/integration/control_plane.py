@@ -4,19 +4,23 @@
         plane.faults["CreateEndpoint"] = iter(["throttle", "refuse"])
         plane.states["catdog-x"] = iter([{"EndpointStatus": "Creating"}])
 
-The proxy also does what moto 5.2 doesn't: UpdateEndpoint, and to refuse a name that is taken.
+The proxy also does what moto 5.2 doesn't: UpdateEndpoint, to refuse a name that is taken, and IAM. With ``policy`` it
+refuses what a policy in docs/aws doesn't allow, as AWS would.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.iam import Need, allows, person_needs, read_policy
 from tests.integration.aws_on_loopback import QuietHandler, moto_server
 
 FAULTS: Final = {
@@ -39,9 +43,16 @@ class ControlPlane(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, behind: int) -> None:
+    def __init__(self, behind: int, policy: str | None = None, role_policy: str = "endpoint-role") -> None:
+        """``policy``: what those who ask may do. ``role_policy``: what IAM says that any role may do."""
         super().__init__(("127.0.0.1", 0), _Request)
         self.behind = behind
+        self.policy = policy
+        self.role_policy = role_policy
+        self.requests: list[tuple[str, str, dict[str, Any]]] = []
+        """Service, operation and parameters of what was asked, with botocore's names."""
+        self.forbidden: list[Need] = []
+        """What was refused for want of a permission."""
         self.faults: dict[str, Iterator[str]] = {}
         """By operation ("CreateModel", "PUT /bucket/..."): what happens to its requests, one after the other.
 
@@ -66,6 +77,8 @@ class ControlPlane(ThreadingHTTPServer):
         self.faults.clear()
         self.states.clear()
         self.seen.clear()
+        self.requests.clear()
+        self.forbidden.clear()
 
     def next_fault(self, operation: str) -> str:
         with self._lock:
@@ -86,15 +99,20 @@ class _Request(QuietHandler):
 
     def do_any(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        target = self.headers.get("X-Amz-Target", "")
-        operation = target.rpartition(".")[2] or f"{self.command} {self.path.partition('?')[0]}"
+        service, called, parameters = self.understand(sent)
+        operation = f"{self.command} {self.path.partition('?')[0]}" if service == "s3" else called
         fault = self.server.next_fault(operation)
         if fault == "hang up":
             self.close_connection = True
         elif fault in FAULTS:
-            status, code, message = FAULTS[fault]
-            body = json.dumps({"__type": code, "message": message}).encode()
-            self.answer(status, {"Content-Type": "application/x-amz-json-1.1"}, body)
+            self.refuse(service, *FAULTS[fault])
+        elif missing := self.missing_permission(service, called, parameters):
+            self.server.forbidden.append(missing)
+            self.refuse(
+                service, *FAULTS["refuse"][:2], f"not authorized to perform: {missing.action} on {missing.resource}"
+            )
+        elif called == "SimulatePrincipalPolicy":
+            self.simulate(parameters)
         elif taken := self.refusal(operation, sent):
             body = json.dumps({"__type": "ValidationException", "message": taken}).encode()
             self.answer(400, {"Content-Type": "application/x-amz-json-1.1"}, body)
@@ -109,6 +127,61 @@ class _Request(QuietHandler):
                 self.answer(status, headers, body)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815
+
+    def understand(self, sent: bytes) -> tuple[str, str, dict[str, Any]]:
+        """Service, operation and parameters, with botocore's names; of S3 and IAM those that matter to a policy."""
+        signed = re.search(r"Credential=[^/]*/[^/]*/[^/]*/([^/]*)/", self.headers.get("Authorization", ""))
+        service = {"monitoring": "cloudwatch"}.get(signed[1], signed[1]) if signed else "s3"
+        target, path = self.headers.get("X-Amz-Target", ""), urlsplit(self.path)
+        if target:
+            return service, target.rpartition(".")[2], json.loads(sent or b"{}")
+        query = dict(parse_qsl(path.query, keep_blank_values=True))
+        if service != "s3":
+            query |= parse_qsl(sent.decode())
+            return service, query.pop("Action", self.path), query
+        return "s3", *self.understand_s3(path.path, query, sent)
+
+    def understand_s3(self, path: str, query: dict[str, str], sent: bytes) -> tuple[str, dict[str, Any]]:
+        bucket, _, key = unquote(path.lstrip("/")).partition("/")
+        parameters: dict[str, Any] = {"Bucket": bucket, "Prefix": query.get("prefix", "")}
+        if not key:
+            of_bucket = {"list-type": "ListObjectsV2", "delete": "DeleteObjects", "encryption": "GetBucketEncryption"}
+            of_bucket |= {"publicAccessBlock": "GetPublicAccessBlock", "location": "GetBucketLocation"}
+            keys = [{"Key": found} for found in re.findall(r"<Key>(.*?)</Key>", sent.decode("utf-8", "replace"))]
+            name = next((of_bucket[word] for word in query if word in of_bucket), f"{self.command} bucket")
+            return name, parameters | ({"Delete": {"Objects": keys}} if name == "DeleteObjects" else {})
+        encryption_key = self.headers.get("x-amz-server-side-encryption-aws-kms-key-id")
+        parameters |= {"Key": key} | ({"SSEKMSKeyId": encryption_key} if encryption_key else {})
+        if self.command == "DELETE":
+            return "AbortMultipartUpload" if "uploadId" in query else "DeleteObject", parameters
+        return {"HEAD": "HeadObject", "GET": "GetObject"}.get(self.command, "PutObject"), parameters
+
+    def missing_permission(self, service: str, operation: str, parameters: dict[str, Any]) -> Need | None:
+        self.server.requests.append((service, operation, parameters))
+        if self.server.policy is None:
+            return None
+        policy = read_policy(self.server.policy)
+        return next((need for need in person_needs(service, operation, parameters) if not allows(policy, need)), None)
+
+    def simulate(self, parameters: dict[str, Any]) -> None:
+        """IAM's word on what the role may do."""
+        need = Need(parameters["ActionNames.member.1"], parameters["ResourceArns.member.1"])
+        decision = "allowed" if allows(read_policy(self.server.role_policy), need) else "implicitDeny"
+        names = f"<EvalActionName>{need.action}</EvalActionName><EvalDecision>{decision}</EvalDecision>"
+        result = f"<EvaluationResults><member>{names}</member></EvaluationResults><IsTruncated>false</IsTruncated>"
+        body = f"<SimulatePrincipalPolicyResult>{result}</SimulatePrincipalPolicyResult>"
+        xml = f"<SimulatePrincipalPolicyResponse>{body}</SimulatePrincipalPolicyResponse>"
+        self.answer(200, {"Content-Type": "text/xml"}, xml.encode())
+
+    def refuse(self, service: str, status: int, code: str, message: str) -> None:
+        """An error in the form of the service."""
+        if service in ("s3", "iam"):
+            xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            wrapped = xml if service == "s3" else f"<ErrorResponse>{xml}</ErrorResponse>"
+            self.answer(403 if "Denied" in code else status, {"Content-Type": "text/xml"}, wrapped.encode())
+        else:
+            body = json.dumps({"__type": code, "message": message}).encode()
+            self.answer(status, {"Content-Type": "application/x-amz-json-1.1"}, body)
 
     def ask(self, sent: bytes, operation: str | None = None) -> tuple[int, Headers, bytes]:
         """Hand a request on to moto, or another one of the same service."""
@@ -151,7 +224,15 @@ class _Request(QuietHandler):
         tags = json.loads(self.ask(json.dumps({"ResourceArn": arn}).encode(), "ListTags")[2])["Tags"]
         self.ask(json.dumps(name).encode(), "DeleteEndpoint")
         made = {**name, "EndpointConfigName": asked["EndpointConfigName"], "Tags": tags}
-        return self.ask(json.dumps(made).encode(), "CreateEndpoint")
+        answer = self.ask(json.dumps(made).encode(), "CreateEndpoint")
+        if asked.get("RetainAllVariantProperties"):
+            kept = [
+                {"VariantName": v["VariantName"], "DesiredInstanceCount": v["DesiredInstanceCount"], "DesiredWeight": 1}
+                for v in json.loads(body)["ProductionVariants"]
+            ]
+            again = {**name, "DesiredWeightsAndCapacities": kept}
+            self.ask(json.dumps(again).encode(), "UpdateEndpointWeightsAndCapacities")
+        return answer
 
     def disguised(self, kind: str, sent: bytes, body: bytes) -> bytes:
         state = next(self.server.states.get(json.loads(sent).get(f"{kind}Name"), iter(())), {})

@@ -68,6 +68,8 @@ class SageMaker:
         self._servers: dict[str, Serve] = {}
         self.trainings: dict[str, Container] = {}
         """By the job's name; those that have ended, too."""
+        self.interruptions: dict[str, list[tuple[str, float]]] = {}
+        """By a spot job's name: when its machines are taken away, one after the other, for Container.interrupt."""
         self.damage: Callable[[bytes], bytes] = bytes
         """What happens to a model.tar.gz on its way from S3 to an endpoint."""
 
@@ -120,12 +122,19 @@ class SageMaker:
 
     def _train(self, container: Container) -> None:
         name, began = container.name, time.time()
-        container.lay_out(self._s3)
-        self._say(name, TrainingJobStatus="InProgress", SecondaryStatus="Training")
-        code = container.run()
-        if container.checkpoints_uri:
-            upload(self._s3, container.base / "checkpoints", container.checkpoints_uri)
-        self._write_log(name, container.log)
+        for number, planned in enumerate([*self.interruptions.get(name, ()), None], start=1):
+            container.lay_out(self._s3)
+            self._say(name, TrainingJobStatus="InProgress", SecondaryStatus="Training")
+            if planned:
+                self._begin(container.interrupt, *planned)
+            code = container.run()
+            if container.checkpoints_uri:
+                upload(self._s3, container.base / "checkpoints", container.checkpoints_uri)
+            self._write_log(name, container.log)
+            if planned:  # a spot job goes on by itself, on another machine
+                self._say(name, TrainingJobStatus="InProgress", SecondaryStatus="Interrupted")
+                folder = self._folder / "training" / f"{name}.{number}"
+                container = self.trainings[name] = Container(self._toolkits.training, folder, container.request)
         ended = time.time()
         state: dict[str, Any] = {
             "TrainingStartTime": began,

@@ -189,7 +189,7 @@ class RuntimeShim(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Request)
         self.targets: dict[str, Target] = {}
         self.faults: Iterator[str] = iter(())
-        """What happens to the next requests instead: keys of FAULTS, "" for nothing."""
+        """What happens to the next requests instead: keys of FAULTS, "hang up", "late" (no answer), "" (nothing)."""
         self.asked: list[tuple[str, str, int]] = []
         """Endpoint, media type and size of each request."""
         self.s3 = s3
@@ -228,12 +228,12 @@ class _Request(QuietHandler):
         fault = self.server.next_fault((name, content_type, len(body)))
         if fault == "hang up":
             self.close_connection = True
-        elif fault:
+        elif fault in FAULTS:
             self.fail(*FAULTS[fault])
         elif name not in self.server.targets:
             self.fail(400, "ValidationError", {"Message": f"Endpoint {name} of account 123456789012 not found."})
         elif found and found[2]:
-            self.later(name, content_type)
+            self.later(name, content_type, fault == "late")
         elif len(body) > LIMIT_BYTES:
             self.fail(413, "ValidationError", {"Message": f"Request {len(body)} bytes exceeds the size limit."})
         else:
@@ -250,7 +250,7 @@ class _Request(QuietHandler):
         details = {"OriginalStatusCode": status, "OriginalMessage": said, "LogStreamArn": "arn:aws:logs:local"}
         self.fail(424, "ModelError", {**details, "Message": message})
 
-    def later(self, name: str, content_type: str) -> None:
+    def later(self, name: str, content_type: str, is_late: bool) -> None:
         place, number = self.server.answers_to[name].rstrip("/"), uuid.uuid4().hex
         source = self.headers["X-Amzn-SageMaker-InputLocation"]
         bucket, _, key = source.removeprefix("s3://").partition("/")
@@ -258,7 +258,8 @@ class _Request(QuietHandler):
         status, answer, _ = self.invoke(name, body, content_type, self.headers.get("X-Amzn-SageMaker-Accept", ""))
         good, bad = f"{place}/answers/{number}.out", f"{place}/failures/{number}.out"
         bucket, _, key = (good if status == 200 else bad).removeprefix("s3://").partition("/")
-        self.server.s3.put_object(Bucket=bucket, Key=key, Body=answer)
+        if not is_late:
+            self.server.s3.put_object(Bucket=bucket, Key=key, Body=answer)
         places = {"X-Amzn-SageMaker-OutputLocation": good, "X-Amzn-SageMaker-FailureLocation": bad}
         self.answer(202, json.dumps({"InferenceId": number}).encode(), "application/json", places)
 

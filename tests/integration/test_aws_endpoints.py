@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -21,9 +22,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from catdog.aws.app import app
+from catdog.aws.archive import make_archive
 from catdog.aws.calls import invoke, transform  # noqa: F401 - they register their commands
 from catdog.aws.calls.results import S3Folder, join_outputs
-from catdog.aws.endpoints import deploy, manage  # noqa: F401
+from catdog.aws.endpoints import deploy, manage, rollback  # noqa: F401
 from catdog.aws.endpoints.scaling import scaling_requests
 from catdog.aws.hosting import Hosting, config_request, container_environment, model_request
 from catdog.aws.inventory import make_version_name
@@ -33,7 +35,8 @@ from catdog.sources import objects
 from tests.conftest import TINY_CONTRACT, build_tiny_model
 from tests.integration.aws_on_loopback import moto_server, use
 from tests.integration.control_plane import ControlPlane
-from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch
+from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch, forward
+from tests.integration.server_process import ServerProcess
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 pytest.importorskip("moto.server", reason="no control plane to test against: pip install 'moto[server]'")
@@ -41,8 +44,9 @@ pytest.importorskip("moto.server", reason="no control plane to test against: pip
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "aws"
 BUCKET = "catdog-tests"
-ROLE = "arn:aws:iam::123456789012:role/catdog"
+ROLE = "arn:aws:iam::123456789012:role/catdog-endpoint"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312"
+OWN_IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1"
 STAMP = "20261121120000-1a2b"
 FAST = ("--image", IMAGE, "--test-timeout", "0")
 
@@ -56,6 +60,7 @@ class Cloud:
     sagemaker: Any
     s3: Any
     scaling: Any
+    alarms: Any
     folder: Path
 
     def serve(self, name: str) -> None:
@@ -63,25 +68,42 @@ class Cloud:
         self.shim.targets[name] = Deployed(self.sagemaker, self.s3, name, self.folder)
 
     def left(self) -> list[str]:
-        """Every endpoint, config, model and scalable target there is."""
+        """Every endpoint, config, model, scalable target and alarm there is."""
         found = [e["EndpointName"] for e in self.sagemaker.list_endpoints()["Endpoints"]]
         found += [
             f"config {c['EndpointConfigName']}" for c in self.sagemaker.list_endpoint_configs()["EndpointConfigs"]
         ]
         found += [f"model {m['ModelName']}" for m in self.sagemaker.list_models()["Models"]]
         targets = self.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
-        return found + [f"scaling {target['ResourceId']}" for target in targets]
+        found += [f"scaling {target['ResourceId']}" for target in targets]
+        return found + [f"alarm {name}" for name in self.list_alarms()]
+
+    def list_alarms(self) -> list[str]:
+        return sorted(alarm["AlarmName"] for alarm in self.alarms.describe_alarms()["MetricAlarms"])
 
     def place(self, name: str, package_uri: str = f"s3://{BUCKET}/none", **tags: str) -> str:
         """An endpoint as deploy makes them, past commands and proxy; its ARN."""
         given = {"Project": "catdog", "Owner": "tester", "Command": "deploy", "Endpoint": name, **tags}
         listed, version = [{"Key": k, "Value": v} for k, v in given.items()], make_version_name(name, STAMP)
         how = Hosting()
-        environment = container_environment(how, "us-east-1")
+        environment = container_environment(how, "us-east-1", IMAGE)
         self.sagemaker.create_model(**model_request(version, IMAGE, package_uri, ROLE, environment, listed))
         self.sagemaker.create_endpoint_config(**config_request(version, version, how, listed))
         made = self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=version, Tags=listed)
         return str(made["EndpointArn"])
+
+    def asked(self, operation: str) -> list[dict[str, Any]]:
+        """The parameters of all requests for this operation, in order."""
+        return [parameters for _, name, parameters in self.plane.requests if name == operation]
+
+    def served(self, name: str) -> str:
+        """The config that an endpoint serves."""
+        return str(self.sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"])
+
+    def scale(self, name: str, count: int) -> None:
+        """What autoscaling does."""
+        wanted = {"VariantName": "AllTraffic", "DesiredInstanceCount": count, "DesiredWeight": 1}
+        self.sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=[wanted])
 
     def clear(self) -> None:
         """Delete all that a test left, past the proxy."""
@@ -94,6 +116,7 @@ class Cloud:
         for target in self.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]:
             keys = ("ServiceNamespace", "ResourceId", "ScalableDimension")
             self.scaling.deregister_scalable_target(**{key: target[key] for key in keys})
+        self.alarms.delete_alarms(AlarmNames=self.list_alarms())
         self.plane.taken.clear()
 
     def tags(self, name: str) -> dict[str, str]:
@@ -105,7 +128,7 @@ class Cloud:
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with (
         moto_server() as behind,
-        ControlPlane(behind) as plane,
+        ControlPlane(behind, policy="person") as plane,
         RuntimeShim() as shim,
         pytest.MonkeyPatch.context() as environment,
     ):
@@ -120,13 +143,13 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         )
         session = boto3.session.Session()
         url = f"http://127.0.0.1:{behind}"
-        services = ("sagemaker", "s3", "application-autoscaling")
+        services = ("sagemaker", "s3", "application-autoscaling", "cloudwatch")
         clients = [session.client(service, endpoint_url=url) for service in services]
         clients[1].create_bucket(Bucket=BUCKET)
         shim.s3 = clients[1]
         objects.close()
-        sagemaker, storage, scaling = clients
-        yield Cloud(plane, shim, sagemaker, storage, scaling, tmp_path_factory.mktemp("containers"))
+        sagemaker, storage, scaling, alarms = clients
+        yield Cloud(plane, shim, sagemaker, storage, scaling, alarms, tmp_path_factory.mktemp("containers"))
         objects.close()
         for client in clients:
             client.close()
@@ -136,11 +159,13 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 def cloud(everything: Cloud) -> Iterator[Cloud]:
     """Empty, and without plans to fail."""
     yield everything
+    forbidden = list(everything.plane.forbidden)
     everything.plane.reset()
     everything.shim.faults = iter(())
     everything.shim.targets.clear()
     everything.shim.asked.clear()
     everything.clear()
+    assert forbidden == []  # else docs/aws/person.json lacks something
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +213,11 @@ DRY_RUNS = {
     "deploy-serverless": ("deploy", "MODEL", "--name", "catdog-a", "--serverless", "--memory", "3072"),
     "deploy-async": (
         *("deploy", "MODEL", "--name", "catdog-a", "--async", "--kms-key", "alias/catdog"),
-        *("--autoscale", "1..2", "--allow-s3", "s3://photos/in"),
+        *("--autoscale", "0..2", "--allow-s3", "s3://photos/in"),
+    ),
+    "deploy-own-image": (
+        *("deploy", "MODEL", "--name", "catdog-a", "--image", OWN_IMAGE, "--allow-s3", "s3://photos/in"),
+        *("--async", "--ttl", "2h"),
     ),
     "deploy-from-job": ("deploy", "--from-job", "catdog-train-1", "--name", "catdog-a"),
     "transform": ("transform", "MODEL", "s3://photos/in", "s3://photos/out", "--kms-key", "alias/catdog"),
@@ -197,8 +226,10 @@ DRY_RUNS = {
 
 @pytest.mark.parametrize("case", DRY_RUNS)
 def test_a_dry_run_prints_the_exact_requests_and_sends_nothing(case: str, cloud: Cloud, model: Path) -> None:
-    result = run(*(model if a == "MODEL" else a for a in DRY_RUNS[case]), "--dry-run", "--image", IMAGE)
+    image = () if "--image" in DRY_RUNS[case] else ("--image", IMAGE)
+    result = run(*(model if a == "MODEL" else a for a in DRY_RUNS[case]), "--dry-run", *image)
     assert result.exit_code == 0, result.stderr
+    assert ("AWS patched it until 2026-06-30; catdog's own image" in result.stderr) == bool(image)
     assert cloud.plane.seen == []
     assert cloud.shim.asked == []
     text = normalised(result.stdout)
@@ -241,11 +272,24 @@ def test_what_is_sent_is_what_the_dry_run_said(cloud: Cloud, model: Path) -> Non
     ]
 
 
-def test_the_image_is_aws_own(cloud: Cloud, model: Path) -> None:
-    pytest.importorskip("sagemaker", reason="needs the SageMaker SDK")
-    said = json.loads(run("deploy", model, "--dry-run").stdout)["requests"]
+def test_the_image_is_aws_own_unless_one_is_named(cloud: Cloud, model: Path) -> None:
+    done = run("deploy", model, "--dry-run")
+    said = json.loads(done.stdout)["requests"]
     container = next(r for r in said if r["operation"] == "CreateModel")["parameters"]["PrimaryContainer"]
     assert container["Image"].endswith("/pytorch-inference:2.6.0-cpu-py312")
+    assert "pytorch-inference:2.6.0-cpu-py312: AWS patched it until 2026-06-30" in done.stderr
+
+
+def test_catdog_s_own_image_is_deployed_and_tested_with_the_model_alone(cloud: Cloud, model: Path) -> None:
+    """tests/integration/test_containers.py starts what the image is made of."""
+    package = made(run("deploy", model, "--name", "catdog-own", "--image", OWN_IMAGE, "--no-wait"))["package"]
+    folder = fetch(cloud.s3, package, cloud.folder / "own")
+    assert {path.name for path in folder.iterdir()} - {"model.tar.gz"} == {"contract.json", "golden.json", "model.onnx"}
+    with ServerProcess(cloud.folder / "own.log", "--model", str(folder)) as server:
+        cloud.shim.targets["catdog-own"] = forward(server.wait_ready().url)
+        report = made(run("deploy", model, "--name", "catdog-own", "--image", OWN_IMAGE, "--test-timeout", "0"))
+    assert report["tested"]["photos"] == 3
+    assert report["tested"]["largest_difference"] == 0
 
 
 @pytest.mark.parametrize(
@@ -256,6 +300,7 @@ def test_the_image_is_aws_own(cloud: Cloud, model: Path) -> None:
         (("--instance-type", "m5.large"), "not an instance type"),
         (("--ttl", "2 weeks"), "90m, 2h or 3d"),
         (("--autoscale", "4..1"), "MIN <= MAX"),
+        (("--autoscale", "0..0"), "MAX of 1 or more"),
         (("--autoscale", "many"), "like 1..4"),
         (("--autoscale", "1..2", "--no-wait"), "needs an endpoint in service"),
         (("--serverless", "--capture", "5"), "serverless endpoint has none"),
@@ -264,6 +309,8 @@ def test_the_image_is_aws_own(cloud: Cloud, model: Path) -> None:
         (("--instance-type", "ml.g5.xlarge", "--kms-key", "k"), "encrypts itself"),
         (("--async", "--async-output", "/tmp/out"), "not an S3 address"),
         (("--capture", "101"), "must be 0 to 100"),
+        (("--image", "catdog"), "not a container's full address"),
+        (("--image", OWN_IMAGE, "--instance-type", "ml.g4dn.xlarge"), "computes on the CPU"),
         (("--from-job", "x"), "one of them"),
     ],
 )
@@ -318,12 +365,22 @@ def test_a_training_job_s_archive_is_packed_anew(cloud: Cloud, model: Path, tmp_
         for path in model.iterdir():
             tar.add(path, path.name)
         tar.add(ROOT / "README.md", "../../escape.md")
-    cloud.s3.upload_file(str(tmp_path / "model.tar.gz"), BUCKET, "jobs/x/output/model.tar.gz")
+    cloud.s3.upload_file(str(tmp_path / "model.tar.gz"), BUCKET, "catdog/jobs/x/output/model.tar.gz")
     cloud.serve("catdog-job")
-    report = made(run("deploy", f"s3://{BUCKET}/jobs/x/output/model.tar.gz", "--name", "catdog-job", *FAST))
+    report = made(run("deploy", f"s3://{BUCKET}/catdog/jobs/x/output/model.tar.gz", "--name", "catdog-job", *FAST))
     folder = fetch(cloud.s3, report["package"], tmp_path / "fetched")
     assert (folder / "code" / "inference.py").is_file()
     assert not list(folder.rglob("escape.md"))
+
+
+def test_a_training_job_s_archive_without_an_onnx_file_says_how_to_make_one(cloud: Cloud, model: Path) -> None:
+    data = make_archive({"contract.json": (model / "contract.json").read_bytes(), "model.safetensors": b"weights"})
+    uri = f"s3://{BUCKET}/jobs/bare/output/model.tar.gz"
+    cloud.s3.put_object(Bucket=BUCKET, Key="jobs/bare/output/model.tar.gz", Body=data)
+    result = run("deploy", uri, *FAST)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert f"{uri}: has no model.onnx" in result.stderr
+    assert f"aws s3 cp {uri} - | tar -xzC run && catdog export run --out run/model.onnx" in result.stderr
 
 
 @pytest.mark.parametrize("content", [b"not a tar", b"", b"\x1f\x8b\x08\x00broken"])
@@ -462,9 +519,15 @@ def test_an_update_replaces_config_and_model(cloud: Cloud, model: Path, other_mo
     first = made(run("deploy", model, "--name", "catdog-up", *FAST))
     second = made(run("deploy", other_model, "--name", "catdog-up", "--ttl", "1h", *FAST))
     assert second["replaced"] == first["version"]
-    assert cloud.left() == ["catdog-up", f"config {second['version']}", f"model {second['version']}"]
     assert "ExpiresAt" in cloud.tags("catdog-up")
-    assert "UpdateEndpoint" in cloud.plane.seen
+    third = made(run("deploy", model, "--name", "catdog-up", *FAST))
+    kept = sorted((second["version"], third["version"]))  # the last but one is kept, for a rollback
+    assert sorted(cloud.left()) == sorted(
+        [
+            *("catdog-up", *(f"config {version}" for version in kept), *(f"model {version}" for version in kept)),
+            *(f"alarm {version}-{kind}" for version in kept for kind in ("errors", "latency")),
+        ]
+    )
 
 
 @pytest.mark.parametrize("how", ["wrong answers", "failed update", "tags refused"])
@@ -503,6 +566,204 @@ def test_an_endpoint_of_another_kind_is_not_updated(cloud: Cloud, model: Path) -
     assert "is realtime" in result.stderr
 
 
+# --- updates that keep, move in steps, and go back --------------------------------------------------------------------
+
+
+def test_an_update_changes_what_it_names_and_nothing_else(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-keep")
+    options = ("--instance-type", "ml.c5.2xlarge", "--instances", "4", "--capture", "10", "--kms-key", "alias/catdog")
+    allowed = ("--allow-s3", f"s3://{BUCKET}/catdog/datasets")
+    first = made(run("deploy", model, "--name", "catdog-keep", *options, *allowed, *FAST))
+    updated = run("deploy", other_model, "--name", "catdog-keep", *FAST)
+    second = made(updated)
+    before, after = cloud.asked("CreateEndpointConfig")
+    assert json.loads(json.dumps(after).replace(second["version"], first["version"])) == before
+    environments = [request["PrimaryContainer"]["Environment"] for request in cloud.asked("CreateModel")]
+    assert environments[0] == environments[1]
+    assert second["cost"] == first["cost"]
+    shown = [line.strip() for line in updated.stderr.splitlines() if " -> " in line]
+    assert shown == [f"package: {first['package']} -> {second['package']}"]
+
+    third = run("deploy", other_model, "--name", "catdog-keep", "--instances", "2", "--capture", "0", *FAST)
+    made(third)
+    assert "instances: 4 -> 2" in third.stderr
+    assert "percent captured: 10 -> none" in third.stderr
+    config = cloud.asked("CreateEndpointConfig")[-1]
+    assert (config["ProductionVariants"][0]["InitialInstanceCount"], config["KmsKeyId"]) == (2, "alias/catdog")
+    assert "DataCaptureConfig" not in config
+
+
+def test_what_other_tools_have_set_stays(cloud: Cloud, model: Path) -> None:
+    version, arn = make_version_name("catdog-hand", STAMP), cloud.place("catdog-hand")
+    assert arn.endswith("catdog-hand")
+    made_by_hand = {"SAGEMAKER_MODEL_SERVER_WORKERS": "9", "MY_SETTING": "kept"}
+    cloud.sagemaker.delete_model(ModelName=version)
+    cloud.sagemaker.create_model(**model_request(version, IMAGE, "s3://x/y", ROLE, made_by_hand, []))
+    cloud.sagemaker.delete_endpoint_config(EndpointConfigName=version)
+    config = config_request(version, version, Hosting(), [])
+    config["ProductionVariants"][0]["ModelDataDownloadTimeoutInSeconds"] = 1234
+    cloud.sagemaker.create_endpoint_config(**config)
+    cloud.serve("catdog-hand")
+    made(run("deploy", model, "--name", "catdog-hand", *FAST))
+    (variant,) = cloud.asked("CreateEndpointConfig")[-1]["ProductionVariants"]
+    assert variant["ModelDataDownloadTimeoutInSeconds"] == 1234
+    environment = cloud.asked("CreateModel")[-1]["PrimaryContainer"]["Environment"]
+    assert (environment["MY_SETTING"], environment["SAGEMAKER_MODEL_SERVER_WORKERS"]) == ("kept", "2")
+
+
+def test_a_serverless_endpoint_stays_one(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-less")
+    made(run("deploy", model, "--name", "catdog-less", "--serverless", "--memory", "3072", *FAST))
+    report = made(run("deploy", other_model, "--name", "catdog-less", *FAST))
+    assert (report["mode"], report["cost"]["memory_mb"]) == ("serverless", 3072)
+    assert "DeploymentConfig" not in cloud.asked("UpdateEndpoint")[0]  # AWS knows none for these
+    assert cloud.list_alarms() == []
+    refused = run("deploy", model, "--name", "catdog-less", "--instance-type", "ml.m5.large", *FAST)
+    assert (refused.exit_code, "is serverless, and has no instances" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("bounds", "count"), [("2..10", 9), ("2..6", 6)])
+def test_autoscaling_begins_with_what_runs(bounds: str, count: int, cloud: Cloud, model: Path) -> None:
+    cloud.place("catdog-nine")
+    cloud.scale("catdog-nine", 9)
+    cloud.serve("catdog-nine")
+    made(run("deploy", model, "--name", "catdog-nine", "--autoscale", bounds, *FAST))
+    (variant,) = cloud.asked("CreateEndpointConfig")[0]["ProductionVariants"]
+    assert variant["InitialInstanceCount"] == count
+
+
+def test_an_update_is_asked_about_on_a_terminal(cloud: Cloud, model: Path) -> None:
+    cloud.place("catdog-ask")
+    ours, theirs = os.openpty()
+    os.write(ours, b"n\n")
+    line = [sys.executable, "-m", "catdog.aws", "deploy", str(model), "--name", "catdog-ask", *FAST]
+    ended = subprocess.run(line, cwd=ROOT, stdin=theirs, capture_output=True, text=True, timeout=120, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert (ended.returncode, ended.stdout.strip()) == (1, ""), ended.stderr
+    assert "Update it?" in ended.stderr
+    assert not [name for name in cloud.plane.seen if name.startswith(("Create", "Update", "PUT"))]
+
+
+def test_an_update_moves_in_steps_under_its_alarms(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-steps")
+    made(run("deploy", model, "--name", "catdog-steps", "--instances", "4", *FAST))
+    version = made(run("deploy", other_model, "--name", "catdog-steps", *FAST))["version"]
+    alarms = [f"{version}-errors", f"{version}-latency"]
+    assert cloud.asked("UpdateEndpoint") == [
+        {
+            "EndpointName": "catdog-steps",
+            "EndpointConfigName": version,
+            "DeploymentConfig": {
+                "BlueGreenUpdatePolicy": {
+                    "TrafficRoutingConfiguration": {
+                        "Type": "CANARY",
+                        "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1},
+                        "WaitIntervalInSeconds": 300,
+                    },
+                    "TerminationWaitInSeconds": 300,
+                    "MaximumExecutionTimeoutInSeconds": 2400,
+                },
+                "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarms]},
+            },
+        }
+    ]
+    assert set(alarms) < set(cloud.list_alarms())
+    arn = cloud.alarms.describe_alarms(AlarmNames=alarms)["MetricAlarms"][0]["AlarmArn"]
+    assert {"Key": "Project", "Value": "catdog"} in cloud.alarms.list_tags_for_resource(ResourceARN=arn)["Tags"]
+    made(run("delete", "catdog-steps", "--yes"))
+    assert cloud.left() == []
+
+
+def test_an_update_that_sagemaker_takes_back_leaves_nothing(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-alarm")
+    first = made(run("deploy", model, "--name", "catdog-alarm", *FAST))["version"]
+    before = cloud.left()
+    back = {"EndpointStatus": "InService", "EndpointConfigName": first, "FailureReason": "an alarm went off"}
+    cloud.plane.states["catdog-alarm"] = iter([{}, back, back])
+    failed = run("deploy", other_model, "--name", "catdog-alarm", *FAST)
+    assert failed.exit_code == 1
+    assert "an alarm went off" in failed.stderr
+    assert (cloud.left(), len(cloud.asked("UpdateEndpoint"))) == (before, 1)  # it is back already
+
+
+def test_alarms_that_may_not_be_made_end_a_deploy(cloud: Cloud, model: Path) -> None:
+    cloud.plane.faults["PutMetricAlarm"] = iter(["", "refuse"])
+    refused = run("deploy", model, "--name", "catdog-mute", *FAST)
+    assert (refused.exit_code, cloud.left()) == (2, [])
+
+
+def test_a_rollback_goes_back_and_forward(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-undo")
+    first = made(run("deploy", model, "--name", "catdog-undo", "--instance-type", "ml.c5.large", *FAST))["version"]
+    nothing = run("rollback", "catdog-undo")
+    assert (nothing.exit_code, "nothing to go back to" in nothing.stderr) == (2, True)
+    second = made(run("deploy", other_model, "--name", "catdog-undo", "--instance-type", "ml.m5.large", *FAST))[
+        "version"
+    ]
+    before = cloud.left()
+
+    said = made(run("rollback", "catdog-undo", "--dry-run"))["requests"]
+    assert [r["operation"] for r in said] == ["PutMetricAlarm", "PutMetricAlarm", "UpdateEndpoint", "AddTags"]
+    assert cloud.served("catdog-undo") == second
+
+    cloud.plane.requests.clear()
+    rolled = run("rollback", "catdog-undo")
+    report = made(rolled)
+    assert (report["version"], report["replaced"], cloud.served("catdog-undo")) == (first, second, first)
+    assert "instance type: ml.m5.large -> ml.c5.large" in rolled.stderr
+    (request,) = cloud.asked("UpdateEndpoint")
+    policy = request["DeploymentConfig"]["BlueGreenUpdatePolicy"]
+    assert policy["TrafficRoutingConfiguration"]["Type"] == "ALL_AT_ONCE"
+    assert f"{first}-errors" in json.dumps(request)
+    assert cloud.left() == before  # nothing is gone
+    assert made(run("rollback", "catdog-undo"))["version"] == second
+
+    back = {"EndpointStatus": "InService", "EndpointConfigName": second, "FailureReason": "an alarm went off"}
+    cloud.plane.states["catdog-undo"] = iter([{}, back])
+    assert run("rollback", "catdog-undo").exit_code == 1
+    assert cloud.tags("catdog-undo")["FormerConfig"] == first
+
+
+def test_a_rollback_keeps_the_instances_that_autoscaling_chose(cloud: Cloud, model: Path, other_model: Path) -> None:
+    cloud.serve("catdog-many")
+    made(run("deploy", model, "--name", "catdog-many", "--autoscale", "1..9", *FAST))
+    made(run("deploy", other_model, "--name", "catdog-many", *FAST))
+    cloud.scale("catdog-many", 7)
+    assert made(run("rollback", "catdog-many"))["cost"]["instances"] == 7
+    assert cloud.asked("UpdateEndpoint")[-1]["RetainAllVariantProperties"] is True
+    (variant,) = cloud.sagemaker.describe_endpoint(EndpointName="catdog-many")["ProductionVariants"]
+    assert variant["DesiredInstanceCount"] == 7
+
+
+def test_asynchronous_instances_may_go_to_zero_and_come_back(cloud: Cloud, model: Path) -> None:
+    cloud.serve("catdog-zero")
+    cloud.shim.answers_to["catdog-zero"] = f"s3://{BUCKET}/catdog/async/catdog-zero"
+    made(run("deploy", model, "--name", "catdog-zero", "--async", "--autoscale", "0..2", *FAST))
+    (target,) = cloud.scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    policies = cloud.scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    (from_zero,) = [policy for policy in policies if policy["PolicyType"] == "StepScaling"]
+    (alarm,) = cloud.alarms.describe_alarms(AlarmNames=["catdog-zero-backlog"])["MetricAlarms"]
+    assert (target["MinCapacity"], alarm["MetricName"]) == (0, "HasBacklogWithoutCapacity")
+    assert alarm["AlarmActions"] == [from_zero["PolicyARN"]]
+    made(run("deploy", model, "--name", "catdog-zero", "--autoscale", "1..2", *FAST))  # no word of --async
+    assert "catdog-zero-backlog" not in cloud.list_alarms()
+    made(run("delete", "catdog-zero", "--yes"))
+    assert cloud.left() == []
+    refused = run("deploy", model, "--name", "catdog-zero", "--autoscale", "0..2", *FAST)
+    assert (refused.exit_code, "only an endpoint made with --async" in refused.stderr) == (2, True)
+
+
+def test_photos_that_the_role_may_not_read_are_refused_before_anything_is_made(cloud: Cloud, model: Path) -> None:
+    ours, theirs = f"s3://{BUCKET}/catdog/datasets/x", "s3://photos/in"
+    refused = run("deploy", model, "--name", "catdog-reads", "--allow-s3", ours, "--allow-s3", theirs, *FAST)
+    assert (refused.exit_code, cloud.left()) == (2, [])
+    assert f"--allow-s3 {theirs}: the role catdog-endpoint may not read there" in refused.stderr
+    cloud.plane.faults["SimulatePrincipalPolicy"] = iter(["refuse"])
+    unsure = run("deploy", model, "--name", "catdog-reads", "--allow-s3", theirs, "--no-wait", *FAST)
+    assert (unsure.exit_code, "wasn't checked" in unsure.stderr) == (0, True)
+
+
 # --- ps and delete ----------------------------------------------------------------------------------------------------
 
 
@@ -517,6 +778,22 @@ def test_expired_endpoints_are_found_and_ended(cloud: Cloud) -> None:
     assert [e["endpoint"] for e in made(run("ps"))["endpoints"]] == ["catdog-new"]
 
 
+def test_other_people_s_endpoints_in_a_shared_account_are_passed_over(cloud: Cloud) -> None:
+    expired = f"{datetime.now(timezone.utc) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+    for name in ("payroll", "catdog-locked", "catdog-mine"):
+        cloud.place(name, ExpiresAt=expired)
+    cloud.plane.faults["ListTags"] = iter(["refuse"])
+    shown = run("ps")
+    assert [e["endpoint"] for e in made(shown)["endpoints"]] == ["catdog-mine"]
+    assert "catdog-locked: passed over" in shown.stderr
+    assert cloud.asked("ListEndpoints")[0]["NameContains"] == "catdog-"
+    assert [e["endpoint"] for e in made(run("ps", "--name", "lock"))["endpoints"]] == ["catdog-locked"]
+    cloud.plane.faults["ListTags"] = iter(["refuse"])
+    made(run("delete", "--expired", "--yes"))
+    left = [e["EndpointName"] for e in cloud.sagemaker.list_endpoints()["Endpoints"]]
+    assert sorted(left) == ["catdog-locked", "payroll"]
+
+
 def test_delete_shows_its_requests_without_credentials(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -526,6 +803,14 @@ def test_delete_shows_its_requests_without_credentials(cloud: Cloud, monkeypatch
     everything = made(run("delete", "--all", "--dry-run"))
     assert [request["operation"] for request in everything["requests"]] == ["ListEndpoints"]
     assert cloud.plane.seen == []
+
+
+def test_an_endpoint_goes_even_if_nobody_may_look_for_its_alarms(cloud: Cloud) -> None:
+    cloud.place("catdog-blind")
+    cloud.plane.faults["DescribeAlarms"] = iter(["refuse"])
+    deleted = run("delete", "catdog-blind", "--yes")
+    assert (made(deleted)["deleted"][0]["endpoints"], cloud.left()) == (["catdog-blind"], [])
+    assert "its alarms stay" in deleted.stderr
 
 
 def test_delete_asks_first(cloud: Cloud) -> None:
@@ -624,6 +909,17 @@ def test_each_photo_has_its_own_error(served: str, photo: Callable[..., bytes], 
     assert all("\n" not in row["error"] for row in rows[1:])
 
 
+def test_a_serverless_endpoint_takes_smaller_photos(served: str, cloud: Cloud, tmp_path: Path) -> None:
+    cloud.place(served)
+    serverless = {"VariantName": "AllTraffic", "CurrentServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 5}}
+    cloud.plane.states[served] = itertools.repeat({"ProductionVariants": [serverless]})
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(5 * 2**20))
+    rows = [json.loads(line) for line in run("invoke", served, tmp_path, "--parallel", 1).stdout.splitlines()]
+    assert all(f"{served} takes 4 MB at most" in row["error"] for row in rows)
+    assert (cloud.shim.asked, cloud.plane.seen) == ([], ["DescribeEndpoint"])
+
+
 def test_overload_is_met_with_patience(served: str, cloud: Cloud, photo: Callable[..., bytes]) -> None:
     cloud.shim.faults = iter(["throttle", "busy", "unavailable", "not ready", "hang up"])
     result = run("invoke", served, "-", stdin=photo("red"))
@@ -682,8 +978,56 @@ def test_an_asynchronous_endpoint_answers_through_s3(
     result = run("invoke", "catdog-async", tmp_path, "--async")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert (result.exit_code, [row["label"] for row in rows]) == (1, ["cat", None])
-    inputs = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix="catdog/async/catdog-async/inputs/")
-    assert inputs["KeyCount"] == 0
+    assert waiting_photos(cloud) == []
+
+
+def waiting_photos(cloud: Cloud) -> list[bytes]:
+    """What lies in S3 for the asynchronous endpoint to read."""
+    found = cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix="catdog/async/catdog-async/inputs/").get("Contents", ())
+    return [cloud.s3.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read() for entry in found]
+
+
+@pytest.fixture
+def late(cloud: Cloud, model: Path) -> Iterator[str]:
+    """An asynchronous endpoint that gives no answer for now."""
+    name = "catdog-async"
+    cloud.serve(name)
+    cloud.shim.answers_to[name] = f"s3://{BUCKET}/catdog/async/{name}"
+    made(run("deploy", model, "--name", name, "--async", "--no-wait", *FAST))
+    cloud.shim.faults = itertools.repeat("late")
+    yield name
+    for entry in cloud.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"catdog/async/{name}/inputs/").get("Contents", ()):
+        cloud.s3.delete_object(Bucket=BUCKET, Key=entry["Key"])
+
+
+def test_a_photo_whose_answer_is_late_stays_for_it(
+    late: str, cloud: Cloud, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "red.png").write_bytes(photo("red"))
+    result = run("invoke", late, tmp_path / "red.png", "--async", "--timeout", "0")
+    told, error = result.stderr.splitlines()
+    assert told.startswith(f"{tmp_path}/red.png: its answer will come at s3://{BUCKET}/catdog/async/{late}/answers/")
+    assert (result.exit_code, "no answer about" in error) == (1, True)
+    assert waiting_photos(cloud) == [photo("red")]
+
+
+def test_ctrl_c_leaves_no_photo_in_s3(late: str, cloud: Cloud, photo: Callable[..., bytes], tmp_path: Path) -> None:
+    for colour in ("red", "blue", "white", "black"):
+        (tmp_path / f"{colour}.png").write_bytes(photo(colour))
+    with subprocess.Popen(
+        [sys.executable, "-m", "catdog.aws", "invoke", late, str(tmp_path), "--async"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as above
+    ) as process:
+        while len(cloud.shim.asked) < 4 and process.poll() is None:
+            time.sleep(0.05)
+        assert len(waiting_photos(cloud)) == 4
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, error
+    assert waiting_photos(cloud) == []
 
 
 # --- transform --------------------------------------------------------------------------------------------------------
@@ -706,13 +1050,13 @@ def execute(cloud: Cloud, job: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
-def test_a_transform_gives_each_object_one_row(
+def test_a_transform_gives_each_photo_one_row(
     ending: str, cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
     from catdog.score import output
     from catdog.sources.stores import open_store
 
-    folder = f"transform-{ending}"
+    folder = f"catdog/transform-{ending}"
     photos = {"a.png": photo("red"), "b/c.jpg": photo("blue", "JPEG"), "notes.txt": b"no photo", "z.jpg": b"broken"}
     for name, data in photos.items():
         cloud.s3.put_object(Bucket=BUCKET, Key=f"{folder}/in/{name}", Body=data)
@@ -723,15 +1067,15 @@ def test_a_transform_gives_each_object_one_row(
     result = run("transform", "--job", begun["job"], "--out", out)
     assert result.exit_code == 1, result.stderr
     report = json.loads(result.stdout)
-    assert (report["photos"], report["ok"], report["labels"]) == (4, 2, {"cat": 1, "dog": 1})
+    assert (report["photos"], report["ok"], report["labels"]) == (3, 2, {"cat": 1, "dog": 1})
     table = [
         dict(zip(batch, values, strict=True))
         for batch in output.read_columns(*open_store(out))
         for values in zip(*batch.values(), strict=True)
     ]
-    assert [row["source"] for row in table] == [f"{places[0]}/{name}" for name in photos]
-    assert [row["label"] or None for row in table] == ["cat", "dog", None, None]
-    assert all(row["error"] for row in table[2:])
+    assert [row["source"] for row in table] == [f"{places[0]}/{name}" for name in ("a.png", "b/c.jpg", "z.jpg")]
+    assert [row["label"] or None for row in table] == ["cat", "dog", None]
+    assert table[2]["error"]
     assert cloud.left() == []  # the job's model goes with it
 
 
@@ -744,6 +1088,18 @@ def job_with_one_answer(cloud: Cloud, model: Path, photo: Callable[..., bytes], 
     return str(job)
 
 
+def test_a_transform_of_an_uploaded_dataset_asks_for_no_answer_about_its_manifest(
+    cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    for name in ("manifest.json", "report.json", ".DS_Store"):
+        cloud.s3.put_object(Bucket=BUCKET, Key=f"dataset/in/{name}", Body=b"{}")
+    cloud.s3.put_object(Bucket=BUCKET, Key="dataset/in/a photo without an ending", Body=photo("blue"))
+    job = job_with_one_answer(cloud, model, photo, "dataset", tmp_path)
+    out = tmp_path / "results.jsonl"
+    assert made(run("transform", "--job", job, "--out", out))["photos"] == 2
+    assert [json.loads(line)["label"] for line in out.read_text().splitlines()] == ["dog", "cat"]  # in key order
+
+
 @pytest.mark.parametrize("theirs", ["results.csv", "results.csv.run.json", "results.csv.parts/part-00000000.parquet"])
 def test_a_transform_overwrites_and_clears_nothing_that_it_did_not_make(
     theirs: str, cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
@@ -752,10 +1108,10 @@ def test_a_transform_overwrites_and_clears_nothing_that_it_did_not_make(
     path.parent.mkdir(parents=True)
     path.write_text("somebody's")
     out = tmp_path / "out" / "results.csv"
-    refused = run("transform", model, f"s3://{BUCKET}/theirs/in", "--out", out, "--image", IMAGE)
+    refused = run("transform", model, f"s3://{BUCKET}/catdog/theirs/in", "--out", out, "--image", IMAGE)
     assert (refused.exit_code, cloud.plane.seen) == (2, [])  # refused before a job is begun
     assert f"--out {out}" in refused.stderr
-    job = job_with_one_answer(cloud, model, photo, "theirs", tmp_path)
+    job = job_with_one_answer(cloud, model, photo, "catdog/theirs", tmp_path)
     assert run("transform", "--job", job, "--out", out).exit_code == 2
     assert path.read_text() == "somebody's"
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
@@ -764,7 +1120,7 @@ def test_a_transform_overwrites_and_clears_nothing_that_it_did_not_make(
 def test_a_transform_joins_again_into_its_own_table(
     cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    job = job_with_one_answer(cloud, model, photo, "again", tmp_path)
+    job = job_with_one_answer(cloud, model, photo, "catdog/again", tmp_path)
     out = tmp_path / "results.csv"
     first = made(run("transform", "--job", job, "--out", out))
     table = out.read_bytes()
@@ -776,19 +1132,21 @@ def test_a_transform_joins_again_into_its_own_table(
 def test_a_transform_s_outputs_are_not_all_listed_before_the_first_row(
     cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    job_with_one_answer(cloud, model, photo, "many", tmp_path)
-    answer = cloud.s3.get_object(Bucket=BUCKET, Key="many/out/a.png.out")["Body"].read()
+    job_with_one_answer(cloud, model, photo, "catdog/many", tmp_path)
+    answer = cloud.s3.get_object(Bucket=BUCKET, Key="catdog/many/out/a.png.out")["Body"].read()
     for number in range(40):
-        cloud.s3.put_object(Bucket=BUCKET, Key=f"many/in/{number:03}.png", Body=b"x")
-    rows = join_outputs(S3Folder(BUCKET, "many/in/"), S3Folder(BUCKET, "many/out/"), 100)
+        cloud.s3.put_object(Bucket=BUCKET, Key=f"catdog/many/in/{number:03}.png", Body=b"x")
+    rows = join_outputs(S3Folder(BUCKET, "catdog/many/in/"), S3Folder(BUCKET, "catdog/many/out/"), 100)
     assert next(rows).row.status == "missing"
-    cloud.s3.put_object(Bucket=BUCKET, Key="many/out/039.png.out", Body=answer)  # a list made before would lack it
+    cloud.s3.put_object(
+        Bucket=BUCKET, Key="catdog/many/out/039.png.out", Body=answer
+    )  # a list made before would lack it
     assert [row.source.rpartition("/")[2] for row in rows if row.row.status == "ok"] == ["039.png", "a.png"]
 
 
 def test_a_transform_that_fails_keeps_what_it_answered(cloud: Cloud, model: Path, tmp_path: Path) -> None:
-    cloud.s3.put_object(Bucket=BUCKET, Key="none/in/a.png", Body=b"x")
-    places = (f"s3://{BUCKET}/none/in", f"s3://{BUCKET}/none/out")
+    cloud.s3.put_object(Bucket=BUCKET, Key="catdog/none/in/a.png", Body=b"x")
+    places = (f"s3://{BUCKET}/catdog/none/in", f"s3://{BUCKET}/catdog/none/out")
     out = tmp_path / "results.jsonl"
     result = run("transform", model, *places, "--out", out, "--image", IMAGE)
     assert result.exit_code == 1

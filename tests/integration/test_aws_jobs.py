@@ -30,14 +30,19 @@ from tests.integration.test_train import SMALL, paint
 pytest.importorskip("boto3", reason="needs boto3")
 pytest.importorskip("moto", reason="needs moto")
 
-from catdog.aws import upload
+from catdog.aws import (
+    image,  # noqa: F401  it registers its command
+    upload,
+)
 from catdog.aws.account import Account, find_account, find_studio_role
 from catdog.aws.app import app, exit_on_error
+from catdog.aws.archive import make_archive
 from catdog.aws.failures import CloudError
-from catdog.aws.jobs import tune  # noqa: F401  it registers its command, and train's
+from catdog.aws.jobs import tune  # noqa: F401  and train's
 from catdog.aws.jobs.requests import METRICS, parse_job_settings
+from catdog.aws.jobs.sending import has_sdk
 from catdog.aws.jobs.status import watch_job
-from catdog.aws.source_code import list_training_files, stage_training_code
+from catdog.aws.source_code import list_training_files, read_training_code
 from catdog.training.settings import parse
 
 ROOT = Path(__file__).parents[2]
@@ -296,7 +301,7 @@ TRAININGS: dict[str, tuple[list[str], list[str]]] = {
                 "2",
             ),
             *("--validation", f"s3://{BUCKET}/catdog/val", "--test", f"s3://{BUCKET}/catdog/test.zip"),
-            *("--kms-key", "our-key", "--framework-version", "2.8.0", "--volume", "100"),
+            *("--kms-key", "our-key", "--framework-version", "2.10.0", "--volume", "100"),
         ],
         ["--weights", f"s3://{BUCKET}/catdog/datasets/imagenet.safetensors"],
     ),
@@ -304,11 +309,31 @@ TRAININGS: dict[str, tuple[list[str], list[str]]] = {
         ["--instance-type", "ml.m5.xlarge", "--keep-alive", "30", "--kms-key", "our-key", "--resume", "catdog-old"],
         [],
     ),
+    "train-image": (
+        [
+            "--instances",
+            "2",
+            "--image",
+            "public.ecr.aws/deep-learning-containers/pytorch:2.14-cu133-amzn2023-sagemaker",
+        ],
+        ["--epochs", "1"],
+    ),
 }
 
 
+@pytest.fixture(params=["boto3", "sdk"])
+def sender(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who sends jobs: the SDK, or boto3, as where the SDK isn't installed."""
+    if request.param == "boto3":
+        monkeypatch.setitem(sys.modules, "sagemaker", None)  # how Python itself marks what can't be imported
+    else:
+        pytest.importorskip("sagemaker", reason="needs the SageMaker SDK: pip install '.[sagemaker]'")
+    assert has_sdk() == (request.param == "sdk")
+    return str(request.param)
+
+
 @pytest.mark.parametrize("name", TRAININGS)
-def test_train_asks_sagemaker_for_this_job(aws: Callable[..., Outcome], cloud: Cloud, name: str) -> None:
+def test_train_asks_sagemaker_for_this_job(aws: Callable[..., Outcome], cloud: Cloud, name: str, sender: str) -> None:
     options, settings = TRAININGS[name]
     arguments = ["train", PHOTOS.rstrip("/"), "--name", f"catdog-{name}", "--role", ROLE, *COMMON, *options]
     arguments += ["--", *settings] if settings else []
@@ -321,8 +346,25 @@ def test_train_asks_sagemaker_for_this_job(aws: Callable[..., Outcome], cloud: C
     assert {operation.split()[0] for operation, _ in cloud.seen} == {"PUT", "CreateTrainingJob"}  # no STS, no telemetry
 
 
+def test_a_spot_job_keeps_a_checkpoint_every_2_minutes_unless_told_otherwise(
+    aws: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """SageMaker's toolkit doesn't pass SIGTERM on, so all since the last checkpoint is lost."""
+
+    def ask(*arguments: str) -> Any:
+        done = aws("train", PHOTOS, "--dry-run", "--role", ROLE, *COMMON, *arguments)
+        return done.answer["requests"][-1]["parameters"]["HyperParameters"].get("checkpoint_minutes")
+
+    config = tmp_path / "config.yaml"
+    config.write_text(parse([], {}).to_yaml())  # of a run at home, where it is 10
+    assert ask("--spot", "--", "--config", str(config)) == ask("--spot") == "2.0"
+    assert ask("--spot", "--", "--checkpoint-minutes", "5") == "5.0"
+    assert ask("--spot", "--", "--checkpoint-minutes", "10") is None  # the training's own default
+    assert ask() is None
+
+
 def test_a_dry_run_says_the_same_and_needs_neither_network_nor_credentials(
-    aws: Callable[..., Outcome], cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    aws: Callable[..., Outcome], cloud: Cloud, monkeypatch: pytest.MonkeyPatch, sender: str
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -333,7 +375,16 @@ def test_a_dry_run_says_the_same_and_needs_neither_network_nor_credentials(
     assert cloud.seen == []
     asked = {r["operation"]: r["parameters"] for r in done.answer["requests"]}
     assert list(asked) == ["PutObject", "CreateTrainingJob"]
-    assert asked["PutObject"]["Key"] == f"catdog/jobs/catdog-{name}/source/sourcedir.tar.gz"
+    put = asked["PutObject"]
+    assert put.pop("Body") == "<a stream>"
+    assert put == {
+        "Bucket": BUCKET,
+        "Key": f"catdog/jobs/catdog-{name}/source/sourcedir.tar.gz",
+        "ContentType": "application/gzip",
+        "ServerSideEncryption": "aws:kms",
+        "SSEKMSKeyId": "our-key",
+    }
+    assert "pytorch-training:2.10.0-gpu-py313: AWS patche" in done.err
     assert asked["CreateTrainingJob"].pop("RoleArn") == "arn:aws:iam::000000000000:role/catdog-training"
     golden = json.loads((GOLDEN / f"{name}.json").read_text())
     assert golden.pop("RoleArn") == ROLE
@@ -387,15 +438,11 @@ def test_metrics_are_within_sagemaker_s_limits() -> None:
     assert not re.search(METRICS["lr"], "clr=0.1")
 
 
-def test_staging_gives_the_same_folder_each_time() -> None:
-    with stage_training_code() as a, stage_training_code() as b:
-        first, second = (
-            [(str(p.relative_to(f)), p.stat().st_mtime, p.stat().st_mode) for p in sorted(f.rglob("*"))] for f in (a, b)
-        )
-    assert first == second
+def test_the_code_is_packed_alike_each_time() -> None:
+    assert make_archive(read_training_code()) == make_archive(read_training_code())
 
 
-def test_staging_needs_a_checkout(tmp_path: Path) -> None:
+def test_the_code_comes_from_a_checkout(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"train\.py: is missing; train from a checkout"):
         list_training_files(tmp_path)
 
@@ -416,6 +463,8 @@ def test_staging_needs_a_checkout(tmp_path: Path) -> None:
         ([PHOTOS, "--spot", "--keep-alive", "5"], "keeps no spot instance warm"),
         ([PHOTOS, "--instance", "g4dn"], "--instance-type g4dn: not an instance type"),
         ([PHOTOS, "--framework-version", "2.6"], "--framework-version 2.6: must be one of 2.6.0"),
+        ([PHOTOS, "--image", "pytorch"], "--image pytorch: not a container's full address"),
+        ([PHOTOS, "--image", "a.b/c:1", "--framework-version", "2.14"], "leave out one of the two"),
         ([PHOTOS, "--name", "mine"], "--name mine: must be catdog-..."),
         ([PHOTOS, "--role", "a b"], "--role a b: is neither a role's name nor its ARN"),
     ],
@@ -531,10 +580,17 @@ def test_a_job_that_fails_says_why(cloud: Cloud, me: Account, state: str, said: 
         watch_job(me, "catdog-x", "training", lambda _: None, poll_s=0.01)
 
 
+REASON = (
+    'AlgorithmError: ExecuteUserScriptError:\nExitCode 2\nErrorMessage "Exception: no photos\n"\nCommand "train.py"'
+)
+
+
 @pytest.mark.parametrize(
     ("plan", "code", "said"),
     [
         ([job("Failed", "Failed", FailureReason="AlgorithmError: no photos")], 1, "failed: AlgorithmError: no photos"),
+        # SageMaker's reasons have several lines, whose ends were printed as "\n".
+        ([job("Failed", "Failed", FailureReason=REASON)], 1, 'ExitCode 2 ErrorMessage "Exception: no photos " Command'),
         ([(400, {"__type": "ExpiredTokenException", "message": "x"})], 2, "goes on without being watched"),
     ],
 )
@@ -552,7 +608,7 @@ def test_the_exit_code_of_waiting_tells_how_it_ended(
 
 
 def test_tune_asks_for_this_search_and_its_dry_run_for_the_same(
-    aws: Callable[..., Outcome], cloud: Cloud, tmp_path: Path
+    aws: Callable[..., Outcome], cloud: Cloud, tmp_path: Path, sender: str
 ) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(
@@ -561,6 +617,7 @@ def test_tune_asks_for_this_search_and_its_dry_run_for_the_same(
         "  optimizer: [sgd, adamw]\n"
     )
     arguments = ["tune", space, PHOTOS, "--name", "catdog-tune", "--role", ROLE, "--max-jobs", 6, "--spot", *COMMON]
+    cloud.replies["CreateHyperParameterTuningJob"] = [(200, {"HyperParameterTuningJobArn": "arn"})]  # moto keeps names
     done = aws(*arguments)
     assert done.code == 0, done.err
     (request,) = cloud.asked("CreateHyperParameterTuningJob")
@@ -643,6 +700,14 @@ def test_status_lists_our_jobs_and_tells_of_one(aws: Callable[..., Outcome], clo
     one = aws("status", "catdog-listed", "--logs")
     assert one.answer["state"] == "Completed"
     assert "[algo-1] a line" in one.err
+    model = {"S3ModelArtifacts": "s3://b/catdog/jobs/x/output/model.tar.gz"}
+    metrics = [{"MetricName": "exported", "Value": 0.0, "Timestamp": 0}]
+    cloud.replies["DescribeTrainingJob"] = [
+        job("Completed", "Completed", ModelArtifacts=model, FinalMetricDataList=metrics)
+    ]
+    bare = aws("status", "catdog-listed")
+    assert "its model has no ONNX file" in bare.err
+    assert f"next: mkdir run && aws s3 cp {model['S3ModelArtifacts']} - | tar -xzC run && catdog export run" in bare.err
     cloud.replies["DescribeTrainingJob"] = [job("Failed", "Failed", FailureReason="out of memory")]
     failed = aws("status", "catdog-listed")
     assert failed.code == 0
@@ -684,7 +749,7 @@ def test_the_next_command_has_the_region_that_was_given(aws: Callable[..., Outco
 
 
 def test_help_of_every_command_has_examples_and_exit_codes(aws: Callable[..., Outcome]) -> None:
-    for command in ("upload", "train", "tune", "status"):
+    for command in ("upload", "train", "tune", "status", "image"):
         said = aws(command, "--help").out
         assert "Examples:" in said
         assert "Exit codes:" in said
@@ -696,7 +761,7 @@ def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
     listed = done.stdout.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if re.match(r"  \w", line)] == [
         *("upload", "train", "tune", "status", "logs"),
-        *("deploy", "invoke", "transform", "capture", "ps", "delete"),
+        *("image", "deploy", "invoke", "transform", "capture", "ps", "delete"),
     ]
 
 

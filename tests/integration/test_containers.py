@@ -6,13 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
+
+from catdog.aws.hosting import Hosting, container_environment
+from catdog.aws.package import build_package
 from catdog.serving.golden import draw_golden
-from tests.conftest import UNPRIVILEGED
+from tests.conftest import TINY_CONTRACT, UNPRIVILEGED
 from tests.integration.dockerfile_steps import Image, carry_out
 from tests.integration.server_process import ServerProcess
 
@@ -37,6 +42,32 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     yield made
     for path in folders:
         path.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, looking_model: Path) -> Path:
+    """A run folder with a model that isn't the one inside the image."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "model.onnx").write_bytes(looking_model.read_bytes())
+    (folder / "contract.json").write_text(TINY_CONTRACT.to_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def endpoint(image: Image, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The image as SageMaker starts it: "serve", deploy's variables, model.tar.gz unpacked in /opt/ml/model."""
+    folder = tmp_path_factory.mktemp("endpoint")
+    package = build_package(run, folder / "model.tar.gz", with_code=False)
+    with tarfile.open(package.path) as archive:
+        archive.extractall(folder / "opt/ml/model", filter="data")
+    given = container_environment(Hosting(), "us-east-1", "123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1")
+    # The folder stands for the volume that SageMaker mounts; loopback and a free port for all addresses and 8080.
+    variables = {name: value.replace("/opt/", f"{folder}/opt/") for name, value in given.items()}
+    variables |= {"CATDOG_HOST": "127.0.0.1", "CATDOG_PORT": "0"}
+    command = [*UNPRIVILEGED, *image.command("serve")]
+    with ServerProcess(folder / "log", command=command, env=image.environment | variables, cwd=image.root) as running:
+        yield running.wait_ready()
+    assert running.process.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +111,24 @@ def test_ping_and_invocations_answer_as_catdog_predict_does(
         image.command("predict", "-"), cwd=image.root, env=image.environment, input=first, capture_output=True
     )
     assert json.loads(done_inside.stdout) | {"source": None} == expected[0]
+
+
+def test_on_sagemaker_it_answers_with_the_model_of_the_package(
+    endpoint: ServerProcess, run: Path, tmp_path: Path
+) -> None:
+    assert endpoint.http.get("/ping").status_code == 200
+    photos = dict(draw_golden())
+    for name, data in photos.items():
+        (tmp_path / name).write_bytes(data)
+    command = [sys.executable, "-m", "catdog", "predict", *photos, "--model", str(run)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    for line, data in zip(done.stdout.splitlines(), photos.values(), strict=True):
+        reply = endpoint.http.post("/invocations", content=data, headers={"Content-Type": "application/x-image"})
+        assert reply.json() | {"source": None} == json.loads(line) | {"source": None}
+    assert (
+        endpoint.http.post("/invocations", content=b"junk", headers={"Content-Type": "image/jpeg"}).status_code == 422
+    )
 
 
 def test_it_is_the_image_s_own_code_and_packages(image: Image, server: ServerProcess) -> None:

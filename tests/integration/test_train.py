@@ -114,6 +114,23 @@ def test_its_last_words_say_what_was_written_and_what_was_not(
     assert said[3].startswith(f"catdog train: error: --out {failed}/model.onnx: is a folder")
 
 
+def test_an_export_that_fails_in_a_sagemaker_job_costs_no_model(
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SageMaker uploads no model.tar.gz of a job that fails."""
+    monkeypatch.setenv("TRAINING_JOB_NAME", "job-1")
+    (tmp_path / "model" / "model.onnx").mkdir(parents=True)  # where the export can't write its file
+    (tmp_path / "model" / "history.csv").touch()
+    untrained = ["--weights", str(finished / "model.safetensors"), "--frozen-epochs", "0", "--epochs", "0"]
+    places = ["--output", str(tmp_path / "model"), "--checkpoint-dir", str(tmp_path / "checkpoints")]
+    assert main(["--config", str(finished / "config.yaml"), *untrained, "--export", "True", *places]) == 0
+    said = capfd.readouterr()
+    assert "model.onnx: is a folder" in said.err
+    assert "catdog aws status job-1 says how to export it" in said.err
+    assert said.out.splitlines()[-1].endswith(" exported=0")
+    load_checkpoint(tmp_path / "model")
+
+
 def test_the_saved_model_is_the_best_epoch(finished: Path) -> None:
     rows = [line.split(",") for line in (finished / "history.csv").read_text().splitlines()[1:]]
     metrics = json.loads((finished / "metrics.json").read_text())

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 HOST: Final = "algo-1"
-CHECKPOINT: Final = "run.ckpt"
 JOB_S: Final = 300.0
-GRACE_S: Final = 2.0  # between SIGTERM and the container's end; SageMaker gives 120
+GRACE_S: Final = 2.0  # for the toolkit to end after SIGTERM; SageMaker gives 120
 _FOREIGN: Final = ("SM_", "SAGEMAKER_", "CATDOG_OWNER", "CATDOG_ROLE", "CATDOG_BUCKET")
 
 
@@ -124,14 +123,17 @@ class Container:
             finally:
                 self.end()
 
-    def interrupt(self) -> None:
-        """Once there is a checkpoint: SIGTERM, as a spot instance gets it, and soon the container's end."""
+    def interrupt(self, said: str, later_s: float = 0.0) -> None:
+        """Take the machine away ``later_s`` after the log says this: SIGTERM to the toolkit, and the container's end.
+
+        The toolkit ends at once, and with it the container: train.py gets no signal.
+        """
         deadline = time.monotonic() + JOB_S
-        while not (self.base / "checkpoints" / CHECKPOINT).exists():
+        while not (self._process and said in self.log):
             if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
-                raise TimeoutError(f"{self.name}: there is no checkpoint")
+                raise TimeoutError(f"{self.name}: has not said {said!r}:\n{self.log}")
             time.sleep(0.02)
-        assert self._process
+        time.sleep(later_s)
         self.interrupted = True
         self._process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,7 +1,8 @@
 """Real photos in a browser: the page on the device sees and answers what catdog predict does.
 
-The gates: of PNGs the same pixels to the bit; of everything else the same label and probabilities within 0.01. All 200
-JPEGs gave the same pixels to the bit, too (Chromium 156, Pillow 13).
+The gates: of PNGs the same pixels to the bit; of everything else the same label and probabilities within 0.01; of a
+detector the same labels, boxes within 0.5 px and confidences within 0.01. All 200 JPEGs gave the same pixels to the
+bit, too (Chromium 156, Pillow 13).
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import pytest
 from PIL import Image
 
 from catdog.classifier import Classifier, load
+from catdog.detection.detector import Detector
 from catdog.image import ORIENTATION_TAG, encode, load_pixels
 from catdog.prediction import decide
 from catdog.serving.site import collect
+from tests.detectors import CONTRACT, build_detector
 from tests.integration.browsers import open_browser
-from tests.integration.site_on_loopback import answer_in_browser, load_in_browser, serve
+from tests.integration.site_on_loopback import answer_in_browser, check_same_heads, load_in_browser, serve
 from tests.real.display_p3 import PROFILE
 
 RealPhotos = Callable[[int], list[tuple[str, bytes]]]
@@ -45,6 +48,26 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         opened.set_default_timeout(300_000)
         opened.goto(url)
         yield opened
+
+
+@pytest.fixture(scope="module")
+def detector_page(detector: Detector, tmp_path_factory: pytest.TempPathFactory, page: Any) -> Iterator[Any]:
+    """The site with a detector, opened in the same browser."""
+    folder: Path = tmp_path_factory.mktemp("heads")
+    (model := tmp_path_factory.mktemp("model") / "heads.onnx").write_bytes(detector.data)
+    for name, data in collect(str(model)).items():
+        (folder / name).write_bytes(data)
+    with serve(folder) as url:
+        opened = page.context.browser.new_page()
+        opened.set_default_timeout(300_000)
+        opened.goto(url)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """Boxes around what is red or blue in 8x8 tiles of a photo: many, and most of them unsure."""
+    return Detector(build_detector(CONTRACT.with_(input_size=320, threshold=0.1), grid=8))
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +108,19 @@ def test_the_model_in_the_browser(page: Any, classifier: Classifier, photos: lis
     for answer, expected in zip(answer_in_browser(page, pngs), classifier.predict(pngs), strict=True):
         assert answer["label"] == expected.label
         assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
+
+
+def test_boxes_in_the_browser(detector_page: Any, detector: Detector, photos: list[bytes]) -> None:
+    """Small JPEGs and PNGs: no one's decoder may differ, so a box that one finds and the other doesn't is a failure."""
+    images = opened(photos, 10)
+    pngs = [encode(image, "PNG", compress_level=1) for image in images]
+    for data, found in zip(pngs, load_in_browser(detector_page, pngs, detector.contract), strict=True):
+        np.testing.assert_array_equal(found, load_pixels(data, detector.contract))
+    both = [*pngs, *photos[::10]]
+    expected = detector.detect(both)
+    assert sum(len(one.objects or ()) for one in expected) > len(both)
+    for found, one in zip(answer_in_browser(detector_page, both), expected, strict=True):
+        check_same_heads(found, one.to_dict())
 
 
 def test_turned_cmyk_and_wide_colours(page: Any, classifier: Classifier, photos: list[bytes]) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from catdog.contract import Contract
+from catdog.image import encode, load_pixels
 from catdog.training.augment import JPEG_QUALITY, augment
 from catdog.training.settings import Settings
 
@@ -65,6 +67,23 @@ def test_a_whole_crop_is_the_photo_or_its_mirror_image() -> None:
     expected = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
     # One side may be cut by up to 13% (the square root of 3/4) when the drawn shape is no square.
     assert (cropped - expected).abs().mean() < 12
+
+
+@pytest.mark.parametrize(("size", "train_size"), [(224, 0), (224, 128), (144, 96)])
+def test_stripes_too_fine_for_a_crop_are_as_faint_in_it_as_in_a_photo_of_its_size(size: int, train_size: int) -> None:
+    """Squares of --size, where crops are much smaller, kept such stripes, and the crops had false ones instead."""
+    settings = Settings(size=size, train_size=train_size, **PLAIN)
+    wave = 127 + 120 * np.sin(
+        np.arange(1200) / 1200 * 2 * np.pi * 0.58 * settings.crop_size
+    )  # 0.5: the finest it shows
+    photo = encode(Image.fromarray(np.tile(wave.astype(np.uint8), (1200, 1))), "PNG")
+    canvas, small = (
+        load_pixels(photo, Contract(class_names=("cat", "dog"), input_size=side), "stripes")
+        for side in (settings.canvas_size, settings.crop_size)
+    )
+    torch.manual_seed(0)
+    crops = augment(torch.from_numpy(np.stack([canvas] * 16)), settings)
+    assert crops.std(dim=(1, 2, 3)).mean() < 1.25 * small.std()
 
 
 def test_smaller_crops_show_less() -> None:

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from catdog.aws.calls.transform import PREFIX
+from catdog.aws.hosting import ASYNC_PREFIX
+from tests.iam import ACCOUNT, BUCKET, Need, allows, many, person_needs, read_policy, role_needs
+
 FOLDER = Path(__file__).parents[2] / "docs" / "aws"
+GOLDEN = Path(__file__).parents[1] / "golden" / "aws"
 POLICIES = sorted(FOLDER.glob("*.json"))
 NO_RESOURCE = {
     # AWS's service authorization reference has no resource for these.
@@ -24,6 +29,7 @@ NO_RESOURCE = {
     "sagemaker:ListModels": "lists",
     "application-autoscaling:DescribeScalableTargets": "lists",
     "application-autoscaling:DescribeScalingPolicies": "lists",
+    "cloudwatch:DescribeAlarms": "looks for alarms by the beginning of their name",
 }
 SERVICES = {
     "sagemaker": "sagemaker",
@@ -46,10 +52,6 @@ S3_ACTIONS = {
     "get_public_access_block": "s3:GetBucketPublicAccessBlock",
 }
 MAX_CHARACTERS = 6144  # of a managed policy, white space not counted
-
-
-def many(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def statements(path: Path) -> list[dict[str, Any]]:
@@ -98,6 +100,16 @@ def test_the_readme_names_every_policy() -> None:
     assert all(f"({path.name})" in text for path in POLICIES)
 
 
+def test_what_lies_in_the_bucket_in_passing_goes_away_by_itself() -> None:
+    text = (FOLDER / "README.md").read_text()
+    (configuration,) = re.findall(r"--lifecycle-configuration '(\{.*?\})'\n", text, re.DOTALL)
+    expiring = {rule["Filter"].get("Prefix") for rule in json.loads(configuration)["Rules"] if "Expiration" in rule}
+    folders = set(re.findall(r"^    (catdog/\w+/)", text, re.MULTILINE))  # where things are in the bucket
+    kept = {"catdog/datasets/", "catdog/jobs/", "catdog/models/"}
+    assert {f"{ASYNC_PREFIX}/", f"{PREFIX}/", "catdog/capture/"} <= folders
+    assert expiring == folders - kept
+
+
 def test_the_person_may_do_all_that_the_commands_ask_for() -> None:
     session = pytest.importorskip("botocore.session", reason="knows the names of AWS's operations").get_session()
     from botocore import xform_name
@@ -117,3 +129,60 @@ def test_the_person_may_do_all_that_the_commands_ask_for() -> None:
         "cloudwatch:GetMetricData",
     } <= wanted
     assert wanted <= allowed, sorted(wanted - allowed)
+
+
+# --- what the golden requests need ------------------------------------------------------------------------------------
+
+OUTSIDE = {
+    # Photos beside catdog/datasets/, which whoever keeps them there must allow.
+    "train-spot-distributed": {"catdog/val/some.object", "catdog/test.zip/some.object"},
+}
+
+
+def read_golden(path: Path) -> list[dict[str, Any]]:
+    """The requests of a golden file, as if they were the tests' account's."""
+    text = path.read_text().replace("catdog-golden", BUCKET).replace('"our-key"', '"alias/catdog"')
+    found = json.loads(text)
+    if "requests" in found:
+        return list(found["requests"])
+    operation = "CreateTrainingJob" if "TrainingJobName" in found else "CreateHyperParameterTuningJob"
+    return [{"service": "sagemaker", "operation": operation, "parameters": found}]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for kind in ("deploy", "transform", "train", "tune") for path in sorted(GOLDEN.glob(f"{kind}*.json"))],
+    ids=lambda path: path.stem,
+)
+def test_the_golden_requests_are_allowed_to_the_person_and_what_they_begin_to_the_role(path: Path) -> None:
+    person, trains = read_policy("person"), path.stem.startswith(("train", "tune"))
+    role, outside = read_policy("training-role" if trains else "endpoint-role"), set()
+    for request in read_golden(path):
+        needs = list(person_needs(request["service"], request["operation"], request["parameters"]))
+        assert needs
+        assert [need for need in needs if not allows(person, need)] == []
+        if request["service"] == "sagemaker":
+            denied = [
+                need for need in role_needs(request["operation"], request["parameters"]) if not allows(role, need)
+            ]
+            outside |= {need.resource.partition(":::")[2].removeprefix(f"{BUCKET}/") for need in denied}
+    assert outside == OUTSIDE.get(path.stem, set())
+
+
+@pytest.mark.parametrize("name", ["person", "endpoint-role", "training-role"])
+def test_a_policy_leaves_other_things_alone(name: str) -> None:
+    policy = read_policy(name)
+    key = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/0123"
+    ours, granted = {"kms:ResourceAliases": "alias/catdog-x"}, {"kms:GrantIsForAWSResource": "true"}
+    assert allows(policy, Need("kms:GenerateDataKey", key, ours))
+    assert allows(policy, Need("kms:CreateGrant", key, ours | granted))
+    for need in (
+        Need("kms:GenerateDataKey", key, {"kms:ResourceAliases": "alias/payroll"}),
+        Need("kms:CreateGrant", key, ours),
+        Need("s3:GetObject", f"arn:aws:s3:::{BUCKET}/payroll.csv"),
+        Need("s3:PutObject", "arn:aws:s3:::another/catdog/models/x"),
+        Need("iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/catdog-x", {"iam:PassedToService": "ec2.amazonaws.com"}),
+        Need("sagemaker:DeleteEndpoint", f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:endpoint/theirs"),
+        Need("cloudwatch:DeleteAlarms", f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm:theirs"),
+    ):
+        assert not allows(policy, need), need

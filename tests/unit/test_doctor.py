@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 from datetime import date
@@ -16,7 +15,7 @@ import pytest
 from catdog.contract import Contract
 from catdog.doctor import CORE, describe, examine
 from catdog.extras import EXTRAS
-from catdog.support import AS_OF, SUPPORT
+from catdog.support import AS_OF, INFERENCE, NEWEST, SUPPORT, TRAINING
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "catdog" / "assets"
@@ -40,9 +39,9 @@ def test_a_container_s_limit_is_shown(tmp_path: Path) -> None:
     assert "limit" not in describe(examine(AS_OF, tmp_path))
 
 
-@pytest.mark.parametrize(("today", "said"), [(date(2027, 1, 1), "in 20 days"), (date(2027, 2, 1), "ended 2027-01-21")])
+@pytest.mark.parametrize(("today", "said"), [(date(2027, 9, 8), "in 20 days"), (date(2027, 10, 1), "ended 2027-09-28")])
 def test_dates_count_from_today(today: date, said: str) -> None:
-    assert f"PyTorch training containers to 2.10: {said}" in describe(examine(today)).replace("ends 2027-01-21, ", "")
+    assert f"PyTorch training container 2.14: {said}" in describe(examine(today)).replace("ends 2027-09-28, ", "")
 
 
 def test_it_fits_on_a_screen_and_is_json_too() -> None:
@@ -56,10 +55,8 @@ def test_it_fits_on_a_screen_and_is_json_too() -> None:
 
 
 def test_the_table_is_of_the_containers_that_are_in_use() -> None:
-    code = "\n".join(path.read_text() for path in (ROOT / "catdog" / "aws").rglob("*.py"))
-    versions = {tuple(map(int, found)) for found in re.findall(r'"(2)\.(\d+)\.\d+"', code)}
-    inference = {tuple(map(int, found)) for found in re.findall(r'FRAMEWORK: Final = "(2)\.(\d+)\.', code)}
-    names = [one.name for one in SUPPORT]
-    assert {f"PyTorch inference container {major}.{minor}" for major, minor in inference} <= set(names)
-    (training,) = [name for name in names if name.startswith("PyTorch training containers to ")]
-    assert max(versions) <= tuple(map(int, training.rsplit(" ", 1)[1].split(".")))
+    names = {one.name: one.last_day for one in SUPPORT}
+    assert names[f"PyTorch training container {NEWEST}"] == TRAINING[NEWEST].last_day
+    assert names["PyTorch inference container 2.6"] == INFERENCE.last_day
+    assert list(TRAINING)[-1] == NEWEST
+    assert TRAINING[NEWEST].last_day == max(container.last_day for container in TRAINING.values()) > AS_OF

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+from datetime import date, timedelta
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
-from catdog.aws.app import parse_duration
+from catdog.aws import __main__  # noqa: F401  it registers every command
+from catdog.aws.app import app, parse_duration
 from catdog.aws.calls.endpoint import detect_media_type, parse_answer
+from catdog.aws.containers import (
+    check_image,
+    find_inference_image,
+    find_training_image,
+    has_serving_toolkit,
+    is_aws_inference,
+    tell_support,
+)
+from catdog.aws.endpoints.alarms import deployment_config
 from catdog.aws.failures import CloudError
-from catdog.aws.hosting import Hosting, container_environment
-from catdog.aws.instances import PriceKind, count_processors, estimate_cost, has_gpu, price_per_hour, read_prices
+from catdog.aws.hosting import Hosting, config_request, container_environment
+from catdog.aws.image import DOCKERFILE, list_commands
+from catdog.aws.instances import (
+    PriceKind,
+    count_gpus,
+    count_processors,
+    estimate_cost,
+    has_gpu,
+    price_per_hour,
+    read_prices,
+)
 from catdog.aws.inventory import check_endpoint_name, make_version_name
 from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
+from catdog.support import TRAINING
 
+ROOT = Path(__file__).parents[2]
 STAMP = "20261121120000-1a2b"
+AWS_IMAGE = find_inference_image("us-east-1", "ml.m5.large")
 
 
 @pytest.mark.parametrize(
@@ -26,19 +52,19 @@ STAMP = "20261121120000-1a2b"
 )
 def test_a_worker_a_processor(instance_type: str, count: int) -> None:
     assert count_processors(instance_type) == count
-    environment = container_environment(Hosting(instance_type=instance_type), "us-east-1")
+    environment = container_environment(Hosting(instance_type=instance_type), "us-east-1", AWS_IMAGE)
     assert environment["SAGEMAKER_MODEL_SERVER_WORKERS"] == str(count)
 
 
 @pytest.mark.parametrize(
     ("instance_type", "gpu"),
-    [("ml.g4dn.xlarge", True), ("ml.g5.2xlarge", True), ("ml.p3.2xlarge", True), ("ml.m5.large", False)],
+    [("ml.g4dn.xlarge", 1), ("ml.g5.2xlarge", 1), ("ml.g5.12xlarge", 4), ("ml.p4d.24xlarge", 8), ("ml.m5.large", 0)],
 )
-def test_a_gpu_has_one_worker(instance_type: str, gpu: bool) -> None:
+def test_a_worker_a_gpu(instance_type: str, gpu: int) -> None:
     hosting = Hosting(instance_type=instance_type)
-    assert has_gpu(instance_type) == hosting.on_gpu == gpu
-    assert (hosting.workers == 1) == gpu
-    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1")) != gpu
+    assert has_gpu(instance_type) == hosting.on_gpu == bool(gpu)
+    assert (hosting.workers, count_gpus(instance_type)) == (gpu or 2, gpu)
+    assert ("OMP_NUM_THREADS" in container_environment(hosting, "us-east-1", AWS_IMAGE)) != bool(gpu)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +81,30 @@ def test_training_and_hosting_agree_on_which_instances_have_their_own_disk(insta
             Hosting(instance_type=instance_type, kms_key="key")
     else:
         assert Hosting(instance_type=instance_type, kms_key="key").kms_key == "key"
+
+
+@pytest.mark.parametrize(
+    ("instances", "bake", "canary"), [(1, 5, None), (2, 5, 1), (19, 5, 1), (40, 5, 4), (4, 0, None)]
+)
+def test_the_first_step_of_an_update_is_at_most_half_of_the_instances(
+    instances: int, bake: float, canary: int | None
+) -> None:
+    policy = deployment_config("catdog-a", instances, bake, timeout_min=5)["BlueGreenUpdatePolicy"]
+    routing = policy["TrafficRoutingConfiguration"]
+    assert (routing["Type"], routing.get("CanarySize", {}).get("Value")) == (
+        "CANARY" if canary else "ALL_AT_ONCE",
+        canary,
+    )
+    assert policy["MaximumExecutionTimeoutInSeconds"] > 2 * bake * 60  # else AWS refuses it
+    assert policy["MaximumExecutionTimeoutInSeconds"] >= 600
+
+
+def test_the_key_of_an_update_is_left_out_of_a_disk_of_its_own() -> None:
+    kept = config_request("a", "a", Hosting(kms_key="key", capture=5, capture_to="s3://b/c"), [])
+    moved = config_request("b", "b", Hosting(instance_type="ml.g5.xlarge", capture=5, capture_to="s3://b/c"), [], kept)
+    assert ("KmsKeyId" in moved, moved["DataCaptureConfig"]["KmsKeyId"]) == (False, "key")
+    taken = config_request("b", "b", Hosting(kms_key="", capture=5, capture_to="s3://b/c"), [], kept)
+    assert "KmsKeyId" not in {**taken, **taken["DataCaptureConfig"]}
 
 
 @pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])
@@ -120,3 +170,93 @@ def test_the_media_type_is_told_by_the_bytes(data: bytes, kind: str) -> None:
 def test_an_answer_that_is_not_catdog_s_is_no_prediction(body: bytes) -> None:
     with pytest.raises(CloudError, match="something else"):
         parse_answer("a.jpg", body, "catdog-x")
+
+
+def test_the_addresses_of_aws_s_containers_are_those_that_its_sdk_knows() -> None:
+    pytest.importorskip("sagemaker", reason="needs the SageMaker SDK: pip install '.[sagemaker]'")
+    known = json.loads(files("sagemaker").joinpath("image_uri_config", "pytorch.json").read_text())
+    versions = known["inference"]["versions"]
+    assert list(versions)[-1] == "2.6.0"  # else there is a newer one to deploy in
+    for region, account in versions["2.6.0"]["registries"].items():
+        domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+        address = f"{account}.dkr.ecr.{region}.{domain}/pytorch-inference:2.6.0"
+        assert find_inference_image(region, "ml.m5.large") == f"{address}-cpu-py312"
+        assert find_inference_image(region, "ml.g5.xlarge") == f"{address}-gpu-py312"
+    for version, one in known["training"]["versions"].items():
+        if version in TRAINING:
+            address = find_training_image("eu-south-1", "ml.g4dn.xlarge", version)
+            assert address.endswith(f"/{one['repository']}:{version}-gpu-{one['py_versions'][0]}")
+
+
+def test_what_an_image_s_address_says() -> None:
+    own = "123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1"
+    for address in (own, "public.ecr.aws/a/b/pytorch:2.14", f"localhost.a:5000/x@sha256:{'0' * 64}"):
+        assert check_image(address) == address
+        assert not has_serving_toolkit(address)
+        assert tell_support(address, date(2026, 1, 1)) == ("", False)
+    assert has_serving_toolkit(AWS_IMAGE)
+    copy = AWS_IMAGE.replace(AWS_IMAGE.partition(".")[0], "123456789012")
+    assert has_serving_toolkit(copy)
+    assert [is_aws_inference(image) for image in (AWS_IMAGE, copy, own)] == [True, False, False]
+    for wrong in ("", "catdog", "catdog:1", f"https://{own}", f"{own} ", f"{own}:2", own.upper()):
+        with pytest.raises(SettingsError, match="not a container's full address"):
+            check_image(wrong)
+    newest = find_training_image("us-east-1", "ml.m5.large", "2.14")
+    assert tell_support(newest, date(2027, 9, 28)) == (
+        "pytorch:2.14-cpu-amzn2023-sagemaker: AWS patches it until 2027-09-28",
+        False,
+    )
+    assert tell_support(newest, date(2027, 9, 29))[1]
+    public = "public.ecr.aws/deep-learning-containers/pytorch:2.13-cu133-amzn2023-sagemaker"
+    assert tell_support(public, date(2026, 11, 29))[0].endswith("until 2027-07-20")
+
+
+def test_catdog_s_own_image_finds_the_model_where_sagemaker_puts_it() -> None:
+    hosting = Hosting(allow_s3=["s3://photos/in"])
+    variables = container_environment(hosting, "us-east-1", "a.b/catdog:1", 50 * 2**20 + 1)
+    assert variables == {
+        "CATDOG_MODEL": "/opt/ml/model", "CATDOG_ALLOWED_S3": "s3://photos/in", "CATDOG_MAX_BODY": "51",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "catdog:1", "1.dkr.ecr.us-east-1.amazonaws.com/catdog:1", "$(x).dkr.ecr.us-east-1.amazonaws.com/c:1"],
+)
+def test_commands_are_printed_for_an_address_in_ecr_only(address: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="not an image's address in ECR"):
+        list_commands(address, tmp_path)
+
+
+def test_the_image_s_context_is_what_an_engine_gets_from_the_checkout(tmp_path: Path) -> None:
+    exclude_paths = pytest.importorskip("docker.utils.build", reason="needs docker's client for Python").exclude_paths
+    address, out = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/photos/catdog:1", tmp_path / "my image"
+    done = CliRunner().invoke(app, ["image", address, "--out", str(out)])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "aws ecr get-login-password --region cn-north-1 | docker login --username AWS --password-stdin "
+        "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
+        f"docker build --platform linux/amd64 --provenance=false -t {address} '{out}'",
+        f"docker push {address}",
+    ]
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    sent = {name for name in exclude_paths(str(ROOT), patterns, "Dockerfile") if (ROOT / name).is_file()}
+    sent -= {".dockerignore"}
+    written = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
+    assert written.pop("catdog-image.sh").read_text().splitlines()[1:] == done.stdout.splitlines()
+    assert written.pop("Dockerfile").read_bytes() == (ROOT / DOCKERFILE).read_bytes()
+    assert written.keys() == sent
+    assert all(path.read_bytes() == (ROOT / name).read_bytes() for name, path in written.items())
+    (out / "catdog" / "gone.py").touch()  # as from an older checkout
+    assert CliRunner().invoke(app, ["image", address, "--out", str(out)]).exit_code == 0
+    assert not (out / "catdog" / "gone.py").exists()
+
+
+def test_the_image_s_context_replaces_nothing_of_somebody_else_s(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM mine")
+    (tmp_path / "catdog").mkdir()
+    address = "123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1"
+    done = CliRunner().invoke(app, ["image", address, "--out", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "holds files of something else" in done.stderr
+    assert (tmp_path / "Dockerfile").read_text() == "FROM mine"

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
-from catdog.aws.package import REQUIREMENTS, build_package, list_code
+from catdog.aws.package import build_package, list_code
 from catdog.contract import Contract
 from catdog.errors import ContractError, ImageError, ModelError, SettingsError
 from tests.conftest import TINY_CONTRACT, build_tiny_model
@@ -68,6 +70,7 @@ CODE = [
             "sources/web",
             "text",
             "training/__init__",
+            "training/detector",
             "training/model",
             "training/settings",
         ]
@@ -179,16 +182,27 @@ def test_without_a_checkout_it_says_so(tmp_path: Path) -> None:
         list_code(tmp_path)
 
 
-def test_the_container_s_requirements_are_those_of_the_project() -> None:
+def test_the_container_installs_exact_versions_by_hash_and_all_that_they_need() -> None:
+    """Ranges gave an instance that was added months later other packages than the first ones had."""
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    ours = dict(r.split(">=") for r in (*project["dependencies"], *extras["train"], *extras["cloud"]))
-    lines = [line for line in REQUIREMENTS.splitlines() if not line.startswith("#")]
-    for line in lines:
-        name, bounds = line.split(">=")
-        low, below, high = bounds.partition(",<")
-        assert low == ours[name].split(",")[0], name
-        assert below, f"{name} has no upper bound"
-        assert high
-    assert not {"torch", "torchvision", "boto3", "sagemaker"} & {line.split(">=")[0] for line in lines}
+    ours = [Requirement(r) for r in (*project["dependencies"], *extras["train"], *extras["cloud"])]
+    text = list_code()["requirements.txt"].decode().replace("\\\n", "")
+    pins = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            pin, *hashes = line.split()
+            name, pins[name] = pin.split("==")
+            assert hashes, f"{name} has no hash, and pip takes all or none"
+            assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
+    tested = set((ROOT / "constraints.txt").read_text().splitlines())
+    assert {f"{name}=={version}" for name, version in pins.items()} <= tested
+    assert {"numpy", "obstore", "onnxruntime", "pillow", "pyyaml", "safetensors"} <= pins.keys()
+    assert all(one.specifier.contains(pins[one.name]) for one in ours if one.name in pins)
+    for name in pins:  # with hashes, pip installs nothing that isn't listed
+        needed = [Requirement(r) for r in requires(name) or ()]
+        for one in needed:
+            if one.marker is None or one.marker.evaluate({"extra": "", "python_version": "3.12"}):
+                assert one.specifier.contains(pins[one.name.replace("_", "-")]), (name, one)
+    assert not {"torch", "torchvision", "boto3", "sagemaker"} & pins.keys()  # the container's own

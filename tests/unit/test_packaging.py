@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.aws.source_code import stage_training_code
+from catdog.aws.source_code import read_training_code
 from catdog.extras import EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -83,11 +83,13 @@ def test_nobody_is_told_to_install_the_stranger_s_package() -> None:
     ]  # fmt: skip
 
 
-def test_what_a_training_job_runs_from_can_export() -> None:
+def test_what_a_training_job_runs_from_can_export(tmp_path: Path) -> None:
     code = "import catdog.export; catdog.export.export; print(catdog.__file__)"
-    with stage_training_code() as folder:
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == str(folder / "catdog" / "__init__.py")
+    for name, data in read_training_code().items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "catdog" / "__init__.py")
 
 
 def test_the_architecture_s_tree_is_the_tree() -> None:

@@ -36,6 +36,13 @@ def test_an_architecture_s_own_defaults_yield_to_what_is_given(tmp_path: Path) -
     assert parse(["--config", str(config)], {}).size == 64
 
 
+def test_an_optimizer_s_own_defaults_go_before_the_architecture_s_and_yield_to_what_is_given() -> None:
+    """At sgd's learning rate, adamw wrecked the network as soon as it was unfrozen."""
+    assert parse(["--optimizer", "adamw"], {}).lr == parse(["--optimizer", "adamw", "--arch", "cnn"], {}).lr == 1e-3
+    assert parse(["--optimizer", "adamw", "--arch", "cnn"], {}).frozen_epochs == 0
+    assert parse(["--optimizer", "adamw", "--lr", "0.06"], {}).lr == parse([], {}).lr == 0.06
+
+
 def test_on_sagemaker_checkpoints_lie_where_they_are_copied_to_s3() -> None:
     assert parse([], {"TRAINING_JOB_NAME": "job-1"}).checkpoint_dir == "/opt/ml/checkpoints"
     assert parse(["--checkpoint-dir", "here"], {"TRAINING_JOB_NAME": "job-1"}).checkpoint_dir == "here"

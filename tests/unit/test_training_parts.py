@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -153,6 +154,15 @@ def test_earlier_stages_learn_slower_and_norms_do_not_decay() -> None:
     assert rates[id(network.layer4[0].bn1.weight)] == pytest.approx((0.1, 0))
     assert rates[id(network.layer3[0].conv1.weight)] == pytest.approx((0.05, 1e-3))
     assert rates[id(network.conv1.weight)] == pytest.approx((0.1 * 0.5**4, 1e-3))
+
+
+@pytest.mark.parametrize(("optimizer", "growth"), [("sgd", 4), ("adamw", 2)])
+def test_rates_grow_with_the_batch(optimizer: Literal["sgd", "adamw"], growth: float) -> None:
+    network = new_network("cnn", 2)
+    names = {name for name, _ in network.named_parameters()}
+    settings = Settings(optimizer=optimizer, lr=0.01, batch_size=256)
+    peaks = [group["peak"] for group in new_optimizer(network, names, names, settings).param_groups]
+    assert peaks == pytest.approx([0.01 * growth] * len(peaks))
 
 
 @pytest.mark.parametrize("kind", ["cosine", "one_cycle"])

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.resources import files
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar
@@ -32,6 +34,7 @@ from catdog.aws.failures import (
     is_aws_error,
     is_missing,
 )
+from catdog.aws.hosting import PAYLOAD_BYTES, SERVERLESS_PAYLOAD_BYTES
 from catdog.contract import UNSURE, Contract
 from catdog.detection.answers import Detection
 from catdog.errors import CatdogError, ImageError, SettingsError
@@ -43,13 +46,13 @@ from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.text import printable
 
 JSON_TYPE: Final = "application/json"
-PAYLOAD_BYTES: Final = 6 * 2**20  # of one request; InvokeEndpoint's own limit (botocore: BodyBlob)
 PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """Between whole attempts, jittered. botocore retries throttling itself, but neither what the container answers (424),
 nor anything once 35 requests of a process have failed (its retry quota)."""
 MOST_PARALLEL: Final = 32  # connections of the client
 ASYNC_PATIENCE_S: Final = 900.0  # for one photo; SageMaker itself gives up after an hour
 _ASYNC_POLL_S: Final = (0.5, 1.0, 2.0, 5.0)
+_CLOSE_S: Final = 30.0  # for uploads under way to end, so that they can be deleted
 _ERROR_LENGTH: Final = 500  # characters of an endpoint's error that are shown
 _UNNAMED: Final = "image: "  # what the handler calls a photo that comes without a name
 _MAGIC: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
@@ -62,10 +65,18 @@ ClassNames = tuple[str, ...]
 class Endpoint:
     """A real-time or serverless endpoint. Threads may share it."""
 
-    def __init__(self, client: Any, name: str, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
+    def __init__(
+        self,
+        client: Any,
+        name: str,
+        pauses_s: tuple[float, ...] = PAUSES_S,
+        find_limit: Callable[[], int] = lambda: PAYLOAD_BYTES,
+    ) -> None:
+        """``find_limit`` says how many bytes a request may have; it is asked only when there is a large photo."""
         self.name = name
         self._client = client
         self._pauses = pauses_s
+        self._find_limit = cache(find_limit)
 
     def answer(self, source: str, data: bytes) -> Answer:
         """Return the endpoint's answer about one encoded photo.
@@ -73,10 +84,10 @@ class Endpoint:
         Raises SettingsError if there is no such endpoint, CloudError if its answer makes no sense, and what boto3
         raises for an account or a network that can't be used.
         """
-        if len(data) > PAYLOAD_BYTES:
+        if len(data) > SERVERLESS_PAYLOAD_BYTES and len(data) > (limit := self._find_limit()):
             return Prediction.failed(
                 source,
-                f"{source}: {len(data) / 2**20:.1f} MB, and an endpoint takes {PAYLOAD_BYTES // 2**20} MB at most; "
+                f"{source}: {len(data) / 2**20:.1f} MB, and {self.name} takes {limit // 2**20} MB at most; "
                 "make it smaller, or use an endpoint made with --async, catdog aws transform, or "
                 "catdog predict",
             )
@@ -131,25 +142,43 @@ class Endpoint:
 class AsyncEndpoint:
     """An endpoint made with ``deploy --async``: photos and answers go through S3, so they may be large and slow.
 
-    Threads may share it.
+    Threads may share it. No photo stays in S3, but for one whose answer is late and ``tell`` has said where it will be.
     """
 
-    def __init__(self, runtime: Any, s3: Any, name: str, place: str, patience_s: float = ASYNC_PATIENCE_S) -> None:
-        """``place`` is the s3:// prefix for photos and answers, as deploy has it."""
+    def __init__(
+        self,
+        runtime: Any,
+        s3: Any,
+        name: str,
+        place: str,
+        patience_s: float = ASYNC_PATIENCE_S,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        """``place`` is the s3:// prefix for photos and answers, as deploy has it.
+
+        Without ``tell``, a late answer is given up, and its photo deleted.
+        """
         self.name = name
-        self._runtime, self._s3, self._patience = runtime, s3, patience_s
+        self._runtime, self._s3, self._patience, self._tell = runtime, s3, patience_s, tell
         self._bucket, self._prefix = split_uri(place)
+        self._closing, self._under_way, self._changed = threading.Event(), 0, threading.Condition()
+
+    def close(self) -> None:
+        """Give up the answers that other threads wait for, and return once their photos are deleted."""
+        self._closing.set()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, _CLOSE_S)
 
     def answer(self, source: str, data: bytes) -> Answer:
         """Return the endpoint's answer about one encoded photo; raises CloudError and what boto3 raises."""
-        is_answer, body = self._exchange(data)
+        is_answer, body = self._exchange(data, source)
         if is_answer:
             return parse_answer(source, body, self.name)
         return Prediction.failed(source, f"{source}: {_read_text(body)}")
 
     def ask(self, data: bytes) -> bytes:
         """Return the raw answer; raises CloudError with the endpoint's error if it gives none."""
-        is_answer, body = self._exchange(data)
+        is_answer, body = self._exchange(data, "the photo")
         if not is_answer:
             raise CloudError(f"{self.name}: {_read_text(body)}")
         return body
@@ -167,23 +196,46 @@ class AsyncEndpoint:
             raise
         return key, response
 
-    def _exchange(self, data: bytes) -> tuple[bool, bytes]:
+    def _exchange(self, data: bytes, source: str) -> tuple[bool, bytes]:
         """Return whether there is an answer, and the answer or the error."""
-        deadline = time.monotonic() + self._patience
-        key, response = self.send(data)
+        deadline, keep = time.monotonic() + self._patience, False
+        with self._count():
+            key, response = self.send(data)
+            try:
+                if (answer := self._wait(response, deadline)) is not None:
+                    return answer
+                if keep := self._tell is not None and not self._closing.is_set():
+                    self._tell(
+                        f"{source}: its answer will come at {response['OutputLocation']}; it stays in S3 for that"
+                    )
+            finally:
+                if not keep:
+                    self._delete_photo(key)
+        raise CloudError(f"{self.name}: no answer about {source} after {self._patience:.0f} s")
+
+    @contextmanager
+    def _count(self) -> Iterator[None]:
+        """Let ``close`` know that a photo is under way; raises CloudError once it is called."""
+        with self._changed:
+            if self._closing.is_set():
+                raise CloudError(f"{self.name}: is asked no more")
+            self._under_way += 1
         try:
-            for pause in chain(_ASYNC_POLL_S, repeat(_ASYNC_POLL_S[-1])):
-                for place in ("OutputLocation", "FailureLocation"):
-                    if place in response and (body := self._get(response[place])) is not None:
-                        return place == "OutputLocation", body
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(pause)
+            yield
         finally:
-            self._delete_photo(key)
-        raise CloudError(
-            f"{self.name}: no answer after {self._patience:.0f} s; it will come at {response['OutputLocation']}"
-        )
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
+
+    def _wait(self, response: Mapping[str, str], deadline: float) -> tuple[bool, bytes] | None:
+        """Return whether there is an answer, and it or the error; None after the deadline or once all is given up."""
+        for pause in chain(_ASYNC_POLL_S, repeat(_ASYNC_POLL_S[-1])):
+            for place in ("OutputLocation", "FailureLocation"):
+                if place in response and (body := self._get(response[place])) is not None:
+                    return place == "OutputLocation", body
+            if time.monotonic() > deadline or self._closing.wait(pause):
+                break
+        return None
 
     def _delete_photo(self, key: str) -> None:
         with suppress(Exception):  # photos of people are not left lying about

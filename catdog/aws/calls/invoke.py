@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import cycle, islice
 from typing import Annotated, Any, Final
 
@@ -14,6 +15,7 @@ from catdog.ahead import map_in_order
 from catdog.aws.account import Account
 from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.calls.endpoint import (
+    ASYNC_PATIENCE_S,
     MOST_PARALLEL,
     Answer,
     AnyEndpoint,
@@ -24,7 +26,7 @@ from catdog.aws.calls.endpoint import (
     peek_class_names,
 )
 from catdog.aws.hosting import ASYNC_PREFIX
-from catdog.aws.inventory import check_endpoint_name
+from catdog.aws.inventory import check_endpoint_name, find_payload_limit
 from catdog.detection.__main__ import FORMATS as BOX_FORMATS
 from catdog.detection.answers import Detection
 from catdog.edge import EXIT_FAILED
@@ -47,6 +49,9 @@ The answers have the format, the fields and the exit codes of catdog predict, an
 detector is deployed. A photo that can't be read, or
 that the endpoint refuses, is answered with its error. Requests that are throttled, or that meet an overload, are tried
 again after a pause.
+
+With --async, photos go through S3 and are deleted there once they are answered, after Ctrl-C as well. Where an answer
+takes longer than --timeout, its photo stays, and a line says where the answer will come.
 
 --bench N sends N requests of these photos and gives the latency's percentiles and the rate instead.
 
@@ -78,12 +83,17 @@ def invoke(
     asynchronous: Annotated[
         bool, typer.Option("--async", help="It was made with deploy --async; photos go through --bucket.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="With --async: how long to wait for each answer.")
+    ] = ASYNC_PATIENCE_S,
 ) -> None:
     runtime = account.client("sagemaker-runtime")
-    target: AnyEndpoint = Endpoint(runtime, check_endpoint_name(endpoint))
+    name = check_endpoint_name(endpoint)
+    find_limit = partial(find_payload_limit, account.client("sagemaker"), name)
+    target: AnyEndpoint = Endpoint(runtime, name, find_limit=find_limit)
     if asynchronous:
         place = f"s3://{account.require_bucket()}/{ASYNC_PREFIX}/{endpoint}"
-        target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place)
+        target = AsyncEndpoint(runtime, account.client("s3"), endpoint, place, timeout, say)
     photos = list_inputs(paths, stdin=True)
     if account.dry_run:
         for _, data in _read_photos(photos):
@@ -91,12 +101,16 @@ def invoke(
         note = "an endpoint costs by the hour, whoever asks; a serverless one by the answer"
         print_dry_run(account.recorded, {"note": note})
         return
-    if bench:
-        result = measure(target, photos, bench, parallel)
-        print_result(result)
-        failures = result["failed"]
-    else:
-        failures = _print(answer_photos(target, photos, parallel), format)
+    try:
+        if bench:
+            result = measure(target, photos, bench, parallel)
+            print_result(result)
+            failures = result["failed"]
+        else:
+            failures = _print(answer_photos(target, photos, parallel), format)
+    finally:
+        if isinstance(target, AsyncEndpoint):
+            target.close()
     raise typer.Exit(EXIT_FAILED if failures else 0)
 
 

@@ -1,4 +1,4 @@
-"""Join the outputs of a batch transform job with its inputs: the table of batch scoring.
+"""Join the outputs of a batch transform job with its inputs: the table of batch scoring, a row a photo.
 
     join_outputs(S3Folder(bucket, "photos/"), S3Folder(bucket, "out/"), most_bytes) -> JoinedRow, JoinedRow, ...
     write_table("results.parquet", joined_rows, model) -> Totals
@@ -9,7 +9,6 @@ the others.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -20,12 +19,12 @@ from catdog.aws.calls.endpoint import Answer, list_columns, parse_answer, peek_c
 from catdog.aws.failures import CloudError
 from catdog.detection.answers import Detection
 from catdog.errors import DataError, ImageError, SettingsError
-from catdog.image import SUFFIXES
 from catdog.score import output
 from catdog.score.ledger import Totals
 from catdog.score.rows import Row, table
 from catdog.sources import objects
 from catdog.sources.addresses import S3_SCHEME, split_s3_uri
+from catdog.sources.names import is_junk, is_photo_name
 from catdog.sources.stores import Store, open_store
 
 ENDING: Final = ".out"
@@ -67,12 +66,17 @@ class JoinedRow(NamedTuple):
 
 
 def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterator[JoinedRow]:
-    """Yield all input objects in key order, each once, whatever became of it.
+    """Yield all photos among the input objects in key order, each once, whatever became of it.
 
-    ``most_bytes`` is the size of the largest object that the job sent to the model. Raises DataError if a bucket can't
-    be read, CloudError for an output that catdog's model did not write.
+    What has neither a photo's name nor an answer is no photo: a dataset's manifest.json, say. ``most_bytes`` is the
+    size of the largest object that the job sent to the model. Raises DataError if a bucket can't be read, CloudError
+    for an output that catdog's model did not write.
     """
     has_outputs = next(outputs.list(), None) is not None
+
+    def is_photo(joined: JoinedRow) -> bool:
+        name = joined.source.removeprefix(inputs.uri)
+        return joined.row.status == "ok" or (is_photo_name(name) and not is_junk(name))
 
     def join(item: objects.Listed) -> JoinedRow:
         source = f"{S3_SCHEME}{inputs.bucket}/{item.key}"
@@ -89,7 +93,7 @@ def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterat
             why = ImageError(f"{source}: {item.size} bytes, over the job's limit of {most_bytes}", "too_large")
         return JoinedRow(source, Row.failed(why), ())
 
-    return map_in_order(join, inputs.list(), PARALLEL)
+    return filter(is_photo, map_in_order(join, inputs.list(), PARALLEL))
 
 
 def open_table(out: str) -> tuple[Store, str]:
@@ -129,7 +133,7 @@ def write_table(out: str, joined: Iterator[JoinedRow], model: str) -> Totals:
                 parts.append(part)
                 totals.add(rows)
             if not parts:
-                raise DataError("there is no object under the job's input prefix")
+                raise DataError("there is no photo under the job's input prefix")
             output.write(store, parts, name, folder)
         finally:
             with suppress(DataError):
@@ -154,9 +158,7 @@ def _list_output_names(key: str, inputs: S3Folder) -> Iterator[str]:
 
 def _make_joined_row(source: str, answer: Answer) -> JoinedRow:
     if answer.error is not None:
-        ending = os.path.splitext(source)[1].lower()  # noqa: PTH122 - a key is no path
-        error = ImageError(answer.error, "corrupt" if ending in SUFFIXES else "unsupported")
-        return JoinedRow(source, Row.failed(error), ())
+        return JoinedRow(source, Row.failed(ImageError(answer.error, "corrupt")), ())
     if isinstance(answer, Detection):
         row = Row("ok", width=answer.width, height=answer.height, heads=answer.objects or ())
     else:

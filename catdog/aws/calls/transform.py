@@ -10,13 +10,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import command, print_dry_run, print_result, say
+from catdog.aws.app import command, print_dry_run, print_result, say, say_support
 from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
 from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
-from catdog.aws.hosting import Hosting, container_environment, model_request
+from catdog.aws.hosting import Hosting, choose_image, container_environment, model_request
 from catdog.aws.instances import estimate_cost
 from catdog.aws.inventory import make_job_name, read_tags
-from catdog.aws.jobs.sdk import find_inference_image
 from catdog.aws.jobs.status import ENDED
 from catdog.aws.package import PackageUpload, prepare_upload, upload_package
 from catdog.errors import SettingsError
@@ -32,9 +31,10 @@ MODEL_TAG: Final = "ModelSha256"
 _HELP: Final = """Score all photos under an S3 prefix with a Batch Transform job.
 
 MODEL is what it is for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a
-small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row an object
-(of a detector, a head), with the columns of catdog score. The instances end with the job. For a few thousand photos
-catdog score is faster: a job takes minutes to start.
+small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row a photo (of
+a detector, a head), with the columns of catdog score; what is no photo by its name, such as a dataset's manifest.json,
+has no row. The instances end with the job. For a few thousand photos catdog score is faster: a job takes minutes to
+start.
 
 --no-wait returns once the job has begun; --job NAME --out FILE waits for it and joins later.
 
@@ -45,7 +45,7 @@ Examples:
   catdog aws transform --job catdog-transform-20261121-120000-1a2b --out s3://bucket/results.csv
 
 \b
-Exit codes: 0 every object is answered, 1 some isn't or the job failed, 2 a bad argument, or AWS refuses, 130 Ctrl-C
+Exit codes: 0 every photo is answered, 1 some isn't or the job failed, 2 a bad argument, or AWS refuses, 130 Ctrl-C
 (the job goes on)."""
 
 
@@ -66,7 +66,7 @@ def transform(
         int | None, typer.Option(metavar="MB", min=1, max=MOST_MB, help="Of the largest photo; default: 100 / vCPUs.")
     ] = None,
     kms_key: Annotated[str | None, typer.Option(metavar="KEY", help="For disks, package and answers.")] = None,
-    image: Annotated[str | None, typer.Option(metavar="URI", help="Of the container.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="ADDRESS", help="The container, as for deploy.")] = None,
 ) -> None:
     if out is not None:
         output.ending(out)
@@ -85,10 +85,11 @@ def transform(
     if outputs.uri.startswith(inputs.uri):
         raise SettingsError(f"{outputs.uri}: lies below {source}, so answers would be scored as photos")
     hosting = Hosting(instance_type=instance_type, instances=instances, kms_key=kms_key)
+    image = choose_image(image, account.region, hosting)
+    say_support(account, image)
     with TemporaryDirectory(prefix="catdog-") as folder:
-        upload = prepare_upload(account, model, Path(folder))
+        upload = prepare_upload(account, model, Path(folder), image)
         upload.check_machine(hosting.on_gpu)
-        image = image or find_inference_image(account.region, instance_type)
         _start(account, name, upload, image, hosting, inputs, outputs, max_payload)
     if account.dry_run:
         print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))
@@ -116,7 +117,7 @@ def _start(
     concurrency = min(hosting.workers, MOST_MB // (max_payload or 1))
     payload_mb = max_payload or MOST_MB // concurrency
     tags = account.make_tags(Command="transform", **{MODEL_TAG: upload.package.model_sha256 if upload.package else ""})
-    environment = container_environment(hosting, account.region, payload_mb * 2**20) | {ANSWER_ALL: "1"}
+    environment = container_environment(hosting, account.region, image, payload_mb * 2**20) | {ANSWER_ALL: "1"}
     key = {"KmsKeyId": hosting.kms_key} if hosting.kms_key else {}
     volume_key = {"VolumeKmsKeyId": hosting.kms_key} if hosting.kms_key else {}
     sagemaker, role_arn = account.client("sagemaker"), account.find_role_arn()
@@ -159,7 +160,7 @@ def _stop(sagemaker: Any, job: str) -> None:
 def _finish(account: Account, job: str, out: str | None) -> None:
     """Wait for the job, delete its model, and write the table.
 
-    Raises CloudError if the job failed, and typer.Exit(1) if some object has no answer.
+    Raises CloudError if the job failed, and typer.Exit(1) if some photo has no answer.
     """
     sagemaker = account.client("sagemaker")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,23 +17,22 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import command, parse_duration, print_dry_run, print_result, say
+from catdog.aws.app import command, parse_duration, print_dry_run, print_result, say, say_support
+from catdog.aws.endpoints.alarms import delete_alarms, list_alarms, name_alarms
+from catdog.aws.endpoints.permissions import check_role_reads
 from catdog.aws.endpoints.rollout import Patience, Plan, roll_out
-from catdog.aws.endpoints.scaling import read_scaling
-from catdog.aws.hosting import ASYNC_PREFIX, VARIANT, Hosting, Mode
+from catdog.aws.endpoints.running import FORMER_TAG, Running, inherit, list_changes, read_running
+from catdog.aws.failures import explain_error, is_aws_error
+from catdog.aws.hosting import ASYNC_PREFIX, Hosting, choose_image
 from catdog.aws.instances import estimate_cost, estimate_serverless_cost
 from catdog.aws.inventory import (
     EXPIRY_TAG,
     TIME_FORMAT,
     check_endpoint_name,
     delete_versions,
-    describe_endpoint,
     list_models_of,
     make_version_name,
-    read_tags,
 )
-from catdog.aws.jobs.requests import FRAMEWORK
-from catdog.aws.jobs.sdk import find_inference_image
 from catdog.aws.package import ARCHIVE_NAME, find_job_model, prepare_upload
 from catdog.errors import SettingsError
 from catdog.onnx_model import EMBEDDED
@@ -43,8 +43,15 @@ CAPTURE_PREFIX: Final = "catdog/capture"
 _HELP: Final = f"""Serve a model at an endpoint.
 
 MODEL is a run folder of catdog train with its ONNX file, a {ARCHIVE_NAME} here or in S3, or "{EMBEDDED}"; --from-job
-names a training job instead. It is packed with the handler, uploaded, and served. If --name names an endpoint that
-exists, that one is updated without downtime.
+names a training job instead. It is packed, uploaded, and served by AWS's PyTorch container, which gets no patches any
+more; --image names catdog's own instead, which you build and patch (catdog aws image).
+
+If --name names an endpoint that exists, that one is updated without downtime. Whatever you don't give stays as it runs:
+instances, container, data capture, key, kind, timeouts, variables; what changes is shown, and asked about on a
+terminal. The new model gets one instance in ten first, then all, --bake minutes each; if more than 5% of its requests
+fail, or they take over 20 seconds, SageMaker goes back by itself. That holds for real-time and asynchronous endpoints;
+a single instance can't be divided, so it is watched after all requests have moved. Serverless endpoints AWS moves at
+once and unwatched. catdog aws rollback goes back later.
 
 Once the endpoint is in service it is asked about test photos: those that catdog draws, and yours (--test-photo). After
 wrong answers, an error or Ctrl-C, all that was made is deleted; an endpoint that was updated serves its former model
@@ -58,12 +65,16 @@ by itself.
 Examples:
   catdog aws deploy runs/mine --ttl 2h
   catdog aws deploy --from-job catdog-train-20261121-120000 --name {PROJECT}-prod
+  catdog aws deploy runs/mine --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1
   catdog aws deploy {EMBEDDED} --serverless --memory 3072
   catdog aws deploy runs/mine --instance-type ml.c5.xlarge --autoscale 1..4 --capture 10
+  catdog aws deploy runs/better --name {PROJECT}-prod --bake 15
+  catdog aws deploy runs/mine --async --autoscale 0..4
   catdog aws deploy runs/mine --name {PROJECT}-prod --dry-run
 
 \b
-Exit codes: 0 in service and tested, 1 it isn't, 2 a bad argument or model, or AWS refuses, 130 Ctrl-C, 143 SIGTERM."""
+Exit codes: 0 in service and tested, 1 it isn't, or you said no, 2 a bad argument or model, or AWS refuses, 130 Ctrl-C,
+143 SIGTERM."""
 
 
 @command(_HELP, "region", "role", "bucket", "owner", "dry_run")
@@ -82,12 +93,18 @@ def deploy(
         str | None, typer.Option(metavar="TIME", help="90m, 2h or 3d: after that it may be deleted.")
     ] = None,
     image: Annotated[
-        str | None, typer.Option(metavar="URI", help=f"The container; default: AWS's PyTorch {FRAMEWORK}.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="catdog's own (catdog aws image): so is any whose repository isn't called pytorch-inference, as AWS's "
+            "is; '': AWS's PyTorch 2.6, the default.",
+        ),
     ] = None,
     test_photo: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Also test with this photo; it goes into the package.")
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Don't wait, don't test.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before an update.")] = False,
     patience: Patience,
 ) -> None:
     if (model is None) == (from_job is None):
@@ -96,32 +113,40 @@ def deploy(
         raise SettingsError("--autoscale: needs an endpoint in service; leave --no-wait out")
     now = datetime.now(timezone.utc)
     endpoint = check_endpoint_name(name or f"{PROJECT}-{now:%Y%m%d-%H%M%S}", must_be_ours=True)
-    place = f"s3://{account.require_bucket()}"
-    hosting = replace(
-        hosting,
-        async_output=hosting.async_output or f"{place}/{ASYNC_PREFIX}/{endpoint}",
-        capture_to=f"{place}/{CAPTURE_PREFIX}/{endpoint}",
-    )
+    choose_image(image, account.region, hosting)  # refused before AWS is asked about anything
     expiry = {EXPIRY_TAG: f"{now + parse_duration('--ttl', ttl):{TIME_FORMAT}}"} if ttl else {}
-    role_arn = account.find_role_arn()
     with treat_sigterm_as_ctrl_c(), TemporaryDirectory(prefix="catdog-") as folder:
-        current = None if account.dry_run else _read_current(account, endpoint, hosting.mode)
+        running = None if account.dry_run else read_running(account, endpoint)
+        if account.dry_run and name:
+            say(
+                f"a dry run doesn't ask whether {name} exists, and shows a new one; an update keeps what you don't give"
+            )
+        hosting = _complete(account, endpoint, hosting, running)
+        image = choose_image(running.user_image if running and image is None else image, account.region, hosting)
+        if no_wait and running and running.is_scaled and running.hosting.instance_type != hosting.instance_type:
+            raise SettingsError("--no-wait: autoscaling can begin again only on the new instance type; leave it out")
+        role_arn = (running and not account.named_role and running.role_arn) or account.find_role_arn()
+        check_role_reads(account, role_arn, hosting.allowed_s3)
         source = model if model is not None else find_job_model(account, str(from_job))
         if account.dry_run and source.startswith(SCHEME):
             say(f"{source} isn't fetched in a dry run, so the upload of its package is not among the requests")
-        upload = prepare_upload(account, source, Path(folder), test_photo or ())
+        upload = prepare_upload(account, source, Path(folder), image, test_photo or ())
         upload.check_machine(hosting.on_gpu)
+        say_support(account, image)
         plan = Plan(
             name=endpoint,
             version=make_version_name(endpoint, f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(2)}"),
             hosting=hosting,
-            image=image or find_inference_image(account.region, hosting.machine),
+            image=image,
             upload=upload,
             role_arn=role_arn,
             tags=account.make_tags(Command="deploy", Endpoint=endpoint, **expiry),
-            current=current,
-            is_scaled=current is not None and not hosting.serverless and bool(read_scaling(account, endpoint)[0]),
+            running=running,
+            environment=running.user_environment if running else {},
         )
+        if running and not _agree_to_changes(running, plan, yes):
+            say("nothing was changed")
+            raise typer.Exit(1)
         tested = roll_out(account, plan, None if no_wait else patience)
         if account.dry_run:
             print_dry_run(account.recorded, estimate_hosting(hosting, account.region))
@@ -132,8 +157,8 @@ def deploy(
 def estimate_hosting(hosting: Hosting, region: str) -> dict[str, Any]:
     """Return what the endpoint costs, from the price table."""
     if hosting.serverless:
-        return estimate_serverless_cost(hosting.memory, region)
-    cost = estimate_cost("hosting", hosting.machine, region, hosting.instances)
+        return estimate_serverless_cost(hosting.memory_mb, region)
+    cost = estimate_cost("hosting", hosting.machine, region, hosting.count)
     if hosting.bounds:
         most = estimate_cost("hosting", hosting.machine, region, hosting.bounds[1])
         cost["usd_per_hour_at_most"] = most["usd_per_hour"]
@@ -159,43 +184,46 @@ def treat_sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _read_current(account: Account, name: str, mode: Mode) -> dict[str, Any] | None:
-    """Return DescribeEndpoint of the endpoint that has this name now, or None if there is none.
+def _complete(account: Account, name: str, hosting: Hosting, running: Running | None) -> Hosting:
+    """Return ``hosting`` with what wasn't given: as it runs, or in the bucket; raises SettingsError."""
+    if running is not None:
+        hosting = inherit(hosting, running)
+    place = f"s3://{account.require_bucket()}"
+    if hosting.bounds and hosting.bounds[0] == 0 and not hosting.asynchronous:
+        raise SettingsError(f"--autoscale {hosting.autoscale}: only an endpoint made with --async may have no instance")
+    return replace(
+        hosting,
+        async_output=hosting.async_output or (f"{place}/{ASYNC_PREFIX}/{name}" if hosting.asynchronous else None),
+        capture_to=hosting.capture_to or f"{place}/{CAPTURE_PREFIX}/{name}",
+    )
 
-    Raises SettingsError if it can't be updated to ``mode``.
-    """
-    sagemaker = account.client("sagemaker")
-    current = describe_endpoint(sagemaker, name)
-    if current is None:
-        return None
-    if read_tags(sagemaker, current["EndpointArn"]).get("Project") != PROJECT:
-        raise SettingsError(f"--name {name}: that endpoint isn't catdog's (it has no tag Project={PROJECT})")
-    if current["EndpointStatus"] != "InService":
-        raise SettingsError(f"--name {name}: is {current['EndpointStatus']}; wait until it is in service, or delete it")
-    config = sagemaker.describe_endpoint_config(EndpointConfigName=current["EndpointConfigName"])
-    variants = config["ProductionVariants"]
-    current_mode: Mode = "async" if config.get("AsyncInferenceConfig") else "realtime"
-    if any("ServerlessConfig" in variant for variant in variants):
-        current_mode = "serverless"
-    if current_mode != mode:
-        raise SettingsError(
-            f"--name {name}: is {current_mode}, and SageMaker doesn't turn that into {mode}; take another name"
-        )
-    if [variant["VariantName"] for variant in variants] != [VARIANT]:
-        raise SettingsError(f"--name {name}: wasn't made by catdog aws deploy (it has other variants)")
-    return current
+
+def _agree_to_changes(running: Running, plan: Plan, yes: bool) -> bool:
+    """Show what an update changes, and ask about it where somebody can answer."""
+    more: dict[str, tuple[object, object]] = {
+        "package": (running.container.get("ModelDataUrl"), plan.upload.uri),
+        "container": (running.container.get("Image"), plan.image),
+        "role": (running.role_arn, plan.role_arn),
+    }
+    if plan.hosting.autoscale:
+        more["autoscaling"] = ("as it is" if running.is_scaled else None, plan.hosting.autoscale)
+    say(f"{plan.name}: exists; this update changes")
+    for line in list_changes(running, plan.hosting, more) or ["nothing but the time that it was made"]:
+        say(f"  {line}")
+    return yes or not sys.stdin.isatty() or typer.confirm("Update it?", err=True)
 
 
 def _print_report(account: Account, plan: Plan, tested: dict[str, Any], has_waited: bool) -> None:
-    replaced, tags = None, {tag["Key"]: tag["Value"] for tag in plan.tags}
-    if plan.current is not None:
-        replaced = plan.current["EndpointConfigName"]
-        tags = read_tags(account.client("sagemaker"), plan.current["EndpointArn"])  # an earlier --ttl still holds
-        if has_waited:  # until then the former config is in use
-            _delete_former(account, replaced)
+    replaced, running = None, plan.running
+    tags = {tag["Key"]: tag["Value"] for tag in plan.tags}
+    if running is not None:
+        replaced = running.config_name
+        tags = {**running.tags, **tags}  # an earlier --ttl still holds
+        if has_waited:  # until then SageMaker may still need it
+            _delete_last_but_one(account, running)
     report = {
         "endpoint": plan.name,
-        "status": "InService" if has_waited else "Creating" if plan.current is None else "Updating",
+        "status": "InService" if has_waited else "Creating" if running is None else "Updating",
         "mode": plan.hosting.mode,
         "version": plan.version,
         "replaced": replaced,
@@ -206,13 +234,20 @@ def _print_report(account: Account, plan: Plan, tested: dict[str, Any], has_wait
         "cost": estimate_hosting(plan.hosting, account.region),
     }
     flags = " --async" if plan.hosting.asynchronous else ""
+    if replaced:
+        say(f"{replaced} is kept: catdog aws rollback {plan.name} goes back to it")
     print_result(report, f"catdog aws invoke {plan.name} photo.jpg{flags}")
 
 
-def _delete_former(account: Account, config: str) -> None:
-    """Delete the config and model that were replaced; if that fails, ``delete`` finds them later."""
-    sagemaker = account.client("sagemaker")
+def _delete_last_but_one(account: Account, running: Running) -> None:
+    """Delete what was served before the version that is now replaced; if that fails, ``delete`` does, later."""
+    config, sagemaker = running.tags.get(FORMER_TAG), account.client("sagemaker")
+    if config is None or config == running.config_name:
+        return
     try:
+        delete_alarms(account, [name for name in list_alarms(account, running.name) if name in name_alarms(config)])
         delete_versions(sagemaker, [config], list_models_of(sagemaker, config))
     except Exception as error:
-        say(f"the former config {config} could not be deleted ({error}); catdog aws delete does, later")
+        if not is_aws_error(error):
+            raise
+        say(f"{config}, of before, could not be deleted ({explain_error(error)}); catdog aws delete does, later")

@@ -11,8 +11,10 @@ import typer
 
 from catdog.aws.account import PROJECT, Account
 from catdog.aws.app import command, print_dry_run, print_result, say
-from catdog.aws.endpoints.rollout import Patience, delete_endpoint
+from catdog.aws.endpoints.alarms import delete_alarms, list_alarms
+from catdog.aws.endpoints.rollout import delete_endpoint
 from catdog.aws.endpoints.scaling import end_scaling, read_scaling
+from catdog.aws.failures import FORBIDDEN, error_code, explain_error
 from catdog.aws.instances import read_prices
 from catdog.aws.inventory import (
     ListedEndpoint,
@@ -20,6 +22,7 @@ from catdog.aws.inventory import (
     delete_versions,
     list_models_of,
     list_own_endpoints,
+    list_request,
     list_versions,
     read_endpoint,
 )
@@ -33,11 +36,12 @@ _PS_HELP: Final = """List this project's endpoints: status, age, what they cost 
 Examples:
   catdog aws ps
   catdog aws ps --expired
+  catdog aws ps --name prod
 
 \b
 Exit codes: 0 listed, 2 a bad argument, or AWS refuses."""
 
-_DELETE_HELP: Final = """Delete endpoints, each with its autoscaling, configs and models.
+_DELETE_HELP: Final = """Delete endpoints, each with its autoscaling, alarms, configs and models.
 
 The same command can be given twice: what is gone already is passed over. It asks before it deletes, unless you give
 --yes. --all and --expired mean your own endpoints (--owner), with --everyone all of this project's. --dry-run asks AWS
@@ -55,17 +59,19 @@ Exit codes: 0 deleted, 1 you said no, 2 a bad argument, or AWS refuses."""
 
 @command(_PS_HELP, "region", "dry_run")
 def ps(
-    account: Account, expired: Annotated[bool, typer.Option("--expired", help="Only those past their --ttl.")] = False
+    account: Account,
+    expired: Annotated[bool, typer.Option("--expired", help="Only those past their --ttl.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this in their name.")] = None,
 ) -> None:
     if account.dry_run:
-        account.client("sagemaker").list_endpoints(SortBy="CreationTime", SortOrder="Ascending")
+        account.client("sagemaker").list_endpoints(**list_request(name))
         note = "asking is free; of each endpoint, ListTags, DescribeEndpoint and DescribeEndpointConfig follow"
         print_dry_run(account.recorded, {"usd_per_hour": 0.0, "note": note})
         return
     now, prices = datetime.now(timezone.utc), read_prices()
     endpoints = [
         endpoint.to_json(now, account.region)
-        for endpoint in list_own_endpoints(account.client("sagemaker"))
+        for endpoint in list_own_endpoints(account.client("sagemaker"), name)
         if not expired or endpoint.is_expired(now)
     ]
     _print_table(endpoints)
@@ -137,7 +143,7 @@ def _print_without_asking(recorder: Account, names: list[str]) -> None:
     for name in names:
         sagemaker.delete_endpoint(EndpointName=name)
     if not names:
-        sagemaker.list_endpoints(SortBy="CreationTime", SortOrder="Ascending")
+        sagemaker.list_endpoints(**list_request())
     note = "no AWS credentials were found, so AWS wasn't asked what else exists: autoscaling, configs and models"
     print_result({"requests": recorder.recorded, "note": note})
 
@@ -162,10 +168,22 @@ def _plan_deletion(account: Account, name: str, endpoint: ListedEndpoint | None)
         "deletes": {
             "autoscaling": [policy["PolicyName"] for policy in policies] + (["target"] if targets else []),
             "endpoints": [name] if endpoint else [],
+            "alarms": _find_alarms(account, name),
             "configs": sorted(configs),
             "models": sorted(models),
         },
     }
+
+
+def _find_alarms(account: Account, name: str) -> list[str]:
+    """Return the endpoint's alarms; where nobody may look for them, none, since the endpoint costs far more."""
+    try:
+        return sorted(list_alarms(account, name))
+    except Exception as error:
+        if error_code(error) not in FORBIDDEN:
+            raise
+        say(f"{name}: its alarms stay, as {explain_error(error)}")
+        return []
 
 
 def _delete(account: Account, deletion: dict[str, Any]) -> None:
@@ -174,7 +192,8 @@ def _delete(account: Account, deletion: dict[str, Any]) -> None:
     if deletes["autoscaling"]:
         end_scaling(account, name, *deletion["scaling"])
     if deletes["endpoints"]:
-        delete_endpoint(sagemaker, name, Patience(DELETE_TIMEOUT))
+        delete_endpoint(sagemaker, name, DELETE_TIMEOUT)
+    delete_alarms(account, deletes["alarms"])
     delete_versions(sagemaker, deletes["configs"], deletes["models"])
 
 

@@ -1,6 +1,6 @@
 """Put a model into service and test it, or leave everything as it was.
 
-    roll_out(account, plan, patience)    package, model, config, endpoint (or its update), test, autoscaling
+    roll_out(account, plan, patience)    package, model, config, alarms, endpoint (or its update), test, autoscaling
 
 Either all of it happens or, after an error or Ctrl-C at any point, nothing of it stays: what was new is deleted, and
 an endpoint that was updated serves its former config again. (A package stays in S3: it is named by its content.)
@@ -12,7 +12,8 @@ loaded, and long after the model failed to load. So the endpoint is asked about 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from typer import Option
@@ -28,6 +29,8 @@ from catdog.aws.calls.endpoint import (
     parse_answer,
     read_container_error,
 )
+from catdog.aws.endpoints.alarms import deployment_config, name_alarms, watch_version
+from catdog.aws.endpoints.running import FORMER_TAG, Running
 from catdog.aws.endpoints.scaling import pause_scaling, start_scaling
 from catdog.aws.failures import (
     CloudError,
@@ -66,10 +69,10 @@ class Plan:
     upload: PackageUpload
     role_arn: str
     tags: Tags
-    current: dict[str, Any] | None = None
-    """DescribeEndpoint of the endpoint that is updated; None for a new one."""
-    is_scaled: bool = False
-    """Whether autoscaling is on at present."""
+    running: Running | None = None
+    """The endpoint that is updated; None for a new one."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """The container's variables beside those of ``container_environment``."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,20 @@ class Patience:
     test_timeout: Annotated[float, Option(metavar="SECONDS", min=0, help="How long tests accept server errors.")] = (
         180.0
     )
+    bake: Annotated[
+        float,
+        Option(
+            metavar="MINUTES",
+            min=0,
+            max=60,
+            help="An update: how long the first tenth of the instances is watched, and then all of them.",
+        ),
+    ] = 5.0
+
+    @property
+    def update_timeout(self) -> float:
+        """How long an update may take, in minutes: what it takes to get into service, and the watching."""
+        return self.timeout + 2 * self.bake
 
 
 def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[str, Any]:
@@ -88,36 +105,47 @@ def roll_out(account: Account, plan: Plan, patience: Patience | None) -> dict[st
     Without ``patience`` this returns once SageMaker has begun: nothing is tested, and nothing is undone later. Raises
     CloudError (also for wrong answers), SettingsError and what boto3 raises.
     """
-    sagemaker, version = account.client("sagemaker"), plan.version
+    sagemaker, version, running = account.client("sagemaker"), plan.version, plan.running
+    cloudwatch = account.client("cloudwatch")
     tested: dict[str, Any] = {}
     with Undo(say) as undo:
-        upload_package(account, plan.upload, plan.hosting.kms_key)
+        upload_package(account, plan.upload, plan.hosting.kms_key or None)
         undo.add_deletion(f"model {version}", sagemaker.delete_model, ModelName=version)
-        environment = container_environment(plan.hosting, account.region)
-        model = model_request(version, plan.image, plan.upload.uri, plan.role_arn, environment, plan.tags)
+        environment = plan.environment | container_environment(plan.hosting, account.region, plan.image)
+        network = running.user_network if running else {}
+        model = model_request(version, plan.image, plan.upload.uri, plan.role_arn, environment, plan.tags, network)
         create_once(sagemaker.create_model, **model)
         undo.add_deletion(f"endpoint config {version}", sagemaker.delete_endpoint_config, EndpointConfigName=version)
-        config = config_request(version, version, plan.hosting, plan.tags)
+        config = config_request(version, version, plan.hosting, plan.tags, running.config if running else None)
         create_once(sagemaker.create_endpoint_config, **config)
-        if plan.current is None:
+        if not plan.hosting.serverless:
+            for alarm in name_alarms(version):
+                undo.add_deletion(f"alarm {alarm}", cloudwatch.delete_alarms, AlarmNames=[alarm])
+            watch_version(account, plan.name, version, plan.tags)
+        start_scaling_again: Callable[[], None] | None = None
+        if running is None:
             _create_endpoint(sagemaker, plan, undo, patience)
         else:
-            _update_endpoint(account, plan, plan.current, undo, patience)
+            start_scaling_again = _update_endpoint(account, plan, running, undo, patience or Patience())
         if patience and not account.dry_run:
-            wait_until_in_service(sagemaker, plan.name, version, patience)
+            minutes = patience.timeout if running is None else patience.update_timeout
+            wait_until_in_service(sagemaker, plan.name, version, minutes)
             tested = check_answers(account, plan, patience.test_timeout)
+        if start_scaling_again:
+            start_scaling_again()
         start_scaling(account, plan.name, plan.hosting, plan.tags, undo)
-        if plan.current is not None:
-            sagemaker.add_tags(ResourceArn=plan.current["EndpointArn"], Tags=plan.tags)
+        if running is not None:
+            former = {"Key": FORMER_TAG, "Value": running.config_name}
+            sagemaker.add_tags(ResourceArn=running.arn, Tags=[*plan.tags, former])
     return tested
 
 
-def wait_until_in_service(sagemaker: Any, name: str, config: str, patience: Patience) -> None:
+def wait_until_in_service(sagemaker: Any, name: str, config: str, minutes: float) -> None:
     """Return once the endpoint serves ``config``; raises CloudError if it fails or takes too long."""
-    description = wait_until_settled(sagemaker, name, patience, config)
+    description = wait_until_settled(sagemaker, name, minutes, config)
     status = description["EndpointStatus"]
     if status not in SETTLED:
-        raise CloudError(f"{name}: still {status} after {patience.timeout:.0f} minutes; --timeout gives it longer")
+        raise CloudError(f"{name}: still {status} after {minutes:.0f} minutes; --timeout gives it longer")
     if status != "InService" or description["EndpointConfigName"] != config:
         reason = description.get("FailureReason") or "SageMaker gives no reason"
         raise CloudError(
@@ -126,8 +154,8 @@ def wait_until_in_service(sagemaker: Any, name: str, config: str, patience: Pati
         )
 
 
-def wait_until_settled(sagemaker: Any, name: str, patience: Patience, config: str | None = None) -> dict[str, Any]:
-    """Return DescribeEndpoint once nothing is under way any more, or patience has ended.
+def wait_until_settled(sagemaker: Any, name: str, minutes: float, config: str | None = None) -> dict[str, Any]:
+    """Return DescribeEndpoint once nothing is under way any more, or the minutes are over.
 
     ``config`` is the config that was just asked for. While another one is in service and no failure is reported,
     SageMaker may not have begun yet; that is believed only after STALE_S.
@@ -138,7 +166,7 @@ def wait_until_settled(sagemaker: Any, name: str, patience: Patience, config: st
         status, waited = description["EndpointStatus"], time.monotonic() - start
         has_other_config = status == "InService" and config not in (None, description["EndpointConfigName"])
         is_current = not has_other_config or description.get("FailureReason") or waited > STALE_S
-        if (status in SETTLED and is_current) or waited > patience.timeout * 60:
+        if (status in SETTLED and is_current) or waited > minutes * 60:
             return description
         if status != last_status:
             say(f"{name}: {status}; this takes some minutes")
@@ -146,9 +174,9 @@ def wait_until_settled(sagemaker: Any, name: str, patience: Patience, config: st
         time.sleep(POLL_S)
 
 
-def delete_endpoint(sagemaker: Any, name: str, patience: Patience) -> None:
+def delete_endpoint(sagemaker: Any, name: str, minutes: float) -> None:
     """Delete the endpoint if it exists; while SageMaker creates or updates it, that is refused, so wait."""
-    deadline = time.monotonic() + patience.timeout * 60
+    deadline = time.monotonic() + minutes * 60
     while True:
         try:
             delete_if_present(sagemaker.delete_endpoint, EndpointName=name)
@@ -228,7 +256,7 @@ def _create_endpoint(sagemaker: Any, plan: Plan, undo: Undo, patience: Patience 
 
     def delete() -> None:
         if is_ours():  # else somebody else took the name first
-            delete_endpoint(sagemaker, plan.name, patience or Patience(10))
+            delete_endpoint(sagemaker, plan.name, patience.timeout if patience else 10)
 
     undo.add(f"endpoint {plan.name}", delete)
     try:
@@ -241,26 +269,35 @@ def _create_endpoint(sagemaker: Any, plan: Plan, undo: Undo, patience: Patience 
 
 
 def _update_endpoint(
-    account: Account, plan: Plan, current: dict[str, Any], undo: Undo, patience: Patience | None
-) -> None:
-    sagemaker, former, patience = account.client("sagemaker"), current["EndpointConfigName"], patience or Patience()
-    if plan.is_scaled and plan.hosting.autoscale:
-        pause_scaling(account, plan.name, undo)
-
-    def update(config: str, keep_count: bool) -> None:
-        """Ask for a blue/green update; ``keep_count`` keeps the number of instances that autoscaling has chosen."""
-        kept: dict[str, Any] = {}
-        if keep_count:
-            kept["RetainAllVariantProperties"] = True
-            kept["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
-        sagemaker.update_endpoint(EndpointName=plan.name, EndpointConfigName=config, **kept)
+    account: Account, plan: Plan, running: Running, undo: Undo, patience: Patience
+) -> Callable[[], None] | None:
+    """Ask for the update; where autoscaling was ended for its time, return a function that starts it again."""
+    sagemaker, former, hosting = account.client("sagemaker"), running.config_name, plan.hosting
+    has_other_machine = running.hosting.instance_type != hosting.instance_type
+    resume = None
+    if running.is_scaled and (hosting.autoscale or has_other_machine):
+        resume = pause_scaling(account, plan.name, running.scaling, plan.tags, undo)
 
     def restore() -> None:
-        description = wait_until_settled(sagemaker, plan.name, patience)
+        description = wait_until_settled(sagemaker, plan.name, patience.update_timeout)
         if description["EndpointConfigName"] != former:
             say(f"{plan.name}: back to {former}")
-            update(former, keep_count=plan.is_scaled)
-            wait_until_in_service(sagemaker, plan.name, former, patience)
+            sagemaker.update_endpoint(**update_request(plan.name, former, keep_count=running.is_scaled))
+            wait_until_in_service(sagemaker, plan.name, former, patience.timeout)
 
     undo.add(f"endpoint {plan.name}, which served {former} before", restore)
-    update(plan.version, keep_count=plan.is_scaled and not plan.hosting.autoscale)
+    request = update_request(plan.name, plan.version, keep_count=running.is_scaled and running.count == hosting.count)
+    if not hosting.serverless:
+        timeout = patience.timeout
+        request["DeploymentConfig"] = deployment_config(plan.version, hosting.count, patience.bake, timeout)
+    sagemaker.update_endpoint(**request)
+    return None if hosting.autoscale else resume
+
+
+def update_request(name: str, config: str, keep_count: bool) -> dict[str, Any]:
+    """Return the parameters of UpdateEndpoint; ``keep_count`` keeps the number of instances that there are then."""
+    request: dict[str, Any] = {"EndpointName": name, "EndpointConfigName": config}
+    if keep_count:
+        request["RetainAllVariantProperties"] = True
+        request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
+    return request

@@ -1,10 +1,13 @@
 """Training and tuning jobs as plain data: what they run on, what they read, what they print. Sends nothing to AWS.
 
-catdog train's arguments -> parse_job_settings -> hyperparameters and channels -> jobs.sdk
+catdog train's arguments -> parse_job_settings -> hyperparameters and channels
+-> training_request, tuning_request: the parameters of CreateTrainingJob, CreateHyperParameterTuningJob
+-> jobs.sending
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
@@ -12,18 +15,19 @@ from typing import Annotated, Any, Final, Literal
 
 from typer import Option
 
-from catdog.aws.account import Account
-from catdog.aws.instances import check_instance_type, estimate_cost, has_own_disk
+from catdog.aws.account import PROJECT, Account
+from catdog.aws.containers import check_image, find_training_image
+from catdog.aws.instances import check_instance_type, estimate_cost, has_own_disk, has_several_gpus
+from catdog.aws.source_code import TRAIN_ENTRY
 from catdog.errors import SettingsError
 from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.sources.names import is_archive_name
+from catdog.support import NEWEST, TRAINING
 from catdog.training.settings import CHECKPOINTS, Settings, parse, resolve
+from catdog.training.space import Choices, Range
 
-FRAMEWORK: Final = "2.6.0"
-"""The PyTorch version of AWS's containers that catdog trains and serves in, unless told otherwise."""
-FRAMEWORKS: Final = (FRAMEWORK, "2.7.1", "2.8.0")
-"""PyTorch training containers with Python 3.12; torch_distributed accepts no shorter form of a version."""
-PYTHON: Final = "py312"
+JOBS_PREFIX: Final = f"{PROJECT}/jobs"
+"""In the bucket: where each job has a folder for its code and its model."""
 CHANNEL_ROOT: Final = PurePosixPath("/opt/ml/input/data")
 _EPOCH: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "photos_per_second")
 _END: Final = tuple(
@@ -32,7 +36,7 @@ _END: Final = tuple(
 METRICS: Final[Mapping[str, str]] = {
     # Not "(?<!...)": SageMaker's documentation doesn't name its dialect, and this form is common to all.
     name: rf"(?:^|\s){name}=([-+.0-9e]+)"
-    for name in dict.fromkeys(_EPOCH + _END)
+    for name in dict.fromkeys((*_EPOCH, *_END, "exported"))
 }
 """Names and regular expressions of what catdog train prints, a line an epoch and one at the end."""
 OBJECTIVES: Final[Mapping[str, Literal["Maximize", "Minimize"]]] = {
@@ -41,6 +45,7 @@ OBJECTIVES: Final[Mapping[str, Literal["Maximize", "Minimize"]]] = {
     "val_loss": "Minimize",
 }
 """What a search may optimise; the test photos are left alone."""
+DISTRIBUTED: Final = "sagemaker_torch_distributed_enabled"  # by which the training toolkit starts torchrun
 MAX_TUNING_NAME: Final = 32  # characters; SageMaker appends a number and a hash for each training job
 
 
@@ -63,16 +68,25 @@ class Machines:
     kms_key: Annotated[
         str | None, Option(metavar="ID|ARN", help="Your key for volume and model; default: AWS's own.")
     ] = None
-    framework_version: Annotated[str, Option(metavar="V", help=f"PyTorch container: {', '.join(FRAMEWORKS)}.")] = (
-        FRAMEWORK
-    )
+    framework_version: Annotated[
+        str | None, Option(metavar="V", help=f"AWS's PyTorch container: {', '.join(TRAINING)}; default: {NEWEST}.")
+    ] = None
+    image: Annotated[
+        str | None, Option(metavar="ADDRESS", help="Any container with SageMaker's training toolkit, instead.")
+    ] = None
     keep_alive: int = 0
     """How many minutes the machines are kept for the next job; ``train`` has an option of its own for it."""
 
     def __post_init__(self) -> None:
         check_instance_type(self.instance_type)
-        if self.framework_version not in FRAMEWORKS:
-            raise SettingsError(f"--framework-version {self.framework_version}: must be one of {', '.join(FRAMEWORKS)}")
+        if self.image is not None:
+            check_image(self.image)
+            if self.framework_version is not None:
+                raise SettingsError(
+                    "--image and --framework-version: each names the container; leave out one of the two"
+                )
+        elif self.framework_version not in (None, *TRAINING):
+            raise SettingsError(f"--framework-version {self.framework_version}: must be one of {', '.join(TRAINING)}")
         if not 0 < self.max_hours <= 28 * 24:
             raise SettingsError(f"--max-hours {self.max_hours:g}: must be above 0 and at most {28 * 24} (28 days)")
         if self.max_wait_hours is not None and not self.spot:
@@ -86,6 +100,10 @@ class Machines:
             raise SettingsError(f"--keep-alive {self.keep_alive}: must be 0..60 minutes")
         if self.keep_alive and self.spot:
             raise SettingsError("--keep-alive: SageMaker keeps no spot instance warm; leave out one of the two")
+
+    def find_image(self, region: str) -> str:
+        """Return the address of the container."""
+        return self.image or find_training_image(region, self.instance_type, self.framework_version or NEWEST)
 
     @property
     def volume_kms_key(self) -> str | None:
@@ -129,15 +147,18 @@ def parse_job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> t
     for name in ("validation", "test"):
         if getattr(settings, name) != getattr(unchanged, name):
             raise SettingsError(f"--{name} {getattr(settings, name)}: give --{name} s3://..., before the --")
-    default = resolve({"arch": settings.arch})
+    default = resolve({"arch": settings.arch, "optimizer": settings.optimizer})
     elsewhere = {"data", "validation", "test", "output", "output_data", "checkpoint_dir"}
     changed = {
         f.name: getattr(settings, f.name)
         for f in fields(Settings)
         if f.name not in elsewhere and getattr(settings, f.name) != getattr(default, f.name)
     }
-    if settings.arch != Settings().arch:
-        changed["arch"] = settings.arch
+    changed |= {
+        name: getattr(settings, name)
+        for name in ("arch", "optimizer")
+        if getattr(settings, name) != getattr(Settings(), name)
+    }
     return take_weights_from_s3(changed)
 
 
@@ -157,6 +178,167 @@ def take_weights_from_s3(settings: Mapping[str, Any]) -> tuple[dict[str, Any], d
             paths.append(str(CHANNEL_ROOT / channel / PurePosixPath(split_uri(uri)[1]).name))
         hyperparameters["weights"] = ",".join(paths)
     return hyperparameters, extra
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a tuning job tries."""
+
+    ranges: Mapping[str, Range | Choices]
+    """By setting."""
+    objective: str
+    """One of OBJECTIVES."""
+    strategy: str
+    max_jobs: int
+    parallel: int
+    seed: int
+
+
+def training_request(
+    account: Account,
+    job: str,
+    machines: Machines,
+    channels: Mapping[str, str],
+    hyperparameters: Mapping[str, Any],
+    checkpoints: str,
+) -> dict[str, Any]:
+    """Return the parameters of CreateTrainingJob, with the keys and values that the SDK's estimator gives them."""
+    resources = _describe_machines(machines)
+    if machines.keep_alive:
+        resources["KeepAlivePeriodInSeconds"] = machines.keep_alive * 60
+    training = _describe_training(account, machines, channels)
+    training["AlgorithmSpecification"]["EnableSageMakerMetricsTimeSeries"] = True
+    return {
+        "TrainingJobName": job,
+        **training,
+        "HyperParameters": _encode(hyperparameters) | _bookkeep(account, job, machines),
+        "ResourceConfig": resources,
+        "CheckpointConfig": {"S3Uri": checkpoints},
+        "ProfilerConfig": {"DisableProfiler": True},
+        "Tags": account.make_tags(Command="train"),
+    }
+
+
+def tuning_request(
+    account: Account,
+    job: str,
+    machines: Machines,
+    channels: Mapping[str, str],
+    hyperparameters: Mapping[str, Any],
+    search: Search,
+) -> dict[str, Any]:
+    """Return the parameters of CreateHyperParameterTuningJob, whose trials differ in the settings of ``search``."""
+    # What the SDK's own reader of a search (HyperparameterTuner.attach) looks for.
+    class_names = {
+        "sagemaker_estimator_class_name": "PyTorch",
+        "sagemaker_estimator_module": "sagemaker.pytorch.estimator",
+    }
+    return {
+        "HyperParameterTuningJobName": job,
+        "HyperParameterTuningJobConfig": {
+            "Strategy": search.strategy,
+            "HyperParameterTuningJobObjective": {
+                "Type": OBJECTIVES[search.objective],
+                "MetricName": search.objective,
+            },
+            "ResourceLimits": {
+                "MaxNumberOfTrainingJobs": search.max_jobs,
+                "MaxParallelTrainingJobs": search.parallel,
+            },
+            "ParameterRanges": _describe_ranges(search.ranges),
+            "TrainingJobEarlyStoppingType": "Auto",  # as the median rule of catdog tune
+            "RandomSeed": search.seed,
+        },
+        # No checkpoints: trials would share the place, and one would go on from another's.
+        "TrainingJobDefinition": {
+            **_describe_training(account, machines, channels),
+            "StaticHyperParameters": _encode({**hyperparameters, **class_names}) | _bookkeep(account, job, machines),
+            "HyperParameterTuningResourceConfig": _describe_machines(machines),
+        },
+        "Tags": account.make_tags(Command="tune"),
+    }
+
+
+def _describe_training(account: Account, machines: Machines, channels: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a training and a search's trials have in common."""
+    max_seconds = round(machines.max_hours * 3600)
+    stopping = {"MaxRuntimeInSeconds": max_seconds}
+    if machines.spot:
+        waiting = machines.max_wait_hours
+        stopping["MaxWaitTimeInSeconds"] = 2 * max_seconds if waiting is None else round(waiting * 3600)
+    key = {"KmsKeyId": machines.kms_key} if machines.kms_key else {}
+    return {
+        "AlgorithmSpecification": {
+            "TrainingImage": machines.find_image(account.region),
+            "TrainingInputMode": "File",
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS.items()],
+        },
+        "RoleArn": account.find_role_arn(),
+        "InputDataConfig": [
+            {
+                "ChannelName": name,
+                "DataSource": {
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": uri,
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
+                },
+            }
+            for name, uri in channels.items()
+        ],
+        "OutputDataConfig": {"S3OutputPath": f"s3://{account.require_bucket()}/{JOBS_PREFIX}", **key},
+        "StoppingCondition": stopping,
+        **({"EnableManagedSpotTraining": True} if machines.spot else {}),
+    }
+
+
+def _describe_machines(machines: Machines) -> dict[str, Any]:
+    key = {"VolumeKmsKeyId": machines.volume_kms_key} if machines.volume_kms_key else {}
+    return {
+        "InstanceType": machines.instance_type,
+        "InstanceCount": machines.instances,
+        "VolumeSizeInGB": machines.volume,
+        **key,
+    }
+
+
+def _describe_ranges(ranges: Mapping[str, Range | Choices]) -> dict[str, Any]:
+    kinds: dict[str, list[dict[str, Any]]] = {"Continuous": [], "Categorical": [], "Integer": []}
+    for name, choice in ranges.items():
+        if isinstance(choice, Choices):
+            kinds["Categorical"].append({"Name": name, "Values": [json.dumps(str(value)) for value in choice.values]})
+            continue
+        ends = {"MinValue": str(choice.low), "MaxValue": str(choice.high)}
+        scale = "Logarithmic" if choice.log else "Linear"
+        kinds["Integer" if isinstance(choice.low, int) else "Continuous"].append(
+            {"Name": name, **ends, "ScalingType": scale}
+        )
+    return {f"{kind}ParameterRanges": found for kind, found in kinds.items()}
+
+
+def _bookkeep(account: Account, job: str, machines: Machines) -> dict[str, str]:
+    """Return the hyperparameters by which the container's training toolkit knows what to run."""
+    values: dict[str, Any] = {
+        "sagemaker_submit_directory": f"s3://{account.require_bucket()}/{make_code_key(job)}",
+        "sagemaker_program": TRAIN_ENTRY,
+        "sagemaker_container_log_level": 20,
+        "sagemaker_job_name": job,
+        "sagemaker_region": account.region,
+    }
+    if machines.instances > 1 or has_several_gpus(machines.instance_type):  # a process for each GPU or machine
+        values |= {DISTRIBUTED: True, "sagemaker_instance_type": machines.instance_type}
+    return _encode(values)
+
+
+def make_code_key(job: str) -> str:
+    """Return the key under which a job's code lies in the bucket."""
+    return f"{JOBS_PREFIX}/{job}/source/sourcedir.tar.gz"
+
+
+def _encode(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return hyperparameters as the training toolkit reads them: JSON in text."""
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def estimate_jobs(account: Account, machines: Machines, jobs: int = 1, parallel: int = 1) -> dict[str, Any]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import EXIT_CODES, command
+from catdog.aws.app import EXIT_CODES, command, say_support
 from catdog.aws.inventory import make_job_name
-from catdog.aws.jobs.requests import Machines, estimate_jobs, make_channels, parse_job_settings
-from catdog.aws.jobs.sdk import start_training
+from catdog.aws.jobs.requests import Machines, estimate_jobs, make_channels, parse_job_settings, training_request
+from catdog.aws.jobs.sending import start_training
 from catdog.aws.jobs.status import report_start
 
-_HELP = f"""Train on SageMaker: catdog train in AWS's PyTorch container.
+_HELP = f"""Train on SageMaker: catdog train in AWS's PyTorch container, or in another one (--image).
 
 PHOTOS is the address that upload gave: a dataset of catdog dataset, raw photos, or an archive of them. What follows --
 goes to catdog train and is checked before anything is sent; weights may be an s3:// address. The model is written to
 s3://BUCKET/catdog/jobs/NAME/output/model.tar.gz.
 
 A checkpoint is kept after every epoch, so a spot job that AWS interrupts goes on by itself, and --resume NAME goes on
-where an earlier job stopped, with the same settings.
+where an earlier job stopped, with the same settings. SageMaker's toolkit doesn't tell the training that its machine is
+taken away, so what it learnt since the last checkpoint is lost; with --spot one is kept every 2 minutes as well, unless
+--checkpoint-minutes behind the -- says otherwise.
 
 \b
 Examples:
@@ -31,6 +33,9 @@ Examples:
 
 \b
 {EXIT_CODES}"""
+
+SPOT_SETTINGS: Final = ("--checkpoint-minutes", "2")
+"""Defaults of a spot job: the toolkit tells no training that its machine goes (sagemaker-training-toolkit #125)."""
 
 # The options that train and tune share, beside Machines.
 Validation = Annotated[str | None, typer.Option(metavar="S3", help="Photos to validate on, if they are separate.")]
@@ -59,10 +64,14 @@ def train(
 ) -> None:
     machines = replace(machines, keep_alive=keep_alive)
     channels = make_channels(photos, validation, test)
-    hyperparameters, weight_channels = parse_job_settings(settings or [], channels)
+    hyperparameters, weight_channels = parse_job_settings(
+        [*(SPOT_SETTINGS if machines.spot else ()), *(settings or ())], channels
+    )
     job = make_job_name("train", name)
     earlier = make_job_name("train", resume, flag="--resume") if resume else job
     checkpoints = f"s3://{account.require_bucket()}/{PROJECT}/checkpoints/{earlier}/"
-    start_training(account, job, machines, channels | weight_channels, hyperparameters, checkpoints)
+    request = training_request(account, job, machines, channels | weight_channels, hyperparameters, checkpoints)
+    start_training(account, request)
+    say_support(account, machines.find_image(account.region))
     begun = f"started on {machines.instances} x {machines.instance_type}"
     report_start(account, job, "training", begun, estimate_jobs(account, machines), wait)

@@ -9,18 +9,20 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import Account
-from catdog.aws.app import EXIT_CODES, command, print_result
+from catdog.aws.app import EXIT_CODES, command, print_result, say_support
 from catdog.aws.failures import CloudError
 from catdog.aws.inventory import make_job_name
 from catdog.aws.jobs.requests import (
     MAX_TUNING_NAME,
     OBJECTIVES,
     Machines,
+    Search,
     estimate_jobs,
     make_channels,
     take_weights_from_s3,
+    tuning_request,
 )
-from catdog.aws.jobs.sdk import start_tuning
+from catdog.aws.jobs.sending import start_tuning
 from catdog.aws.jobs.status import describe, report_start
 from catdog.aws.jobs.train import Name, Test, Validation, Wait
 from catdog.errors import SettingsError
@@ -75,15 +77,16 @@ def tune(
         raise SettingsError(f"--objective {objective}: must be one of {', '.join(OBJECTIVES)}")
     if strategy not in ("Bayesian", "Random"):
         raise SettingsError(f"--strategy {strategy}: must be Bayesian or Random")
-    search = read_space(space)
+    wanted = read_space(space)
     channels = make_channels(photos, validation, test)
-    fixed = {key: value for key, value in search.settings.items() if value is not None}
+    fixed = {key: value for key, value in wanted.settings.items() if value is not None}
     hyperparameters, weight_channels = take_weights_from_s3(fixed)
     job = make_job_name("tune", name, MAX_TUNING_NAME)
-    start_tuning(
-        account, job, machines, channels | weight_channels, hyperparameters, ranges=search.search, objective=objective,
-        strategy=strategy, max_jobs=max_jobs, max_parallel_jobs=parallel, random_seed=seed,
-    )  # fmt: skip
+    search = Search(
+        ranges=wanted.search, objective=objective, strategy=strategy, max_jobs=max_jobs, parallel=parallel, seed=seed
+    )
+    start_tuning(account, tuning_request(account, job, machines, channels | weight_channels, hyperparameters, search))
+    say_support(account, machines.find_image(account.region))
     machine = f"{machines.instances} x {machines.instance_type}"
     begun = f"up to {max_jobs} trainings, {parallel} at once, on {machine} each"
     report_start(account, job, "tuning", begun, estimate_jobs(account, machines, max_jobs, parallel), wait)
