@@ -39,7 +39,7 @@ from catdog.aws.app import app, exit_on_error
 from catdog.aws.archive import make_archive
 from catdog.aws.failures import CloudError
 from catdog.aws.jobs import tune  # noqa: F401  and train's
-from catdog.aws.jobs.requests import METRICS, parse_job_settings
+from catdog.aws.jobs.requests import METRICS, OBJECTIVES, parse_job_settings
 from catdog.aws.jobs.sending import has_sdk
 from catdog.aws.jobs.status import watch_job
 from catdog.aws.source_code import list_training_files, read_training_code
@@ -318,6 +318,7 @@ TRAININGS: dict[str, tuple[list[str], list[str]]] = {
         ],
         ["--epochs", "1"],
     ),
+    "train-detect": ([], ["--task", "detect", "--epochs", "40", "--size", "256"]),
 }
 
 
@@ -424,18 +425,22 @@ def test_the_code_that_goes_trains_and_every_number_it_prints_is_a_metric(
     assert Path(done.stderr.splitlines()[0]) == code / "catdog" / "__init__.py"
     *epochs, end = done.stdout.splitlines()
     printed = {name for line in (*epochs, end) for name in re.findall(r"(\w+)=", line)}
-    assert printed - {"epoch"} == METRICS.keys()
+    assert printed - {"epoch"} == METRICS["classify"].keys()
     for line in (*epochs, end):
-        values = {name: float(found[1]) for name, regex in METRICS.items() if (found := re.search(regex, line))}
+        values = {
+            name: float(found[1]) for name, regex in METRICS["classify"].items() if (found := re.search(regex, line))
+        }
         assert values == {k: float(v) for k, v in re.findall(r"(\w+)=(\S+)", line) if k != "epoch"}
     assert len(epochs) == 2
 
 
 def test_metrics_are_within_sagemaker_s_limits() -> None:
-    assert len(METRICS) <= 40
-    assert all(len(regex) <= 500 for regex in METRICS.values())
-    assert re.search(METRICS["val_loss"], "epoch=3 train_loss=0.1 val_loss=1.5e-05")[1] == "1.5e-05"  # type: ignore[index]
-    assert not re.search(METRICS["lr"], "clr=0.1")
+    assert all(len(metrics) <= 40 for metrics in METRICS.values())
+    assert all(len(regex) <= 500 for metrics in METRICS.values() for regex in metrics.values())
+    metrics = METRICS["classify"]
+    assert re.search(metrics["val_loss"], "epoch=3 train_loss=0.1 val_loss=1.5e-05")[1] == "1.5e-05"  # type: ignore[index]
+    assert not re.search(metrics["lr"], "clr=0.1")
+    assert all(objectives.keys() <= METRICS[task].keys() for task, objectives in OBJECTIVES.items())
 
 
 def test_the_code_is_packed_alike_each_time() -> None:

@@ -255,8 +255,8 @@ def test_charts_take_every_state_and_none(tmp_path: Path) -> None:
         *(TrialOutcome(number=3 + i, state="finished", score=0.9 + i / 100, params=params) for i in range(5)),
     ]
     for name, outcomes in (("none", some[:0]), ("failed", some[:2]), ("all", some)):
-        charts.draw_history(outcomes, tmp_path / f"{name}-history.png")
-        charts.draw_parameters(outcomes, search, tmp_path / f"{name}-parameters.png")
+        charts.draw_history(outcomes, "val_accuracy", tmp_path / f"{name}-history.png")
+        charts.draw_parameters(outcomes, search, "val_ap", tmp_path / f"{name}-parameters.png")
     charts.draw_importance({}, "too few", tmp_path / "few.png")
     charts.draw_importance({"lr": 0.75, "size": 0.25}, "", tmp_path / "importance.png")
     assert len(list(tmp_path.glob("*.png"))) == 8
