@@ -443,6 +443,28 @@ def test_metrics_are_within_sagemaker_s_limits() -> None:
     assert all(objectives.keys() <= METRICS[task].keys() for task, objectives in OBJECTIVES.items())
 
 
+@pytest.mark.parametrize(
+    ("settings", "goes"),
+    [
+        (["--task", "detect"], True),
+        (["--task", "detect", "--weights", "none"], False),
+        (["--weights", "embedded"], True),
+        (["--teacher", "embedded"], True),
+        ([], False),
+    ],
+)
+def test_the_embedded_model_goes_with_jobs_that_learn_from_it(
+    aws: Callable[..., Outcome], cloud: Cloud, me: Account, settings: list[str], goes: bool
+) -> None:
+    cloud.refuse("CreateTrainingJob", "AccessDeniedException", "the code went before")
+    aws(
+        "train", PHOTOS, "--name", "catdog-embedded", "--role", ROLE, *COMMON, "--", "--epochs", "1", *settings
+    ).refused()
+    key = "catdog/jobs/catdog-embedded/source/sourcedir.tar.gz"
+    with tarfile.open(fileobj=io.BytesIO(me.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read())) as archive:
+        assert ("catdog/assets/catdog.onnx" in archive.getnames()) == goes
+
+
 def test_the_code_is_packed_alike_each_time() -> None:
     assert make_archive(read_training_code()) == make_archive(read_training_code())
 
@@ -632,6 +654,23 @@ def test_tune_asks_for_this_search_and_its_dry_run_for_the_same(
     assert cloud.seen == []
     assert dry.answer["requests"][-1]["parameters"] == request
     assert dry.answer["cost"]["jobs"] == 6
+
+
+def test_a_detector_s_search_is_judged_by_its_average_precision(
+    aws: Callable[..., Outcome], cloud: Cloud, tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("settings: {task: detect, epochs: 9}\nsearch:\n  lr: {min: 0.01, max: 0.1, scale: log}\n")
+    arguments = ["tune", space, PHOTOS, "--dry-run", "--role", ROLE, *COMMON]
+    request = aws(*arguments).answer["requests"][-1]["parameters"]
+    objective = request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
+    assert objective == {"Type": "Maximize", "MetricName": "val_ap"}
+    names = {m["Name"] for m in request["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]}
+    assert {"train_overlap", "val_overlap", "val_ap", "val_ap50", "val_ap75", "test_ap"} <= names
+    assert not {name for name in names if "accuracy" in name}
+    said = aws(*arguments, "--objective", "val_accuracy").refused()
+    assert "--objective val_accuracy: must be one of val_ap, val_ap50, val_ap75, val_loss" in said
+    assert cloud.seen == []
 
 
 def test_the_best_settings_are_a_config_that_train_py_runs(

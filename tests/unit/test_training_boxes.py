@@ -19,7 +19,7 @@ from catdog.errors import DataError
 from catdog.training.boxes import assign_boxes, augment_boxes, compare_boxes, make_targets, scale_targets
 from catdog.training.detection import (
     RECALLS,
-    SCORE_FLOOR,
+    THRESHOLD_RANGE,
     AveragePrecision,
     count_at,
     fit_box_threshold,
@@ -162,8 +162,7 @@ def test_zero_boxes_are_an_answer_everywhere() -> None:
     scorer = AveragePrecision(CONTRACT)
     scorer.add(outputs.detach(), nothing)
     assert set(scorer.compute()) == {"ap", "ap50", "ap75"}
-    assert fit_box_threshold([(), ()], [photo(), photo(number=1)]) == 0.5
-    assert fit_box_threshold([(found(0.9, "cat", 0, 0, 9, 9),), ()], [photo(), photo(number=1)]) == 0.5
+    assert fit_box_threshold([(), ()], [photo(), photo(number=1)]) == THRESHOLD_RANGE[0]
     assert count_at([()], [photo()], 0.5)["recall"] is None
     with pytest.raises(DataError, match="none of these photos has a box"):
         measure_boxes([()], [photo()], NAMES, 0.5)
@@ -272,19 +271,20 @@ def test_what_a_threshold_finds_and_gets_wrong_is_counted() -> None:
     assert count_at(answers, truth, 0.1)["false_boxes"] == 4
 
 
-def test_the_threshold_is_in_the_middle_of_the_range_where_recall_outweighs_false_boxes() -> None:
-    heads = [Box("cat", 0, 0, 10, 10)]
-    truth = [photo(*heads, number=0), photo(*heads, number=1), photo(number=2)]
+def test_the_threshold_is_the_smallest_that_leaves_false_boxes_to_one_photo_in_a_hundred() -> None:
     right, false = ("cat", 0, 0, 10, 10), ("cat", 50, 50, 60, 60)
-    answers = [(found(0.9, *right),), (found(0.6, *right),), (found(0.4, *false),)]
-    assert fit_box_threshold(answers, truth) == 0.5
-    # A false box a photo costs as much as half of the heads here: 1/3 each against 1/2 each.
-    answers[2] = (found(0.8, *false),)
-    assert fit_box_threshold(answers, truth) == pytest.approx((0.6 + SCORE_FLOOR) / 2, abs=1e-3)
-    answers[2] = (found(0.8, *false), found(0.7, "cat", 30, 30, 40, 40))
-    assert fit_box_threshold(answers, truth) == 0.85
-    other = [(found(0.9, "dog", 0, 0, 10, 10),), (), ()]
-    assert fit_box_threshold(other, truth) == 0.5, "the other species is no right answer"
+    truth = [photo(Box(*right), number=number) for number in range(200)]
+    answers: list[tuple[DetectedObject, ...]] = [(found(0.9, *right),)] * 200
+    assert fit_box_threshold(answers, truth) == THRESHOLD_RANGE[0], "no false box at all"
+    # Two of the 200 may have one; two boxes in one photo are no worse than one.
+    answers[:2] = [(found(0.8, *false), found(0.7, *false)), (found(0.6, *false),)]
+    assert fit_box_threshold(answers, truth) == THRESHOLD_RANGE[0]
+    answers[2] = (found(0.5, "dog", *right[1:]),)  # the other species is false, too
+    threshold = fit_box_threshold(answers, truth)
+    assert threshold == 0.501
+    assert count_at(answers, truth, threshold)["false_boxes"] == 2
+    answers[:9] = [(found(0.99, *false),)] * 9
+    assert fit_box_threshold(answers, truth) == THRESHOLD_RANGE[1]
 
 
 def test_a_detector_learns_from_marked_photos_and_those_of_neither() -> None:
