@@ -119,8 +119,8 @@ def test_boxes_in_the_browser(
     both = [*pngs, *photos[::20]]
     expected = detector.detect(both)
     assert sum(len(one.objects or ()) for one in expected) > len(both)
-    for found, one in zip(answer_in_browser(page, both), expected, strict=True):
-        check_same_heads(found, one.to_dict())
+    for answer, one in zip(answer_in_browser(page, both), expected, strict=True):
+        check_same_heads(answer, one.to_dict())
 
 
 def test_turned_cmyk_and_wide_colours(page: Any, classifier: Classifier, photos: list[bytes]) -> None:
