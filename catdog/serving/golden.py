@@ -69,7 +69,7 @@ def check_golden(model: Model, text: str | bytes, tolerance: float = TOLERANCE) 
             )
             for photo in golden["photos"]
         ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"golden.json can't be understood ({type(error).__name__}); pack the model again") from error
     if not photos:
         raise ModelError("golden.json holds no photo; pack the model again")
@@ -110,10 +110,11 @@ def compare_heads(found: Sequence[DetectedObject], expected: Sequence[DetectedOb
 
 
 def read_heads(objects: Any) -> tuple[DetectedObject, ...]:
-    """Return the heads of an answer in JSON; raises ValueError, KeyError, TypeError or OverflowError for others."""
+    """Return the heads of an answer in JSON; raises ValueError, KeyError, TypeError or AttributeError for others."""
     heads = []
     for one in objects:
         confidence = float(one["confidence"])
+        one["label"].encode()  # JSON's text may hold half of a surrogate pair
         if not 0 <= confidence <= 1:  # also true of NaN
             raise ValueError("not a confidence")
         heads.append(DetectedObject(confidence, Box.from_dict({"label": one["label"], "box": one["box"]})))
@@ -132,7 +133,7 @@ def format_heads(heads: Sequence[DetectedObject]) -> str:
 
 
 def _are_same(one: DetectedObject, other: DetectedObject) -> bool:
-    boxes = np.array([one.box.corners, other.box.corners])
+    boxes = np.array([one.box.corners, other.box.corners], np.float64)
     return one.label == other.label and bool(measure_overlaps(boxes[:1], boxes[1:])[0, 0] > SAME_HEAD)
 
 

@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from catdog.detection.answers import Detection
+from catdog.detection.answers import NO_PET, Detection
 from catdog.detection.models import Model, load_model
 from catdog.errors import CatdogError
 from catdog.machine import usable_cores
@@ -43,7 +43,6 @@ from catdog.serving.telemetry import App, Metrics, observe
 SETTINGS: Final = "CATDOG_SERVE_SETTINGS"
 """Holds the settings as JSON for the processes of a server that has several."""
 STARTUP_FAILURE: Final = 3  # a worker's exit code after which uvicorn starts no further one
-NO_PET: Final = "no_pet"  # what a photo without a head counts as
 _CLIENT_GONE: Final = 499  # nginx's; nobody reads it but the log
 _HELD_BODIES: Final = 8  # of the largest size, at once
 _PAGE_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

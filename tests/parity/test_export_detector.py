@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,7 +31,7 @@ CONTRACT = Contract(
 def detector_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet-18 detector with random weights, whose scores are spread over [0, 1]."""
     torch.manual_seed(0)
-    network = new_model(CONTRACT).network
+    network: Any = new_model(CONTRACT).network
     last = network.classes[-1]
     torch.nn.init.normal_(last.weight, std=0.5)
     torch.nn.init.zeros_(last.bias)

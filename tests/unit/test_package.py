@@ -38,6 +38,7 @@ CODE = [
             "detection/answers",
             "detection/decoding",
             "detection/detector",
+            "detection/models",
             "errors",
             "explain",
             "extras",

@@ -226,8 +226,9 @@ def test_what_is_measured_of_photos_is_torchmetrics_with_intervals_around_it() -
     answers, truth = make_random_answers(9, 40)
     measured = measure_boxes(answers, truth, NAMES, 0.5, resamples=200)
     rows = [judge_class(answers, truth, name).average_precision() for name in NAMES]
-    assert all(row is not None for row in rows)
-    assert measured["ap"] == pytest.approx(np.mean(rows), abs=1e-3)  # torchmetrics' are float32
+    known = [row for row in rows if row is not None]
+    assert len(known) == len(NAMES)
+    assert measured["ap"] == pytest.approx(np.mean(known), abs=1e-3)  # torchmetrics' are float32
     for name, (low, high) in measured["intervals"].items():
         assert low < measured[name] < high
     assert set(measured["ap_by_species"]) == set(NAMES)
