@@ -20,6 +20,7 @@ from catdog.export import export
 from catdog.export.detection import BoxProof, measure_differences
 from catdog.training.detection import find_in_photos
 from catdog.training.detector import DetectionModel, make_places
+from catdog.training.detector import Detector as Network
 from catdog.training.model import load_checkpoint, new_model, save_checkpoint
 
 CONTRACT = Contract(
@@ -32,7 +33,10 @@ def detector_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet-18 detector with random weights, whose scores are spread over [0, 1]."""
     torch.manual_seed(0)
     network: Any = new_model(CONTRACT).network
+    assert isinstance(network, Network)
     last = network.classes[-1]
+    assert isinstance(last, torch.nn.Conv2d)
+    assert last.bias is not None
     torch.nn.init.normal_(last.weight, std=0.5)
     torch.nn.init.zeros_(last.bias)
     folder = tmp_path_factory.mktemp("detector")
