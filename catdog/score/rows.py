@@ -89,9 +89,12 @@ class Row(NamedTuple):
             None if has_heads else convert("label", _read_text),
             None if has_heads else convert("confidence", float),
             () if None in probabilities else probabilities,
-            *(convert(name, _read_side) for name in ("width", "height")),
-            *(convert(name, _read_text) for name in ("sha256", "error", "version")),
-            tuple(map(_read_head, [values, *others])) if has_heads and convert(HEAD, int) else (),
+            width=convert("width", _read_side),
+            height=convert("height", _read_side),
+            sha256=convert("sha256", _read_text),
+            error=convert("error", _read_text),
+            version=convert("version", _read_text),
+            heads=tuple(map(_read_head, [values, *others])) if has_heads and convert(HEAD, int) else (),
         )
 
 
