@@ -111,7 +111,8 @@ def _time(session: ort.InferenceSession, seconds: float) -> float:
     photo = dice.integers(0, 256, shape, np.uint8) if "uint8" in first.type else dice.random(shape, np.float32)
     feeds = {first.name: photo}
     session.run(None, feeds)
-    taken, end = [], time.perf_counter() + seconds
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
     while not taken or time.perf_counter() < end:
         begin = time.perf_counter()
         session.run(None, feeds)

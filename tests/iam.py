@@ -212,6 +212,7 @@ def _find(value: Any, *names: str) -> list[str]:
 # --- what the role needs ----------------------------------------------------------------------------------------------
 
 _WRITTEN: Final = ("DestinationS3Uri", "S3OutputPath", "S3FailurePath", "LocalPath")
+_PUBLIC: Final = "public.ecr.aws/"
 _IMAGE: Final = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com/([^:]+):.+")
 
 
@@ -221,6 +222,8 @@ def role_needs(operation: str, parameters: Mapping[str, Any]) -> Iterator[Need]:
     Of objects only those in the tests' bucket count: whoever names another one allows it.
     """
     for image in _find(parameters, "Image", "TrainingImage"):
+        if image.startswith(_PUBLIC):
+            continue  # anybody may pull from there
         found = _IMAGE.fullmatch(image)
         assert found, image
         yield Need("ecr:GetAuthorizationToken")

@@ -210,7 +210,9 @@ def choose_image(image: str | None, region: str, hosting: Hosting) -> str:
         return find_inference_image(region, hosting.machine)
     check_image(image)
     if hosting.on_gpu and not has_serving_toolkit(image):
-        raise SettingsError(f"--image {image}: computes on the CPU; take an --instance-type without a GPU")
+        raise SettingsError(
+            f"--image {image}: computes on the CPU; take an --instance-type without a GPU, or --image ''"
+        )
     return image
 
 

@@ -28,12 +28,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from catdog.classifier import Classifier, load
-from catdog.detection.detector import Detector, load_detector
+from catdog.detection.models import load_model
 from catdog.edge import edge, stop_on_sigterm
 from catdog.errors import SettingsError
 from catdog.files import check_output_folder, lock_folder, replace_file
-from catdog.onnx_model import OtherTaskError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # since Python 3.11
@@ -113,7 +111,7 @@ def collect(model: str | None = None, runtime: Path | None = None) -> dict[str, 
 
     Raises ModelError, ContractError, or SettingsError where the runtime can't be had.
     """
-    opened = _open(model)
+    opened = load_model(model)
     here = files("catdog.serving")
     contents = {_NOTICE_NAME: _NOTICE.encode()}
     contents |= dict(_read_all(here.joinpath("page"))) | dict(_read_all(here.joinpath("device")))
@@ -125,13 +123,6 @@ def collect(model: str | None = None, runtime: Path | None = None) -> dict[str, 
     worker = worker.replace('"@VERSION@"', json.dumps(f"catdog-{digest[:16]}"))
     worker = worker.replace('"@FILES@"', json.dumps(["./", *sorted(contents)]))
     return contents | {_WORKER: worker.encode()}
-
-
-def _open(model: str | None) -> Classifier | Detector:
-    try:
-        return load(model)
-    except OtherTaskError:
-        return load_detector(model)
 
 
 def _write_file(folder: Path, name: str, data: bytes) -> None:

@@ -287,9 +287,16 @@ def test_catdog_s_own_image_is_deployed_and_tested_with_the_model_alone(cloud: C
     assert {path.name for path in folder.iterdir()} - {"model.tar.gz"} == {"contract.json", "golden.json", "model.onnx"}
     with ServerProcess(cloud.folder / "own.log", "--model", str(folder)) as server:
         cloud.shim.targets["catdog-own"] = forward(server.wait_ready().url)
-        report = made(run("deploy", model, "--name", "catdog-own", "--image", OWN_IMAGE, "--test-timeout", "0"))
+        report = made(run("deploy", model, "--name", "catdog-own", "--test-timeout", "0"))  # an update keeps the image
     assert report["tested"]["photos"] == 3
     assert report["tested"]["largest_difference"] == 0
+    gpu = run("deploy", model, "--name", "catdog-own", "--instance-type", "ml.g4dn.xlarge")
+    assert (gpu.exit_code, "computes on the CPU" in gpu.stderr) == (2, True)
+    made(run("deploy", model, "--name", "catdog-own", "--image", "", "--no-wait"))
+    first, second, third = (request["PrimaryContainer"] for request in cloud.asked("CreateModel"))
+    assert (first["Image"], second) == (OWN_IMAGE, first)
+    assert third["Image"] == IMAGE
+    assert "CATDOG_MODEL" not in third["Environment"]
 
 
 @pytest.mark.parametrize(
@@ -375,8 +382,8 @@ def test_a_training_job_s_archive_is_packed_anew(cloud: Cloud, model: Path, tmp_
 
 def test_a_training_job_s_archive_without_an_onnx_file_says_how_to_make_one(cloud: Cloud, model: Path) -> None:
     data = make_archive({"contract.json": (model / "contract.json").read_bytes(), "model.safetensors": b"weights"})
-    uri = f"s3://{BUCKET}/jobs/bare/output/model.tar.gz"
-    cloud.s3.put_object(Bucket=BUCKET, Key="jobs/bare/output/model.tar.gz", Body=data)
+    uri = f"s3://{BUCKET}/catdog/jobs/bare/output/model.tar.gz"
+    cloud.s3.put_object(Bucket=BUCKET, Key="catdog/jobs/bare/output/model.tar.gz", Body=data)
     result = run("deploy", uri, *FAST)
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert f"{uri}: has no model.onnx" in result.stderr

@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,25 @@ def detector() -> Detector:
 
 
 @pytest.fixture(scope="module")
+def model(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its file."""
+    path = tmp_path_factory.mktemp("model") / "heads.onnx"
+    path.write_bytes(detector.data)
+    return path
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with open_browser() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def site(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the static site with the detector."""
     if shutil.which("npm") is None:
         pytest.skip("no npm on this machine, which brings onnxruntime-web")
     folder = tmp_path_factory.mktemp("site")
-    (model := tmp_path_factory.mktemp("model") / "heads.onnx").write_bytes(detector.data)
     for name, data in collect(str(model)).items():
         (folder / name).write_bytes(data)
     with serve(folder) as url:
@@ -55,28 +61,16 @@ def site(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def server(looking_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of the page."""
-    with ServerProcess(tmp_path_factory.mktemp("page") / "log", "--model", str(looking_model)) as running:
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with the detector."""
+    with ServerProcess(tmp_path_factory.mktemp("page") / "log", "--model", str(model)) as running:
         yield running.wait_ready().url
 
 
 @pytest.fixture
-def open_page(browser: Any, detector: Detector, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """open_page("server", **options) -> the page in a browser without a past; the detector answers its photos."""
+def open_page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """open_page("server", **options) -> the page in a browser without a past. Errors in its script fail the test."""
     contexts, errors = [], []
-
-    def answer(route: Any) -> None:
-        kind = route.request.headers["content-type"].encode()
-        (part,) = message_from_bytes(
-            b"Content-Type: " + kind + b"\r\n\r\n" + route.request.post_data_buffer
-        ).get_payload()
-        if "explain" in route.request.url:
-            said = "explain: this server's model can't say where it looked; ask without explain"
-            route.fulfill(status=400, json={"error": said})
-            return
-        found = next(detector.stream([part.get_payload(decode=True)], names=[part.get_filename()]))
-        route.fulfill(json=[found.to_dict()])
 
     def go(where: str, **options: Any) -> Any:
         contexts.append(browser.new_context(**(DESKTOP | options)))
@@ -84,7 +78,6 @@ def open_page(browser: Any, detector: Detector, request: pytest.FixtureRequest) 
         page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if "Content Security" in line.text else None)
-        page.route("**/predict*", answer)
         page.goto(request.getfixturevalue(where))
         return page
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,32 +37,28 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The site with the embedded model, opened."""
+def open_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str | None], Any]]:
+    """open_site(model) -> the site with that model, opened."""
     if shutil.which("npm") is None:
         pytest.skip("no npm on this machine, which brings onnxruntime-web")
-    folder: Path = tmp_path_factory.mktemp("site")
-    for name, data in collect().items():
-        (folder / name).write_bytes(data)
-    with open_browser() as browser, serve(folder) as url:
-        opened = browser.new_page()
-        opened.set_default_timeout(300_000)
-        opened.goto(url)
-        yield opened
+    with open_browser() as browser, ExitStack() as stack:
+
+        def go(model: str | None) -> Any:
+            folder = tmp_path_factory.mktemp("site")
+            for name, data in collect(model).items():
+                (folder / name).write_bytes(data)
+            opened = browser.new_page()
+            opened.set_default_timeout(300_000)
+            opened.goto(stack.enter_context(serve(folder)))
+            return opened
+
+        yield go
 
 
 @pytest.fixture(scope="module")
-def detector_page(detector: Detector, tmp_path_factory: pytest.TempPathFactory, page: Any) -> Iterator[Any]:
-    """The site with a detector, opened in the same browser."""
-    folder: Path = tmp_path_factory.mktemp("heads")
-    (model := tmp_path_factory.mktemp("model") / "heads.onnx").write_bytes(detector.data)
-    for name, data in collect(str(model)).items():
-        (folder / name).write_bytes(data)
-    with serve(folder) as url:
-        opened = page.context.browser.new_page()
-        opened.set_default_timeout(300_000)
-        opened.goto(url)
-        yield opened
+def page(open_site: Callable[[str | None], Any]) -> Any:
+    """The site with the embedded model."""
+    return open_site(None)
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +107,20 @@ def test_the_model_in_the_browser(page: Any, classifier: Classifier, photos: lis
         assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
 
 
-def test_boxes_in_the_browser(detector_page: Any, detector: Detector, photos: list[bytes]) -> None:
-    """Small JPEGs and PNGs: no one's decoder may differ, so a box that one finds and the other doesn't is a failure."""
-    images = opened(photos, 10)
+def test_boxes_in_the_browser(
+    open_site: Callable[[str | None], Any], detector: Detector, photos: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "heads.onnx").write_bytes(detector.data)
+    page = open_site(str(tmp_path / "heads.onnx"))
+    images = opened(photos, 20)
     pngs = [encode(image, "PNG", compress_level=1) for image in images]
-    for data, found in zip(pngs, load_in_browser(detector_page, pngs, detector.contract), strict=True):
+    for data, found in zip(pngs, load_in_browser(page, pngs, detector.contract), strict=True):
         np.testing.assert_array_equal(found, load_pixels(data, detector.contract))
-    both = [*pngs, *photos[::10]]
+    both = [*pngs, *photos[::20]]
     expected = detector.detect(both)
     assert sum(len(one.objects or ()) for one in expected) > len(both)
-    for found, one in zip(answer_in_browser(detector_page, both), expected, strict=True):
-        check_same_heads(found, one.to_dict())
+    for answer, one in zip(answer_in_browser(page, both), expected, strict=True):
+        check_same_heads(answer, one.to_dict())
 
 
 def test_turned_cmyk_and_wide_colours(page: Any, classifier: Classifier, photos: list[bytes]) -> None:
