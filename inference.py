@@ -9,13 +9,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from catdog.classifier import Classifier
+from catdog.detection.models import Model
 from catdog.errors import CatdogError
 from catdog.serving import endpoint, loading
 from catdog.serving.requests import Request
 
 
-def model_fn(model_dir: str, context: Any) -> Classifier:
+def model_fn(model_dir: str, context: Any) -> Model:
     """The model of the folder, ready; raises CatdogError, so that the worker doesn't start, and its log says why."""
     loading.take_bodies_as_bytes()
     try:
@@ -30,9 +30,9 @@ def input_fn(body: object, content_type: object) -> Request | endpoint.Refusal:
     return endpoint.read_request(body, content_type)
 
 
-def predict_fn(request: Request | endpoint.Refusal, classifier: Classifier) -> endpoint.Answers | endpoint.Refusal:
+def predict_fn(request: Request | endpoint.Refusal, model: Model) -> endpoint.Answers | endpoint.Refusal:
     """An answer a photo."""
-    return endpoint.answer_request(request, classifier)
+    return endpoint.answer_request(request, model)
 
 
 def output_fn(answers: endpoint.Answers | endpoint.Refusal, accept: object, context: Any) -> tuple[bytes, str]:

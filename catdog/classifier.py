@@ -31,6 +31,7 @@ class Classifier(OnnxModel):
     """
 
     task: ClassVar[Task] = "classify"
+    answer_type: ClassVar[type[Prediction]] = Prediction
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Answer uint8 (N, H, W, 3) of the contract's size with float32 (N, C), each row summing to 1."""
@@ -93,9 +94,13 @@ class Classifier(OnnxModel):
         """
         named = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
         for batch in self.load_batches(named, load_pixels, batch_size):
-            yield from self._decide(batch, self.threshold if threshold is None else threshold)
+            yield from self.answer_batch(batch, threshold)
 
-    def _decide(self, batch: list[tuple[str, Pixels | ImageError]], threshold: float | None) -> list[Prediction]:
+    def answer_batch(
+        self, batch: Sequence[tuple[str, Pixels | ImageError]], threshold: float | None = None
+    ) -> list[Prediction]:
+        """Return the answers to photos, given by their names as pixels (H, W, 3) or as why there are none."""
+        threshold = self.threshold if threshold is None else threshold
         good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, ImageError)]
         answers: Iterator[Prediction] = iter(())
         if good:

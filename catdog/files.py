@@ -92,8 +92,9 @@ def check_output_folder(flag: str, folder: Path, marks: Sequence[str], content: 
             raise SettingsError(f"{flag} {folder}: is a file; give a folder")
         unfinished = tuple(f".{mark}." for mark in marks)
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
-        others = [name for name in names if not name.startswith(_OWN)]
-        is_used = any(not (name.startswith(unfinished) and name.endswith(_UNFINISHED)) for name in others)
+        is_used = not all(
+            name.startswith(_OWN) or (name.startswith(unfinished) and name.endswith(_UNFINISHED)) for name in names
+        )
         is_known = any(_holds(folder / mark, content) for mark in marks)
     except OSError as error:
         raise SettingsError(f"{flag} {folder}: can't be read ({error.strerror})") from error

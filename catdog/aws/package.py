@@ -28,8 +28,9 @@ from catdog.aws.archive import make_archive
 from catdog.aws.containers import has_serving_toolkit
 from catdog.aws.failures import FORBIDDEN, NO_OBJECT, error_code
 from catdog.aws.source_code import ROOT, read_handler_code
-from catdog.classifier import Classifier
-from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
+from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract, Task
+from catdog.detection.decoding import DetectedObject
+from catdog.detection.models import load_model
 from catdog.errors import ModelError, SettingsError
 from catdog.files import replace_file
 from catdog.onnx_model import EMBEDDED, find_embedded
@@ -62,6 +63,10 @@ class Package:
     size_bytes: int
     model_sha256: str
     """Of the ONNX file in it, as batch scoring has it in its ``model`` column."""
+    task: Task = "classify"
+    """What the model is for."""
+    threshold: float = 0.5
+    """The contract's."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,10 @@ class GoldenPhoto:
 
     name: str
     data: bytes
-    probabilities: dict[str, float]
-    """By class name."""
+    probabilities: dict[str, float] | None
+    """By class name; None of a detector."""
+    heads: tuple[DetectedObject, ...] = ()
+    """What a detector found."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,22 @@ class PackageUpload:
             file = tar.extractfile(GOLDEN_NAME)
             assert file is not None  # we have packed it
             photos = json.load(file)["photos"]
-        return [GoldenPhoto(p["name"], base64.b64decode(p["image"]), p["probabilities"]) for p in photos]
+        return [
+            GoldenPhoto(
+                photo["name"],
+                base64.b64decode(photo["image"]),
+                photo.get("probabilities"),
+                golden.read_heads(photo.get("objects", ())),
+            )
+            for photo in photos
+        ]
+
+    def check_machine(self, on_gpu: bool) -> None:
+        """Raise SettingsError where the package would leave the machine's GPU idle."""
+        if on_gpu and self.package is not None and self.package.task == "detect":
+            raise SettingsError(
+                "a detector runs on the CPU here, and a GPU would be idle; give --instance-type ml.c7i.large"
+            )
 
 
 def build_package(run: Path, out: Path, photos: Sequence[Path] = (), with_code: bool = True) -> Package:
@@ -112,22 +134,23 @@ def build_package(run: Path, out: Path, photos: Sequence[Path] = (), with_code: 
     onnx = next((run / name for name in ONNX_CHOICES if (run / name).is_file()), None)
     if onnx is None:
         raise ModelError(f"{run}: no {' or '.join(ONNX_CHOICES)}; make it with catdog export {run}")
-    classifier = Classifier(onnx, threads=1)
-    check_same_contract(contract, classifier)
+    model = load_model(onnx, contract.task, threads=1)
+    check_same_contract(contract, model)
     contents = {
         CONTRACT_NAME: (run / CONTRACT_NAME).read_bytes(),
-        GOLDEN_NAME: golden.write_golden(classifier, photos).encode("utf-8"),
+        GOLDEN_NAME: golden.write_golden(model, photos).encode("utf-8"),
         ONNX_NAME: onnx.read_bytes(),
     }
     if with_code:
         contents |= {f"code/{name}": data for name, data in list_code().items()}
-    if with_code and (run / WEIGHTS_NAME).is_file():  # only AWS's container has torch, for a GPU
+    # Only AWS's container has torch, for a GPU, and a detector runs on the CPU.
+    if with_code and model.task == "classify" and (run / WEIGHTS_NAME).is_file():
         contents[WEIGHTS_NAME] = (run / WEIGHTS_NAME).read_bytes()
     data = make_archive(contents)
     with replace_file(out) as temporary:
         temporary.write_bytes(data)
     sha256, model_sha256 = (hashlib.sha256(content).hexdigest() for content in (data, contents[ONNX_NAME]))
-    return Package(out, sha256, len(data), model_sha256)
+    return Package(out, sha256, len(data), model_sha256, model.task, contract.threshold)
 
 
 def list_code(root: Path = ROOT) -> dict[str, bytes]:

@@ -3,7 +3,8 @@
     read_training_code()    train.py, requirements.txt and what train.py imports, as names and bytes
     read_handler_code()     inference.py and what it imports
 
-Imports are followed at the top of a file and inside functions. Nothing else goes along: no embedded model, no tests.
+Imports are followed at the top of a file and inside functions. Nothing else goes along: no tests, and the embedded
+model only with a training that starts from it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from catdog.errors import SettingsError
 ROOT: Final = Path(__file__).resolve().parents[2]
 TRAIN_ENTRY: Final = "train.py"
 TRAIN_COMMAND: Final = "catdog/training/cli.py"  # which catdog.cli imports by its name when train.py asks for it
+EMBEDDED_MODEL: Final = "catdog/assets/catdog.onnx"
 SERVE_ENTRY: Final = "inference.py"
 _PACKAGE: Final = "catdog"
 
@@ -41,9 +43,13 @@ def list_training_files(root: Path = ROOT) -> list[str]:
     return sorted({*own, *(path.relative_to(root).as_posix() for path in imported)})
 
 
-def read_training_code(root: Path = ROOT) -> dict[str, bytes]:
-    """Return the files that a training job needs, by their path below ``root``; raises as ``list_training_files``."""
-    return {name: (root / name).read_bytes() for name in list_training_files(root)}
+def read_training_code(root: Path = ROOT, *, embedded: bool = False) -> dict[str, bytes]:
+    """Return the files that a training job needs, by their path below ``root``; raises as ``list_training_files``.
+
+    ``embedded``: with the model inside catdog, for a training that learns from it.
+    """
+    names = [*list_training_files(root), *([EMBEDDED_MODEL] if embedded else ())]
+    return {name: (root / name).read_bytes() for name in names}
 
 
 def read_handler_code(root: Path = ROOT) -> dict[str, bytes]:

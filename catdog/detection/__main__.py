@@ -23,7 +23,7 @@ from typing import Annotated, Final
 import typer
 
 from catdog.answers import Form, as_json, as_jsonl
-from catdog.detection.answers import Detection, as_csv
+from catdog.detection.answers import NO_PET, Detection, as_csv
 from catdog.detection.detector import load_detector
 from catdog.edge import EXIT_FAILED, edge
 from catdog.photo_command import (
@@ -41,8 +41,6 @@ from catdog.photo_command import (
 )
 from catdog.sources.names import check_apart
 from catdog.text import printable
-
-NO_PET: Final = "no pet"  # a photo without a head, in the table
 
 EXAMPLES: Final = """\b
 Examples:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from catdog.answers import stream_csv
 from catdog.detection.decoding import DetectedObject
 from catdog.text import escape_name, printable
+
+NO_PET: Final = "no pet"  # what a photo without a head is called
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Detector(OnnxModel):
     """
 
     task: ClassVar[Task] = "detect"
+    answer_type: ClassVar[type[Detection]] = Detection
 
     def propose(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Answer uint8 (N, H, W, 3) of the contract's size with boxes (N, K, 4), px of it, and scores (N, K, C).
@@ -80,19 +81,23 @@ class Detector(OnnxModel):
         """
         named = ((photo, describe(photo)) for photo in photos) if names is None else zip(photos, names, strict=True)
         for batch in self.load_batches(named, load_pixels, batch_size):
-            yield from self._answer(batch, self.threshold if threshold is None else threshold)
+            yield from self.answer_batch(batch, threshold)
 
-    def _answer(
-        self, batch: list[tuple[str, tuple[Pixels, Size] | ImageError]], threshold: float | None
-    ) -> Iterator[Detection]:
+    def answer_batch(
+        self, batch: Sequence[tuple[str, tuple[Pixels, Size] | ImageError]], threshold: float | None = None
+    ) -> list[Detection]:
+        """Return the answers to photos, given by their names as ``load_sized_pixels`` gives them, or as why not."""
+        threshold = self.threshold if threshold is None else threshold
         good = [loaded[0] for _, loaded in batch if not isinstance(loaded, ImageError)]
         outputs = zip(*self.propose(np.stack(good)), strict=True) if good else iter(())
+        answers = []
         for name, loaded in batch:
             if isinstance(loaded, ImageError):
-                yield Detection.failed(name, loaded)
+                answers.append(Detection.failed(name, loaded))
             else:
                 _, size = loaded
-                yield Detection(name, *size, find_objects(*next(outputs), size, self.contract, threshold))
+                answers.append(Detection(name, *size, find_objects(*next(outputs), size, self.contract, threshold)))
+        return answers
 
     def _fits(self, outputs: Sequence[Any]) -> bool:
         shapes = [output.shape for output in outputs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 import signal
@@ -15,24 +14,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
-from hashlib import sha256
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from catdog.contract import UNSURE
+from catdog.contract import UNSURE, Task
 from catdog.edge import EXIT_FAILED, EXIT_SIGNAL, edge, write_summary
 from catdog.errors import DataError, SettingsError
 from catdog.files import check_local, check_output_file, replace_file
 from catdog.sources.names import INSIDE, MAGIC, check_apart, expand_braces, is_object_uri, is_url
-from catdog.text import printable, restore_name
+from catdog.text import printable
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from catdog.classifier import Classifier
 
 EXIT_TOO_MANY_ERRORS: Final = 3
@@ -46,7 +41,8 @@ _HELP: Final = """Score every photo of a large collection, once.
 SOURCE is a photo, a folder (with all below it), a quoted pattern, a .zip or .tar archive, a set of shards, or an s3://,
 gs:// or az:// address of these. --out gets one row an input, also for one that can't be read: source, status (ok,
 corrupt, unsupported, missing, too_large, out_of_memory), label, confidence, a probability a class, width, height,
-sha256, error, model, version.
+sha256, error, model, version. With a detector as --model it gets one row a head, and one for a photo without: head (its
+number), xmin, ymin, xmax and ymax are there in place of the probabilities.
 
 Killed at any moment and started again with the same command, it goes on where it was. Given again later, the command
 brings the result up to date: only photos that are new or were replaced are scored.
@@ -58,6 +54,7 @@ Examples:
   catdog score --list paths.csv --out results.jsonl --max-errors 1%
   catdog score s3://bucket/photos/ --out s3://bucket/results.parquet
   catdog score photos/ --out results.parquet --sort-into sorted/ --contact-sheet sample.png
+  catdog score photos/ --out heads.parquet --model heads.onnx
   catdog score photos/ --out results.parquet --dry-run
 
 \b
@@ -85,10 +82,17 @@ def main(
         typer.Option("--list", metavar="FILE", help="Paths to score: a line each, or a CSV or Parquet column."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="FILE", help="An ONNX model, instead of the embedded one.")
+        str | None, typer.Option(metavar="FILE", help="An ONNX model, also a detector, instead of the embedded one.")
+    ] = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(help="What the model has to be for; without --model, which embedded one.", show_default=False),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(metavar="T", help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".')
+        float | None,
+        typer.Option(
+            metavar="T", help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}", or a head is not given.'
+        ),
     ] = None,
     workers: Annotated[
         str, typer.Option(metavar="N", help="Processes, each with a model on one core; auto: one a core.")
@@ -131,11 +135,16 @@ def main(
     import pyarrow  # noqa: F401
 
     from catdog.score import run
+    from catdog.score.sample import draw_sample
     from catdog.score.sorting import Sorter
 
     _check_arguments(sources, lists, threshold, copy, sort_into)
     limit = run.MaxErrors.parse(max_errors) if max_errors else None
-    job, class_names = run.prepare_job(model, threshold, provider)
+    job, class_names = run.prepare_job(model, threshold, provider, task)
+    if job.task == "detect":
+        for option, is_given in (("--sort-into", sort_into), ("--explain", explain)):
+            if is_given:
+                raise SettingsError(f"{option}: goes with a classifier; a detector has no label for a whole photo")
     if explain and not contact_sheet:
         raise SettingsError("--explain says how --contact-sheet shows photos; give that, too")
     looking = _open_looking_model(model, threshold, provider) if explain else None
@@ -165,7 +174,7 @@ def main(
             temporary.write_text(json.dumps(report, indent=1) + "\n")
     if contact_sheet and outcome.finished:
         with _explain_write_errors("--contact-sheet", contact_sheet):
-            _draw_contact_sheet(out, contact_sheet, looking)
+            draw_sample(out, contact_sheet, looking)
     write_summary(report)
     if outcome.too_many_errors:
         raise typer.Exit(EXIT_TOO_MANY_ERRORS)
@@ -381,42 +390,3 @@ def _open_looking_model(model: str | None, threshold: float | None, provider: st
     classifier = load(model, provider=provider, threshold=threshold)
     classifier.check_evidence()
     return classifier
-
-
-def _draw_contact_sheet(out: str, path: Path, looking: Classifier | None) -> None:
-    """Draw a sample of the answers, as many of each label, the same for the same result.
-
-    ``looking``: the model that gave them, to show where it looked.
-    """
-    from catdog.colours import BLUE, ORANGE
-    from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
-    from catdog.errors import ImageError
-    from catdog.explain import explain
-    from catdog.score import output
-    from catdog.sources import content_for
-    from catdog.sources.stores import open_store
-
-    store, name = open_store(out)
-    samples: dict[str, list[tuple[str, str, float]]] = {}
-    for batch in output.read_columns(store, name):
-        for source, label, confidence in zip(batch["source"], batch["label"], batch["confidence"], strict=True):
-            if label:
-                chosen = samples.setdefault(label, [])
-                entry = (sha256(source.encode()).hexdigest(), source, float(confidence))
-                if len(chosen) < MOST or entry < chosen[-1]:
-                    chosen.append(entry)
-                    samples[label] = heapq.nsmallest(MOST, chosen)
-    cells = []
-    share = MOST // max(1, len(samples))
-    for label, chosen in sorted(samples.items()):
-        for _, source, confidence in sorted(chosen[:share], key=itemgetter(1)):  # archives are read in their order
-            try:
-                name = restore_name(source)
-                photo: bytes | ImageError | Image.Image = content_for(name).read(name)
-                if looking:
-                    photo = explain(looking, photo, name).picture or photo
-            except ImageError as error:
-                photo = error
-            colour = ORANGE if label == UNSURE else BLUE
-            cells.append(Cell(thumbnail(photo), f"{label} {confidence:.1%}", source, colour))
-    contact_sheet(cells, f"A sample of {out}", path)

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import Literal
+from itertools import compress
+from typing import Any, Literal
 
 import numpy as np
 
+from catdog.detection.decoding import DetectedObject
 from catdog.score import output
-from catdog.score.rows import Row
+from catdog.score.rows import BOX_COLUMNS, HEAD, Row, begins_photo, join_heads
 from catdog.sources.names import INSIDE, is_archive_name
 from catdog.sources.stores import Store
 from catdog.text import escape_name, restore_name
@@ -114,7 +116,7 @@ class FormerRows:
         current: tuple[str, str] | None = None
         members: set[str] = set()
         for store, name in self._tables:
-            for batch in output.read_columns(store, name):
+            for batch in map(_keep_first_rows, output.read_columns(store, name)):
                 blocks.append(np.fromiter(map(_hash, batch["source"]), np.uint64, len(batch["source"])))
                 self._has_versions &= "version" in batch
                 for source, version in zip(batch["source"], batch.get("version", ()), strict=False):
@@ -137,14 +139,38 @@ class FormerRows:
 
     def _read_rows(self) -> Iterator[tuple[str, Row]]:
         for store, name in self._tables:
-            for batch in output.read_columns(store, name):
-                try:
-                    columns = list(batch)
-                    for values in zip(*batch.values(), strict=True):
-                        row = dict(zip(columns, values, strict=True))
-                        yield row["source"], Row.from_columns(row, self._class_names)
-                except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                    raise output.damaged(name) from error
+            try:
+                yield from join_heads(_read_values(store, name), self._class_names)
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise output.damaged(name) from error
+
+
+def read_sources(store: Store, name: str) -> Iterator[str]:
+    """The sources of a table, once for all rows of a photo. Raises DataError for a damaged file."""
+    for batch in map(_keep_first_rows, output.read_columns(store, name)):
+        yield from batch["source"]
+
+
+def read_heads(store: Store, name: str, sources: set[str]) -> Iterator[tuple[str, tuple[DetectedObject, ...]]]:
+    """The heads in some of the photos of a detector's table, by their sources as they stand there."""
+    values = (row for row in _read_values(store, name) if row["source"] in sources)
+    for source, row in join_heads(values, BOX_COLUMNS):
+        yield source, row.heads
+
+
+def _read_values(store: Store, name: str) -> Iterator[dict[str, Any]]:
+    """A table's rows by column name."""
+    for batch in output.read_columns(store, name):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _keep_first_rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The same columns, with the first row of each photo alone."""
+    if HEAD not in batch:
+        return batch
+    firsts = list(map(begins_photo, batch[HEAD]))
+    return {column: list(compress(values, firsts)) for column, values in batch.items()}
 
 
 def _hash(source: str) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from catdog.errors import DataError, SettingsError
 from catdog.score import output
-from catdog.score.former import FormerRows, Table
+from catdog.score.former import FormerRows, Table, read_sources
 from catdog.score.rows import STATUSES, Row, table
 from catdog.sources import Cursor
 from catdog.sources.stores import Store
@@ -34,7 +34,7 @@ _FORMER_SETTING: Final = "files"  # in records of earlier versions, which refuse
 
 @dataclass
 class Totals:
-    """How many rows of which status and label there are."""
+    """How many inputs of which status there are, and how many labels: a detector's are those of heads."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Totals:
     def add(self, rows: Sequence[Row]) -> None:
         """Count these, too."""
         self.statuses.update(row.status for row in rows)
-        self.labels.update(row.label for row in rows if row.label is not None)
+        self.labels.update(label for row in rows for label in row.labels)
 
     @property
     def rows(self) -> int:
@@ -156,9 +156,8 @@ class Ledger:
         only_result = tables[0][1] == self._name  # what was put aside may end inside an archive
         former = FormerRows(tables, self._class_names, retry_failed, has_whole_archives=only_result)
         for number in range(self._parts):
-            for batch in output.read_columns(self._store, self._name_part(number)):
-                for source in batch["source"]:
-                    former.forget(source)
+            for source in read_sources(self._store, self._name_part(number)):
+                former.forget(source)
         return former
 
     def begin_update(self) -> None:

@@ -2,14 +2,18 @@
 
     source  status  label  confidence  <a column a class>  width  height  sha256  error  model  version
 
-One input gives one row, whatever happens to it. The columns are the same in Parquet, CSV and JSON lines.
+One input gives one row, whatever happens to it. Of a detector it is one a head, and one where a photo has none; it has
+``head  xmin  ymin  xmax  ymax`` where a classifier has its classes. Parquet, CSV and JSON lines have the same columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
+from catdog.boxes import Box
+from catdog.detection.decoding import DetectedObject
 from catdog.errors import ContractError, ImageError, ImageReason
 from catdog.text import escape_name, printable
 
@@ -28,10 +32,14 @@ STATUS_OF: Final[Mapping[ImageReason, Status]] = {
     "out_of_memory": "out_of_memory",
 }
 MAX_ERROR_LENGTH: Final = 500  # characters
+HEAD: Final = "head"
+BOX_COLUMNS: Final = (HEAD, "xmin", "ymin", "xmax", "ymax")
+"""What a detector's table has in place of class names: which head of the photo it is, 1 being the surest, and its box,
+px of the upright photo. The rows of a photo follow each other."""
 
 
 class Row(NamedTuple):
-    """What is known of one input besides its name. A failed one has no label, confidence and probabilities."""
+    """What is known of one input besides its name. A failed one has no label, confidence, probabilities and heads."""
 
     status: Status
     label: str | None = None
@@ -46,6 +54,13 @@ class Row(NamedTuple):
     error: str | None = None
     version: str | None = None
     """Of the input when it was listed, by which a later run knows whether it was replaced; None: unknown."""
+    heads: tuple[DetectedObject, ...] = ()
+    """What a detector found, the surest first; such a row itself has no label, confidence and probabilities."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of the photo, or those of its heads."""
+        return [self.label] if self.label is not None else [head.label for head in self.heads]
 
     @classmethod
     def failed(cls, error: ImageError, sha256: str | None = None) -> Row:
@@ -53,10 +68,13 @@ class Row(NamedTuple):
         return cls(STATUS_OF[error.reason], sha256=sha256, error=printable(str(error))[:MAX_ERROR_LENGTH])
 
     @classmethod
-    def from_columns(cls, values: Mapping[str, Any], class_names: Sequence[str]) -> Row:
+    def from_columns(
+        cls, values: Mapping[str, Any], class_names: Sequence[str], others: Sequence[Mapping[str, Any]] = ()
+    ) -> Row:
         """The row that a table's values by column name were made of; a CSV's are all text.
 
-        Raises KeyError, TypeError, ValueError, AttributeError or OverflowError for values that no row has.
+        ``others``: those of the photo's second head and of all after it. Raises KeyError, TypeError, ValueError,
+        AttributeError or OverflowError for values that no row has.
         """
         if values["status"] not in STATUSES:
             raise ValueError(f"no status: {values['status']!r}")
@@ -64,15 +82,41 @@ class Row(NamedTuple):
         def convert(name: str, kind: Callable[[Any], Any]) -> Any:
             return None if values.get(name) in (None, "") else kind(values[name])
 
-        probabilities = tuple(convert(name, float) for name in class_names)
+        has_heads = HEAD in class_names
+        probabilities = () if has_heads else tuple(convert(name, float) for name in class_names)
         return cls(
             values["status"],
-            convert("label", _read_text),
-            convert("confidence", float),
+            None if has_heads else convert("label", _read_text),
+            None if has_heads else convert("confidence", float),
             () if None in probabilities else probabilities,
-            *(convert(name, _read_side) for name in ("width", "height")),
-            *(convert(name, _read_text) for name in ("sha256", "error", "version")),
+            width=convert("width", _read_side),
+            height=convert("height", _read_side),
+            sha256=convert("sha256", _read_text),
+            error=convert("error", _read_text),
+            version=convert("version", _read_text),
+            heads=tuple(map(_read_head, [values, *others])) if has_heads and convert(HEAD, int) else (),
         )
+
+
+def begins_photo(head: Any) -> bool:
+    """Whether a table's row is the first of its photo, by its value of ``head``."""
+    return head in (None, "", 1, "1")
+
+
+def join_heads(values: Iterable[dict[str, Any]], class_names: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Sources and Rows of which a table was made, given its rows by column name. Raises as ``Row.from_columns``."""
+    photo: list[dict[str, Any]] = []
+    for row in chain(values, [None]):
+        if photo and (row is None or begins_photo(row.get(HEAD)) or HEAD not in class_names):
+            yield photo[0]["source"], Row.from_columns(photo[0], class_names, photo[1:])
+            photo = []
+        if row is not None:
+            photo.append(row)
+
+
+def _read_head(values: Mapping[str, Any]) -> DetectedObject:
+    corners = [float(values[name]) for name in BOX_COLUMNS[1:]]
+    return DetectedObject(float(values["confidence"]), Box(_read_text(values["label"]), *corners))
 
 
 def _read_text(value: Any) -> str:
@@ -89,25 +133,32 @@ def _read_side(value: Any) -> int:
 def columns(class_names: Sequence[str]) -> list[str]:
     """The names of all columns in order; raises ContractError for a class that has another column's name."""
     fixed = ["source", "status", "label", "confidence"], ["width", "height", "sha256", "error", "model", "version"]
-    if clash := set(class_names) & {*fixed[0], *fixed[1]}:
+    taken = {*fixed[0], *fixed[1], *(() if class_names == BOX_COLUMNS else [HEAD])}
+    if clash := set(class_names) & taken:
         raise ContractError(f"a class named {min(clash)!r} would be mistaken for the column; rename the class")
     return [*fixed[0], *class_names, *fixed[1]]
 
 
 def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str], model: str) -> pa.Table:
-    """Rows as an Arrow table: text, doubles for confidence and probabilities, int32 for sizes.
+    """Rows as an Arrow table: text, doubles for confidence, probabilities and boxes, int32 for sizes and ``head``.
 
     ``model``: its SHA-256.
     """
     import pyarrow as pa
 
+    if HEAD in class_names:
+        sources = [source for source, row in zip(sources, rows, strict=True) for _ in row.heads or [None]]
+        rows = list(chain.from_iterable(map(_spread_heads, rows)))
     missing = (None,) * len(class_names)
     data: list[tuple[Any, Any]] = [
         ([escape_name(source) for source in sources], pa.string()),
         ([row.status for row in rows], pa.string()),
         ([row.label for row in rows], pa.string()),
         ([row.confidence for row in rows], pa.float64()),
-        *(([(row.probabilities or missing)[i] for row in rows], pa.float64()) for i in range(len(class_names))),
+        *(
+            ([(row.probabilities or missing)[i] for row in rows], pa.int32() if name == HEAD else pa.float64())
+            for i, name in enumerate(class_names)
+        ),
         ([row.width for row in rows], pa.int32()),
         ([row.height for row in rows], pa.int32()),
         ([row.sha256 for row in rows], pa.string()),
@@ -116,3 +167,11 @@ def table(sources: Sequence[str], rows: Sequence[Row], class_names: Sequence[str
         ([row.version for row in rows], pa.string()),
     ]
     return pa.table([pa.array(values, kind) for values, kind in data], names=columns(class_names))
+
+
+def _spread_heads(row: Row) -> list[Row]:
+    """One row a head, with what BOX_COLUMNS name where a classifier's has probabilities; of no head, the row itself."""
+    return [
+        row._replace(label=head.label, confidence=head.confidence, probabilities=(number, *head.box.corners))
+        for number, head in enumerate(row.heads, start=1)
+    ] or [row]

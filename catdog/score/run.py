@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from catdog.classifier import load
+from catdog.contract import Task as ModelTask
+from catdog.detection.models import load_model
 from catdog.errors import CatdogError, DataError, SettingsError
 from catdog.score import output
 from catdog.score.former import FormerRows, Kind
 from catdog.score.ledger import Ledger, Totals
-from catdog.score.rows import Row, columns
+from catdog.score.rows import BOX_COLUMNS, Row, columns
 from catdog.score.scorer import Answer, Job, Scorer, Seconds
 from catdog.sources import Input, SourceChangedError, list_inputs
 from catdog.sources.archives import Bytes
@@ -100,12 +101,17 @@ class Outcome:
     """Why the first photo that this run could not answer has no answer."""
 
 
-def prepare_job(model: str | None, threshold: float | None, provider: str | None) -> tuple[Job, tuple[str, ...]]:
-    """The job for a model, and its class names; raises ModelError or ContractError."""
-    classifier = load(model, threads=1, provider=provider)
-    names = classifier.contract.class_names
+def prepare_job(
+    model: str | None, threshold: float | None, provider: str | None, task: ModelTask | None = None
+) -> tuple[Job, tuple[str, ...]]:
+    """The job for a model, and the columns of its answers: its class names, or BOX_COLUMNS.
+
+    Raises ModelError or ContractError, also where the model is not for ``task``.
+    """
+    opened = load_model(model, task, threads=1, provider=provider)
+    names = BOX_COLUMNS if opened.task == "detect" else opened.contract.class_names
     columns(names)
-    return Job(model, classifier.sha256, threshold, provider), names
+    return Job(model, opened.sha256, threshold, provider, task=opened.task), names
 
 
 def score(

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from catdog.classifier import Classifier, load
+from catdog.contract import Task
+from catdog.detection.detector import Detector
+from catdog.detection.models import Model, load_model
 from catdog.errors import DataError, ImageError, ModelError
 from catdog.image import Pixels, Size, load_sized_pixels, out_of_memory
-from catdog.prediction import decide
 from catdog.score.rows import Row
 from catdog.score.sorting import Sorter
 from catdog.sources import Input
@@ -44,11 +44,13 @@ class Job:
     model_sha256: str
     """Of that file: workers refuse another one."""
     threshold: float | None = None
-    """Confidence under which the answer is "unsure", [0, 1]; None is the contract's."""
+    """Confidence under which the answer is "unsure", or a head is not given, [0, 1]; None is the contract's."""
     provider: str | None = None
     """ONNX Runtime's execution provider; None is the CPU's."""
     sorter: Sorter | None = None
     """Puts each answered photo into the folder of its label."""
+    task: Task = "classify"
+    """What the model is for."""
 
 
 class Seconds(NamedTuple):
@@ -75,7 +77,7 @@ class Scorer:
     """A loaded model that answers tasks. Raises ModelError or ContractError when it can't be loaded."""
 
     def __init__(self, job: Job) -> None:
-        self.classifier = open_model(job)
+        self.model = open_model(job)
         self._threshold = job.threshold
         self._sorter = job.sorter
         Image.core.set_blocks_max(_PILLOW_BLOCKS)  # type: ignore[attr-defined]
@@ -118,7 +120,7 @@ class Scorer:
             data = read()
             read_at = time.perf_counter()
             sha256 = hashlib.sha256(data).hexdigest()
-            pixels, size = load_sized_pixels(data, self.classifier.contract, item.source)
+            pixels, size = load_sized_pixels(data, self.model.contract, item.source)
             photo: _Photo | Row = _Photo(sha256, pixels, size, self._choose_original(item, data))
         except ImageError as error:
             photo = Row.failed(error, sha256)
@@ -137,8 +139,13 @@ class Scorer:
     def _answer_photos(self, photos: Sequence[_Photo]) -> list[Row]:
         if not photos:
             return []
-        probabilities = self.classifier.probabilities(np.stack([photo.pixels for photo in photos]))
-        answers = decide([""] * len(photos), probabilities, self.classifier.contract, self._threshold)
+        if isinstance(self.model, Detector):
+            found = self.model.answer_batch([("", (photo.pixels, photo.size)) for photo in photos], self._threshold)
+            return [
+                Row("ok", None, None, (), *photo.size, photo.sha256, heads=answer.objects or ())
+                for photo, answer in zip(photos, found, strict=True)
+            ]
+        answers = self.model.answer_batch([("", photo.pixels) for photo in photos], self._threshold)
         return [
             Row("ok", answer.label, answer.confidence, tuple((answer.probabilities or {}).values()), *p.size, p.sha256)
             for p, answer in zip(photos, answers, strict=True)
@@ -159,12 +166,12 @@ def _read_again(item: Input) -> bytes:
         raise DataError(f"{error}; it can't be sorted into a folder") from error
 
 
-def open_model(job: Job) -> Classifier:
+def open_model(job: Job) -> Model:
     """The job's model on one thread; raises ModelError when it is not the file that the run began with."""
-    classifier = load(job.model, threads=1, provider=job.provider)
-    if classifier.sha256 != job.model_sha256:
-        raise ModelError(f"{classifier.name}: the file was replaced during the run; give --restart to begin anew")
-    return classifier
+    model = load_model(job.model, job.task, threads=1, provider=job.provider)
+    if model.sha256 != job.model_sha256:
+        raise ModelError(f"{model.name}: the file was replaced during the run; give --restart to begin anew")
+    return model
 
 
 def read_ahead(item: Input) -> bytes | ImageError | None:

@@ -26,7 +26,7 @@ import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from catdog.classifier import load
+from catdog.detection.models import load_model
 from catdog.edge import edge
 from catdog.errors import SettingsError
 from catdog.serving.limits import MAX_PIXELS
@@ -103,7 +103,7 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
         if server.failure is not None:
             raise server.failure
         return
-    load(settings.model, threads=1)  # what is wrong with the model is said once, and here
+    load_model(settings.model, threads=1)  # what is wrong with the model is said once, and here
     with ExitStack() as stack:
         os.environ[SHARED_METRICS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="catdog-metrics-"))
         os.environ[SETTINGS] = write_settings(settings)

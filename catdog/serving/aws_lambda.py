@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from catdog.classifier import Classifier
+from catdog.detection.models import Model
 from catdog.errors import CatdogError
 from catdog.serving.endpoint import BUDGET_S
 from catdog.serving.lambda_events import answer_event
@@ -29,10 +29,10 @@ _log = logging.getLogger(__name__)
 def handler(event: object, context: Any) -> Any:
     """Answer an event; ``context`` is Lambda's, which knows how much time is left."""
     left_s = context.get_remaining_time_in_millis() / 1000
-    return answer_event(event, _classifier, min(BUDGET_S, READING * left_s))
+    return answer_event(event, _model, min(BUDGET_S, READING * left_s))
 
 
-def _start() -> Classifier:
+def _start() -> Model:
     try:
         find_answers_folder()  # a typo ends the start, not an event
         # The golden photos warm it up for one photo; a call with sixteen would be half of a cold start.
@@ -42,7 +42,7 @@ def _start() -> Classifier:
         raise
 
 
-_classifier = _start()
+_model = _start()
 try:
     from snapshot_restore_py import register_before_snapshot
 except ImportError:  # only runtimes with SnapStart have it

@@ -25,7 +25,7 @@ import numpy as np
 
 from catdog.contract import Contract
 from catdog.errors import ImageError, ImageReason, ModelError
-from catdog.image import Pixels, load_pixels
+from catdog.image import MAX_SIDE_PX, Pixels, Size, load_sized_pixels
 from catdog.serving.limits import LateError, make_room
 from catdog.text import printable
 
@@ -41,6 +41,7 @@ _START_S: Final = 60.0
 _END_S: Final = 1.0  # that a process may take to end whose socket is closed
 _MOST_MESSAGE: Final = 2**30  # bytes
 _LENGTH: Final = struct.Struct("<Q")
+_SIZE: Final = struct.Struct("<II")  # of the upright photo, px, before its pixels
 # How a decoder's messages begin.
 _READY, _LARGE, _PIXELS, _REFUSED, _BROKEN = b"S", b"L", b"P", b"E", b"B"
 _GO, _STOP = b"go", b"stop"  # answers to _LARGE
@@ -80,13 +81,13 @@ class Decoders:
             self.close()
             raise ModelError(f"a process that decodes photos doesn't start ({error})") from error
 
-    def load(self, source: object, contract: Contract, name: str, deadline: float) -> Pixels:
-        """Do what ``catdog.image.load_pixels`` does; also raises ImageError where the photo kills or stalls a decoder.
+    def load(self, source: object, contract: Contract, name: str, deadline: float) -> tuple[Pixels, Size]:
+        """Do what ``catdog.image.load_sized_pixels`` does; raises ImageError also for what kills or stalls it.
 
         ``deadline``: a value of ``time.monotonic()``.
         """
         if not isinstance(source, bytes):
-            return load_pixels(source, contract, name)  # nothing to decode
+            return load_sized_pixels(source, contract, name)  # nothing to decode
         try:
             return self._load(source, contract, name, deadline, may_be_large=False)
         except _LargeError:  # it waits for its turn without a decoder, which others can use meanwhile
@@ -97,7 +98,9 @@ class Decoders:
         finally:
             self._large.release()
 
-    def _load(self, data: bytes, contract: Contract, name: str, deadline: float, may_be_large: bool) -> Pixels:
+    def _load(
+        self, data: bytes, contract: Contract, name: str, deadline: float, may_be_large: bool
+    ) -> tuple[Pixels, Size]:
         try:
             decoder = self._idle.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty as error:
@@ -168,7 +171,9 @@ class _Decoder:
             self._receive(deadline)
             self._is_ready = True
 
-    def load(self, data: bytes, contract: Contract, name: str, deadline: float, may_be_large: bool) -> Pixels:
+    def load(
+        self, data: bytes, contract: Contract, name: str, deadline: float, may_be_large: bool
+    ) -> tuple[Pixels, Size]:
         if self._process is None or self._process.poll() is not None:  # ended by something else than a photo
             self.end()
             self.start()
@@ -186,8 +191,11 @@ class _Decoder:
             if not may_be_large:  # what came is the refusal that ``work`` makes of it
                 raise _LargeError
         size = contract.input_size
-        if kind == _PIXELS and len(payload) == size * size * 3:
-            return np.frombuffer(payload, np.uint8).reshape(size, size, 3)
+        if kind == _PIXELS and len(payload) == _SIZE.size + size * size * 3:
+            width, height = _SIZE.unpack_from(payload)
+            if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+                raise RuntimeError(f"a decoder failed: it says that the photo has {width} x {height} px")
+            return np.frombuffer(payload, np.uint8, offset=_SIZE.size).reshape(size, size, 3), (width, height)
         text = payload[:2000].decode("utf-8", "replace")
         if kind == _REFUSED:
             word, _, message = text.partition(" ")
@@ -236,13 +244,13 @@ def work(number: int) -> None:
             name, data = receive(server).decode("utf-8", "surrogatepass"), receive(server)
             signal.alarm(300)  # should it hang while nobody is there any more to end it
             try:
-                pixels = load_pixels(data, contract, name, make_room(settings["most_pixels"], turn()))
+                pixels, size = load_sized_pixels(data, contract, name, make_room(settings["most_pixels"], turn()))
             except ImageError as error:
                 send(server, f"{_REFUSED.decode()}{error.reason} {error}".encode("utf-8", "replace"))
             except Exception as error:
                 send(server, _BROKEN + repr(error).encode("utf-8", "replace"))
             else:
-                send(server, _PIXELS + pixels.tobytes())
+                send(server, _PIXELS + _SIZE.pack(*size) + pixels.tobytes())
             signal.alarm(0)
 
 

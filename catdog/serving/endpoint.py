@@ -16,16 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from typing import Final
-
-import numpy as np
+from typing import Any, Final
 
 from catdog.answers import as_csv, as_json, as_jsonl
-from catdog.classifier import Classifier
-from catdog.contract import Contract
+from catdog.contract import Contract, Task
+from catdog.detection.answers import Detection
+from catdog.detection.answers import as_csv as as_box_csv
+from catdog.detection.detector import Detector
+from catdog.detection.models import Model
 from catdog.errors import CatdogError, ImageError
-from catdog.image import Pixels
-from catdog.prediction import Prediction, decide
+from catdog.image import Pixels, Size
+from catdog.prediction import DECIMALS, Prediction
 from catdog.serving.explaining import ExplainedPrediction, explain_pixels, explain_stream
 from catdog.serving.limits import LateError, LoadPixels, load_within_limits
 from catdog.serving.requests import (
@@ -51,8 +52,11 @@ CSV_TYPE: Final = "text/csv"
 
 _log = logging.getLogger(__name__)
 
-Form = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
+Form = Callable[[Iterable[Any], Sequence[str]], Iterator[str]]
 FORMS: Final[dict[str, Form]] = {JSON_TYPE: as_json, JSON_LINES_TYPE: as_jsonl, CSV_TYPE: as_csv}
+_CSV: Final[dict[Task, Form]] = {"classify": as_csv, "detect": as_box_csv}
+SAGEMAKER: Final = "sagemaker"
+"""``format=sagemaker`` asks for what SageMaker's built-in Object Detection answers."""
 _WILD: Final = {"*/*": JSON_TYPE, "application/*": JSON_TYPE, "text/*": CSV_TYPE}
 
 
@@ -66,14 +70,18 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Answers:
-    """Predictions in the order of the request."""
+    """Predictions or Detections in the order of the request."""
 
-    rows: Sequence[Prediction]
+    rows: Sequence[Prediction | Detection]
     class_names: tuple[str, ...]
     single: bool
     """Whether the request was about one photo; its answer is one JSON object instead of an array."""
     explained: bool = False
     """Whether each row says where the model looked."""
+    task: Task = "classify"
+    """What the rows are answers to."""
+    as_sagemaker: bool = False
+    """Whether the heads are wanted in the form of SageMaker's own algorithm."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +98,27 @@ class Reply:
         return HTTPStatus(self.status).phrase
 
 
-def read_request(body: object, content_type: object, *explain: str) -> Request | Refusal:
-    """Return the photos of a request, none of them decoded yet. ``explain``: as in the address, once "1" or "0"."""
+def read_request(body: object, content_type: object, *explain: str, formats: Sequence[str] = ()) -> Request | Refusal:
+    """Return the photos of a request, none of them decoded yet.
+
+    ``explain`` and ``formats``: as in the address, once "1" or "0", and once "sagemaker".
+    """
     try:
         if explain not in ((), ("0",), ("1",)):
             raise RequestError("explain: give 1 or 0, once")
+        if list(formats) not in ([], [SAGEMAKER]):
+            raise RequestError(f"format: give {SAGEMAKER}, once, or leave it out")
         request = parse_request(body, content_type, parse_prefixes(os.environ.get(ALLOWED_S3, "")))
-        return replace(request, explain=explain == ("1",))
+        if formats and not request.single:
+            raise RequestError(f"format={SAGEMAKER}: answers one photo; send it alone, or as image")
+        return replace(request, explain=explain == ("1",), as_sagemaker=bool(formats))
     except Exception as error:
         return _make_refusal(error)
 
 
 def answer_request(
     request: Request | Refusal,
-    classifier: Classifier,
+    model: Model,
     budget_s: float = BUDGET_S,
     load_pixels: LoadPixels = load_within_limits,
 ) -> Answers | Refusal:
@@ -113,12 +128,15 @@ def answer_request(
     """
     if isinstance(request, Refusal):
         return request
-    if request.explain and not classifier.has_evidence:
+    if request.explain and (isinstance(model, Detector) or not model.has_evidence):
         return Refusal(BAD_REQUEST, "explain: this server's model can't say where it looked; ask without explain")
+    if request.as_sagemaker and not isinstance(model, Detector):
+        return Refusal(BAD_REQUEST, f"format={SAGEMAKER}: this server's model finds no boxes; ask without format")
     try:
         answer = _answer_one if request.single else _answer_many
-        rows = answer(request, classifier, budget_s, load_pixels)
-        return Answers(rows, classifier.contract.class_names, request.single, request.explain)
+        rows = answer(request, model, budget_s, load_pixels)
+        names = model.contract.class_names
+        return Answers(rows, names, request.single, request.explain, model.task, request.as_sagemaker)
     except Exception as error:
         return _make_refusal(error)
 
@@ -132,10 +150,17 @@ def write_reply(answers: Answers | Refusal, accept: object) -> Reply:
         refusal = Refusal(HTTPStatus.NOT_ACCEPTABLE, f"Accept: answers come as {', '.join(FORMS)}")
     elif kind == CSV_TYPE and answers.explained:
         refusal = Refusal(BAD_REQUEST, f"explain: {CSV_TYPE} has no place for it; accept {JSON_TYPE}")
+    elif kind == CSV_TYPE and answers.as_sagemaker:
+        refusal = Refusal(BAD_REQUEST, f"format={SAGEMAKER}: is JSON; accept {JSON_TYPE}")
     else:
-        form = as_jsonl if answers.single and kind == JSON_TYPE else FORMS[kind]
-        text = "".join(form(answers.rows, answers.class_names))
-        return Reply(HTTPStatus.OK, text.encode(), kind)
+        form = FORMS[kind]
+        if answers.as_sagemaker:
+            form = _as_sagemaker
+        elif kind == CSV_TYPE:
+            form = _CSV[answers.task]
+        elif answers.single:
+            form = as_jsonl
+        return Reply(HTTPStatus.OK, "".join(form(answers.rows, answers.class_names)).encode(), kind)
     return Reply(refusal.status, json.dumps({"error": refusal.message}).encode("ascii"), JSON_TYPE)
 
 
@@ -151,25 +176,44 @@ def choose_media_type(accept: object) -> str | None:
     return next((name for weight, _, name in sorted(found) if weight < 0 and name in FORMS), None)
 
 
+def _as_sagemaker(rows: Iterable[Any], class_names: Sequence[str]) -> Iterator[str]:
+    """What Object Detection - MXNet answers for a photo: class, confidence and corners as shares of the photo's sides.
+
+    One that has no answer, which Batch Transform alone can ask for, is an error.
+    """
+    for row in rows:
+        if row.objects is None:
+            yield json.dumps({"error": row.error}) + "\n"
+            continue
+        sides = [row.width, row.height] * 2
+        found = [
+            [class_names.index(head.label), head.confidence]
+            + [round(at / side, DECIMALS) for at, side in zip(head.box.corners, sides, strict=True)]
+            for head in row.objects
+        ]
+        yield json.dumps({"prediction": found}) + "\n"
+
+
 def _answer_one(
-    request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels
-) -> Sequence[Prediction]:
+    request: Request, model: Model, budget_s: float, load_pixels: LoadPixels
+) -> Sequence[Prediction | Detection]:
     photo, name, deadline = request.photos[0], request.names[0], time.monotonic() + budget_s
     try:
         data = _read_in_time(photo, name, deadline, budget_s)
-        pixels = load_pixels(data, classifier.contract, name, deadline)
+        loaded = load_pixels(data, model.contract, name, deadline)
     except ImageError as error:
         if os.environ.get(ANSWER_ALL):
-            return [(ExplainedPrediction if request.explain else Prediction).failed(name, error)]
+            return [(ExplainedPrediction if request.explain else model.answer_type).failed(name, error)]
         raise RequestError(str(error), BAD_REQUEST if error is photo else _choose_status(error)) from error
-    if request.explain:
-        return [explain_pixels(classifier, pixels, name)]
-    return decide([name], classifier.probabilities(pixels[np.newaxis]), classifier.contract)
+    if isinstance(model, Detector):
+        return model.answer_batch([(name, loaded)])
+    pixels, _ = loaded
+    return [explain_pixels(model, pixels, name)] if request.explain else model.answer_batch([(name, pixels)])
 
 
 def _answer_many(
-    request: Request, classifier: Classifier, budget_s: float, load_pixels: LoadPixels
-) -> Sequence[Prediction]:
+    request: Request, model: Model, budget_s: float, load_pixels: LoadPixels
+) -> Sequence[Prediction | Detection]:
     deadline = time.monotonic() + budget_s
     statuses: dict[str, int] = {}
 
@@ -177,16 +221,21 @@ def _answer_many(
         with _note_status(statuses, name):
             return _read_in_time(photo, name, deadline, budget_s)
 
-    def load_in_time(data: object, contract: Contract, name: str) -> Pixels:
+    def load_in_time(data: object, contract: Contract, name: str) -> tuple[Pixels, Size]:
         with _note_status(statuses, name):
             return load_pixels(data, contract, name, deadline)
 
+    def load_unsized(data: object, contract: Contract, name: str) -> Pixels:
+        return load_in_time(data, contract, name)[0]
+
     photos = (partial(read_in_time, *pair) for pair in zip(request.photos, request.names, strict=True))
-    rows: Sequence[Prediction]
-    if request.explain:
-        rows = list(explain_stream(classifier, zip(photos, request.names, strict=True), load_in_time))
+    rows: Sequence[Prediction | Detection]
+    if isinstance(model, Detector):
+        rows = list(model.stream(photos, names=request.names, load_pixels=load_in_time))
+    elif request.explain:
+        rows = list(explain_stream(model, zip(photos, request.names, strict=True), load_unsized))
     else:
-        rows = list(classifier.stream(photos, names=request.names, load_pixels=load_in_time))
+        rows = list(model.stream(photos, names=request.names, load_pixels=load_unsized))
     if request.all_or_none and (failed := next((row for row in rows if row.error), None)):
         # What has no status is a MemoryError, which the classifier makes a row of.
         raise RequestError(str(failed.error), statuses.get(failed.source, HTTPStatus.SERVICE_UNAVAILABLE))

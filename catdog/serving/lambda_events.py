@@ -17,7 +17,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
-from catdog.classifier import Classifier
+from catdog.detection.models import Model
 from catdog.serving.endpoint import BUDGET_S, Refusal, Reply, answer_request, read_request, write_reply
 from catdog.serving.lambda_objects import EventError, answer_batch, answer_notification
 from catdog.serving.requests import BAD_REQUEST, JSON_TYPE, TOO_LARGE
@@ -32,7 +32,7 @@ BALANCER_BYTES: Final = 2**20
 METHODS: Final = "GET, HEAD, POST"
 
 
-def answer_event(event: object, classifier: Classifier, budget_s: float = BUDGET_S) -> Any:
+def answer_event(event: object, model: Model, budget_s: float = BUDGET_S) -> Any:
     """Return the response to an event, ready for JSON; ``budget_s`` is the time for reading what it asks about.
 
     Raises EventError where Lambda has to try it again or put it aside: a photo that S3 announced and that could not be
@@ -40,21 +40,21 @@ def answer_event(event: object, classifier: Classifier, budget_s: float = BUDGET
     """
     fields = event if isinstance(event, dict) else {}
     if isinstance(fields.get("requestContext"), dict):
-        return answer_http(fields, classifier, budget_s)
+        return answer_http(fields, model, budget_s)
     if "Records" not in fields and fields.get("Event") != "s3:TestEvent":
-        return answer_call(event, classifier, budget_s)
+        return answer_call(event, model, budget_s)
     records = fields.get("Records") or [{"eventSource": "aws:s3"}]
     source = records[0].get("eventSource") if isinstance(records, list) and isinstance(records[0], dict) else None
     if source == "aws:sqs":
-        return answer_batch(fields, classifier, budget_s)
+        return answer_batch(fields, model, budget_s)
     if source == "aws:s3":
-        return answer_notification(fields, classifier, budget_s)
+        return answer_notification(fields, model, budget_s)
     raise EventError(
         f"events of {printable(str(source))} are not answered; send those of S3, or of SQS with S3's in them"
     )
 
 
-def answer_http(event: Event, classifier: Classifier, budget_s: float) -> dict[str, Any]:
+def answer_http(event: Event, model: Model, budget_s: float) -> dict[str, Any]:
     """Answer an HTTP request that came as an event; whatever is wrong with it is a 4xx with a JSON body."""
     context = event["requestContext"]
     is_balanced = "elb" in context
@@ -62,11 +62,12 @@ def answer_http(event: Event, classifier: Classifier, budget_s: float) -> dict[s
     method = http.get("method") if isinstance(http, dict) else event.get("httpMethod")
     headers = _read_headers(event)
     if method in ("GET", "HEAD"):
-        reply = _say_ready(classifier)
+        reply = _say_ready(model)
     elif method == "POST":
         body = _read_body(event, is_balanced)
-        request = body if isinstance(body, Refusal) else read_request(body, headers.get("content-type"))
-        reply = write_reply(answer_request(request, classifier, budget_s), headers.get("accept"))
+        kind, formats = headers.get("content-type"), _read_formats(event)
+        request = body if isinstance(body, Refusal) else read_request(body, kind, formats=formats)
+        reply = write_reply(answer_request(request, model, budget_s), headers.get("accept"))
     else:
         reply = _refuse(HTTPStatus.METHOD_NOT_ALLOWED, f"POST a photo; {str(method)[:20]} is not answered")
     if method == "HEAD":
@@ -81,10 +82,10 @@ def answer_http(event: Event, classifier: Classifier, budget_s: float) -> dict[s
     return response
 
 
-def answer_call(event: object, classifier: Classifier, budget_s: float) -> Any:
+def answer_call(event: object, model: Model, budget_s: float) -> Any:
     """Answer a direct call: the JSON that an HTTP body would hold, and the caller's mistakes as error and status."""
     request = read_request(json.dumps(event), JSON_TYPE)
-    reply = write_reply(answer_request(request, classifier, budget_s), JSON_TYPE)
+    reply = write_reply(answer_request(request, model, budget_s), JSON_TYPE)
     answer = json.loads(reply.body)
     if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise EventError(answer["error"])
@@ -98,6 +99,15 @@ def _read_headers(event: Event) -> dict[str, str]:
     for name, values in (many if isinstance(many, dict) else {}).items():
         found[name.lower()] = ",".join(map(str, values)) if isinstance(values, list) else values
     return found
+
+
+def _read_formats(event: Event) -> list[str]:
+    """Return what the address says after format=; several of a name come as a list or with commas between them."""
+    single, many = event.get("queryStringParameters"), event.get("multiValueQueryStringParameters")
+    found = many.get("format") if isinstance(many, dict) else None
+    if found is None:
+        found = single.get("format") if isinstance(single, dict) else None
+    return [] if found is None else [str(one) for one in (found if isinstance(found, list) else [found])]
 
 
 def _read_body(event: Event, is_balanced: bool) -> bytes | Refusal:
@@ -120,8 +130,8 @@ def _refuse_size(size: int, how: str, most: int) -> Refusal:
     return Refusal(TOO_LARGE, f"the body has {size} bytes, at most {most} are taken, {how}; put the photo on S3")
 
 
-def _say_ready(classifier: Classifier) -> Reply:
-    contract = classifier.contract
+def _say_ready(model: Model) -> Reply:
+    contract = model.contract
     about = {"status": "ready", "model": contract.model_fingerprint, "class_names": contract.class_names}
     return Reply(HTTPStatus.OK, json.dumps(about).encode("ascii"), JSON_TYPE)
 

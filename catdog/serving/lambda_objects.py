@@ -19,9 +19,8 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from catdog.ahead import map_in_order
-from catdog.classifier import Classifier
+from catdog.detection.models import Model
 from catdog.errors import CatdogError, ImageError, SettingsError
-from catdog.prediction import Prediction
 from catdog.serving.endpoint import Answers, Refusal, answer_request, read_request, write_reply
 from catdog.serving.requests import JSON_TYPE, ReadPhoto, Request
 from catdog.sources.addresses import S3_SCHEME, split_s3_uri
@@ -56,17 +55,17 @@ def find_answers_folder() -> str:
     return text if not text or text.endswith("/") else f"{text}/"
 
 
-def answer_notification(event: Mapping[str, Any], classifier: Classifier, budget_s: float) -> dict[str, Any]:
+def answer_notification(event: Mapping[str, Any], model: Model, budget_s: float) -> dict[str, Any]:
     """Answer what S3 says was written; raises EventError where Lambda has to try it again."""
     found = list_created(event)
-    failures = answer_objects(found, classifier, budget_s)
+    failures = answer_objects(found, model, budget_s)
     if failures:
         first = printable(next(iter(failures.values())))
         raise EventError(f"{len(failures)} of {len(found)} photos could not be answered: {first}")
     return {"answered": len(found)}
 
 
-def answer_batch(event: Mapping[str, Any], classifier: Classifier, budget_s: float) -> dict[str, Any]:
+def answer_batch(event: Mapping[str, Any], model: Model, budget_s: float) -> dict[str, Any]:
     """Answer SQS messages that hold S3's events; returns those that SQS is to deliver again.
 
     The function's event source must have ReportBatchItemFailures, else a failure is taken for none.
@@ -83,7 +82,7 @@ def answer_batch(event: Mapping[str, Any], classifier: Classifier, budget_s: flo
         except EventError as error:
             _log.error("catdog: message %s: %s", printable(message), error)
             failed.append(message)
-    failures = answer_objects(dict.fromkeys(uri for uris in wanted.values() for uri in uris), classifier, budget_s)
+    failures = answer_objects(dict.fromkeys(uri for uris in wanted.values() for uri in uris), model, budget_s)
     failed += [message for message, uris in wanted.items() if not failures.keys().isdisjoint(uris)]
     return {"batchItemFailures": [{"itemIdentifier": message} for message in failed]}
 
@@ -108,13 +107,13 @@ def list_created(event: Any) -> list[str]:
     return found
 
 
-def answer_objects(uris: Iterable[str], classifier: Classifier, budget_s: float) -> dict[str, str]:
+def answer_objects(uris: Iterable[str], model: Model, budget_s: float) -> dict[str, str]:
     """Answer photos on S3, each on its own; return why, by address, for those that are to be tried again."""
     folder, deadline = find_answers_folder(), time.monotonic() + budget_s
     uris = list(uris)
     if uris and not folder:
         raise SettingsError(f"{ANSWERS}: is not set; name where answers to photos on S3 go: {S3_SCHEME}bucket/answers/")
-    found = map_in_order(lambda uri: _answer_object(uri, folder, classifier, deadline), uris, THREADS)
+    found = map_in_order(lambda uri: _answer_object(uri, folder, model, deadline), uris, THREADS)
     failures = {uri: reason for uri, reason in zip(uris, found, strict=True) if reason}
     for reason in failures.values():
         _log.error("catdog: to be tried again: %s", printable(reason))
@@ -132,18 +131,19 @@ def _open_message(body: object) -> Any:
     return event
 
 
-def _answer_object(uri: str, folder: str, classifier: Classifier, deadline: float) -> str:
+def _answer_object(uri: str, folder: str, model: Model, deadline: float) -> str:
     """Answer one photo; returns "", or why it is to be tried again."""
     outcome: list[str] = []
     request = read_request(json.dumps({"image": uri}), JSON_TYPE)
     if isinstance(request, Request):
         photos = [_note_outcome(photo, outcome) if callable(photo) else photo for photo in request.photos]
         request = replace(request, photos=photos)
-    answers = answer_request(request, classifier, deadline - time.monotonic())
+    answers = answer_request(request, model, deadline - time.monotonic())
     if isinstance(answers, Refusal):
         if SETTLED.isdisjoint(outcome) or answers.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return answers.message
-        answers = Answers([Prediction.failed(uri, answers.message)], classifier.contract.class_names, single=True)
+        failed = model.answer_type.failed(uri, answers.message)
+        answers = Answers([failed], model.contract.class_names, single=True, task=model.task)
     name = uri[len(S3_SCHEME) :].replace("//", "/%2F")  # obstore has no name for a key with an empty part
     try:
         put_object(f"{folder}{name}{SUFFIX}", write_reply(answers, JSON_TYPE).body)

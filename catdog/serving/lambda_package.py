@@ -176,14 +176,14 @@ def write_zip(folder: Path, path: Path, most_bytes: int = MOST_UNZIPPED) -> tupl
 
 def _pack_model(model: str) -> dict[str, bytes]:
     """Return the files that ``loading.load_model`` reads, by their names."""
-    from catdog.classifier import load  # after parsing: --help is quick
-    from catdog.contract import CONTRACT_NAME
+    from catdog.contract import CONTRACT_NAME  # after parsing: --help is quick
+    from catdog.detection.models import load_model
     from catdog.serving.golden import write_golden
     from catdog.serving.loading import GOLDEN_NAME, ONNX_NAME
 
-    classifier = load(model, threads=1)
-    texts = {CONTRACT_NAME: classifier.contract.to_json(), GOLDEN_NAME: write_golden(classifier)}
-    return {ONNX_NAME: classifier.data, **{name: text.encode("utf-8") for name, text in texts.items()}}
+    loaded = load_model(model, threads=1)
+    texts = {CONTRACT_NAME: loaded.contract.to_json(), GOLDEN_NAME: write_golden(loaded)}
+    return {ONNX_NAME: loaded.data, **{name: text.encode("utf-8") for name, text in texts.items()}}
 
 
 def _install(folder: Path, python: str) -> None:

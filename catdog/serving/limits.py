@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from catdog.contract import Contract
 from catdog.errors import ImageError
-from catdog.image import Pixels, Room, load_pixels
+from catdog.image import Pixels, Room, Size, load_sized_pixels
 
 MAX_PHOTOS: Final = 100  # of one request
 MAX_PIXELS: Final = 50_000_000
@@ -17,9 +17,9 @@ MAX_PIXELS: Final = 50_000_000
 is not progressive is decoded at a reduced scale and counts as what that leaves, so phone photos of 200 MP pass."""
 LARGE_PIXELS: Final = 16_000_000  # a photo of more is decoded alone
 
-LoadPixels = Callable[[Any, Contract, str, float], Pixels]
-"""Turns a photo's bytes or array into pixels: (source, contract, name, deadline as a value of ``time.monotonic()``).
-Raises ImageError."""
+LoadPixels = Callable[[Any, Contract, str, float], tuple[Pixels, Size]]
+"""Turns a photo's bytes or array into pixels and the upright photo's size: (source, contract, name, deadline as a value
+of ``time.monotonic()``). Raises ImageError."""
 
 
 class LateError(ImageError):
@@ -43,6 +43,6 @@ def make_room(most_pixels: int, turn: AbstractContextManager[object]) -> Room:
 _room: Final = make_room(MAX_PIXELS, threading.Lock())
 
 
-def load_within_limits(source: object, contract: Contract, name: str, deadline: float) -> Pixels:
-    """Do what ``catdog.image.load_pixels`` does, within the limits of one process; a decoder is never interrupted."""
-    return load_pixels(source, contract, name, _room)
+def load_within_limits(source: object, contract: Contract, name: str, deadline: float) -> tuple[Pixels, Size]:
+    """Do what ``catdog.image.load_sized_pixels`` does, within a process's limits; a decoder is never interrupted."""
+    return load_sized_pixels(source, contract, name, _room)

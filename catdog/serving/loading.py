@@ -16,6 +16,8 @@ import numpy as np
 
 from catdog.classifier import Classifier
 from catdog.contract import CONTRACT_NAME, WEIGHTS_NAME, Contract
+from catdog.detection.detector import Detector
+from catdog.detection.models import Model
 from catdog.errors import ContractError, ModelError, SettingsError
 from catdog.onnx_model import BATCH_SIZE
 from catdog.serving import golden
@@ -33,7 +35,7 @@ weights are the right ones is known from their fingerprint; this finds a GPU tha
 _log = logging.getLogger(__name__)
 
 
-def load_model(folder: Path, device: str | None = None, batches: Sequence[int] = (BATCH_SIZE, 1)) -> Classifier:
+def load_model(folder: Path, device: str | None = None, batches: Sequence[int] = (BATCH_SIZE, 1)) -> Model:
     """Return the packed model, checked and warm. ``device``: torch's name of a GPU; None: ONNX Runtime on the CPU.
 
     ``batches``: the sizes to warm up for.
@@ -43,23 +45,25 @@ def load_model(folder: Path, device: str | None = None, batches: Sequence[int] =
     parse_prefixes(os.environ.get(ALLOWED_S3, ""))  # a typo ends the start, not a request
     threads = _parse_threads(os.environ.get(THREADS, ""))
     contract = Contract.read(folder / CONTRACT_NAME)
-    classifier = Classifier(folder / ONNX_NAME, threads)
-    check_same_contract(contract, classifier)
+    model: Model = (Detector if contract.task == "detect" else Classifier)(folder / ONNX_NAME, threads)
+    check_same_contract(contract, model)
     try:
         text = (folder / GOLDEN_NAME).read_bytes()
     except OSError as error:
         raise ModelError(f"{folder / GOLDEN_NAME}: can't be read ({error.strerror}); pack the model again") from error
-    photos, backend = golden.check_golden(classifier, text), f"ONNX Runtime on the CPU, {threads} thread(s)"
-    if device is not None and not (folder / WEIGHTS_NAME).is_file():
+    photos, backend = golden.check_golden(model, text), f"ONNX Runtime on the CPU, {threads} thread(s)"
+    if device is not None and isinstance(model, Detector):
+        _log.warning("catdog: %s is not used: a detector runs on the CPU", device)
+    elif device is not None and not (folder / WEIGHTS_NAME).is_file():
         _log.warning("catdog: %s is not used: the model was packed without %s", device, WEIGHTS_NAME)
     elif device is not None:
         from catdog.training.model import TorchClassifier
 
-        classifier, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
-        golden.check_golden(classifier, text, TORCH_TOLERANCE)
-    warm_up(classifier, batches)
+        model, backend = TorchClassifier(folder, device, threads), f"torch on {device}"
+        golden.check_golden(model, text, TORCH_TOLERANCE)
+    warm_up(model, batches)
     _log.info("catdog: model %s on %s, %d golden photos answered", contract.model_fingerprint[:12], backend, photos)
-    return classifier
+    return model
 
 
 def find_gpu(index: object) -> str | None:
@@ -73,11 +77,11 @@ def find_gpu(index: object) -> str | None:
     return f"cuda:{index}" if isinstance(index, int) and index >= 0 else "cuda:0"
 
 
-def check_same_contract(contract: Contract, classifier: Classifier) -> None:
+def check_same_contract(contract: Contract, model: Model) -> None:
     """Raise ContractError where contract.json and the one in the ONNX file differ in more than measured quality."""
-    if contract.with_(quality={}) != classifier.contract.with_(quality={}):
+    if contract.with_(quality={}) != model.contract.with_(quality={}):
         raise ContractError(
-            f"{classifier.name}: its contract is not that of the {CONTRACT_NAME} beside it; export the model again"
+            f"{model.name}: its contract is not that of the {CONTRACT_NAME} beside it; export the model again"
         )
 
 
@@ -89,11 +93,12 @@ def _parse_threads(text: str) -> int:
     return int(text)
 
 
-def warm_up(classifier: Classifier, batches: Sequence[int] = (BATCH_SIZE, 1)) -> None:
+def warm_up(model: Model, batches: Sequence[int] = (BATCH_SIZE, 1)) -> None:
     """Make the first call of each size, which allocates memory and on a GPU chooses kernels, before a caller waits."""
-    size = classifier.contract.input_size
+    size = model.contract.input_size
+    call = model.propose if isinstance(model, Detector) else model.probabilities
     for count in batches:
-        classifier.probabilities(np.zeros((count, size, size, 3), np.uint8))
+        call(np.zeros((count, size, size, 3), np.uint8))
 
 
 def take_bodies_as_bytes() -> None:

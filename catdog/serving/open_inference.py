@@ -1,8 +1,9 @@
 """The Open Inference Protocol, version 2, which clients of KServe and Triton speak: requests in, tensors out.
 
-One input, ``image``: BYTES (N), encoded photos, or UINT8 (N, H, W, 3), pixels. Two outputs: ``probabilities``
-FP32 (N, C) and ``label`` BYTES (N). Tensors are JSON or, by the binary tensor data extension, bytes behind the JSON.
-A tensor has no place for an error, so one photo that can't be read fails its request.
+One input, ``image``: BYTES (N), encoded photos, or UINT8 (N, H, W, 3), pixels. A classifier has two outputs,
+``probabilities`` FP32 (N, C) and ``label`` BYTES (N). A detector has one, ``objects`` BYTES (N): the JSON list of the
+heads in each photo, since photos have different numbers of them. Tensors are JSON or, by the binary tensor data
+extension, bytes behind the JSON. A tensor has no place for an error, so one photo that can't be read fails its request.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,7 +19,9 @@ from typing import Any, Final
 import numpy as np
 
 from catdog import __version__
-from catdog.classifier import Classifier
+from catdog.contract import Task
+from catdog.detection.answers import Detection
+from catdog.detection.models import Model
 from catdog.serving.endpoint import Answers, Refusal
 from catdog.serving.limits import MAX_PHOTOS
 from catdog.serving.requests import NO_PHOTO, Request, RequestError, RequestPhoto, parse_json
@@ -30,7 +33,7 @@ MOST_MARKS: Final = 1_000_000
 """Of a request's JSON, whose pixels have a comma each: six photos of 224x224 px, or one of 577x577. More goes as bytes
 behind the JSON. By 240 bytes it is at most 240 MB of memory (``requests.parse_json``), of numbers alone 8 MB."""
 _INPUT: Final = "image"
-_OUTPUTS: Final = ("probabilities", "label")
+_OUTPUTS: Final[dict[Task, tuple[str, ...]]] = {"classify": ("probabilities", "label"), "detect": ("objects",)}
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,27 @@ def describe_server() -> dict[str, Any]:
     return {"name": "catdog", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
-def describe_model(classifier: Classifier) -> dict[str, Any]:
+def describe_model(model: Model) -> dict[str, Any]:
     """Return the model's metadata."""
     return {
         "name": MODEL_NAME,
-        "versions": [classifier.sha256[:12]],
+        "versions": [model.sha256[:12]],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": _INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
-            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(classifier.contract.class_names)]},
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(model.contract.class_names)]}
+            if name == "probabilities"
+            else {"name": name, "datatype": "BYTES", "shape": [-1]}
+            for name in _OUTPUTS[model.task]
         ],
     }
 
 
-def read_request(body: bytes, header_length: str | None) -> tuple[Asked, Request | Refusal]:
+def read_request(body: bytes, header_length: str | None, task: Task = "classify") -> tuple[Asked, Request | Refusal]:
     """Return the photos of a request, none of them decoded yet, and what it wants back."""
     try:
         header, tensors = _split(body, header_length)
-        asked = _read_asked(header)
+        asked = _read_asked(header, _OUTPUTS[task])
         photos = _read_photos(header, tensors)
     except _UnfitError as error:
         return Asked(), Refusal(error.status, str(error))
@@ -85,19 +90,18 @@ def write_reply(asked: Asked, answers: Answers | Refusal) -> tuple[int, bytes, d
     """Return a reply's status, body and headers."""
     if isinstance(answers, Refusal):
         return answers.status, json.dumps({"error": answers.message}).encode(), {"Content-Type": "application/json"}
-    labels = [str(row.label).encode() for row in answers.rows]
-    probabilities = [[(row.probabilities or {})[name] for name in answers.class_names] for row in answers.rows]
+    rows = answers.rows
     outputs, tensors = [], b""
     for name, is_binary in asked.outputs.items():
         output: dict[str, Any] = {"name": name}
-        if name == "label":
-            output |= {"datatype": "BYTES", "shape": [len(labels)]}
-            data: list[Any] = [label.decode() for label in labels]
-            packed = b"".join(struct.pack("<I", len(label)) + label for label in labels)
+        if name == "probabilities":
+            output |= {"datatype": "FP32", "shape": [len(rows), len(answers.class_names)]}
+            data: list[Any] = [row.to_dict()[name][label] for row in rows for label in answers.class_names]
+            packed = np.asarray(data, "<f4").tobytes()
         else:
-            output |= {"datatype": "FP32", "shape": [len(labels), len(answers.class_names)]}
-            data = [value for row in probabilities for value in row]
-            packed = np.asarray(probabilities, "<f4").tobytes()
+            output |= {"datatype": "BYTES", "shape": [len(rows)]}
+            data = [json.dumps(row.to_dict()[name]) if isinstance(row, Detection) else str(row.label) for row in rows]
+            packed = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, data))
         if is_binary:
             output["parameters"], tensors = {"binary_data_size": len(packed)}, tensors + packed
         else:
@@ -126,7 +130,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
     return header, body[length:]
 
 
-def _read_asked(header: Mapping[str, Any]) -> Asked:
+def _read_asked(header: Mapping[str, Any], names: Sequence[str]) -> Asked:
     name = header.get("id")
     if name is not None and not isinstance(name, str):
         raise _UnfitError("id must be text")
@@ -136,10 +140,10 @@ def _read_asked(header: Mapping[str, Any]) -> Asked:
         raise _UnfitError("outputs must be a list")
     outputs = {}
     for one in wanted:
-        if not isinstance(one, dict) or one.get("name") not in _OUTPUTS:
-            raise _UnfitError(f"outputs: the model has {' and '.join(_OUTPUTS)}")
+        if not isinstance(one, dict) or one.get("name") not in names:
+            raise _UnfitError(f"outputs: the model has {' and '.join(names)}")
         outputs[one["name"]] = _get_flag(one, "binary_data", is_binary)
-    return Asked(name, outputs or dict.fromkeys(_OUTPUTS, is_binary))
+    return Asked(name, outputs or dict.fromkeys(names, is_binary))
 
 
 def _get_flag(owner: Mapping[str, Any], name: str, default: bool) -> bool:

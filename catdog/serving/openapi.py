@@ -7,7 +7,7 @@ import json
 from typing import Any, Final
 
 from catdog import __version__
-from catdog.serving.endpoint import CSV_TYPE, FORMS, JSON_LINES_TYPE
+from catdog.serving.endpoint import CSV_TYPE, FORMS, JSON_LINES_TYPE, SAGEMAKER
 from catdog.serving.limits import MAX_PHOTOS
 from catdog.serving.open_inference import HEADER_LENGTH
 from catdog.serving.requests import IMAGE_TYPES, JSON_TYPE, MULTIPART_TYPE, NPY_TYPE
@@ -52,6 +52,48 @@ _SCHEMAS: Final[Json] = {
             },
         },
     },
+    "Detection": {
+        "type": "object",
+        "required": ["source", "width", "height", "objects", "error"],
+        "description": "A detector's answer for one photo: either error is null, or the three before it are.",
+        "properties": {
+            "source": {"type": "string", "description": "The file's name, or the photo's place in the request."},
+            "width": {"type": ["integer", "null"], "minimum": 1, "description": "px, of the upright photo."},
+            "height": {"type": ["integer", "null"], "minimum": 1, "description": "px."},
+            "objects": {
+                "type": ["array", "null"],
+                "description": "The heads of cats and dogs, the surest first; empty where the photo shows none.",
+                "items": {
+                    "type": "object",
+                    "required": ["label", "confidence", "box"],
+                    "properties": {
+                        "label": {"type": "string"},
+                        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+                        "box": {
+                            "type": "array",
+                            "description": "xmin, ymin, xmax, ymax: px of the upright photo, from its upper left.",
+                            "items": {"type": "number", "minimum": 0},
+                            "minItems": 4,
+                            "maxItems": 4,
+                        },
+                    },
+                },
+            },
+            "error": {"type": ["string", "null"]},
+        },
+    },
+    "SageMakerDetection": {
+        "type": "object",
+        "required": ["prediction"],
+        "description": "With format=sagemaker: what SageMaker's built-in Object Detection answers for a photo.",
+        "properties": {
+            "prediction": {
+                "type": "array",
+                "description": "Class index, confidence, and xmin, ymin, xmax, ymax as shares of the photo's sides.",
+                "items": {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 6, "maxItems": 6},
+            }
+        },
+    },
     "Status": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
     "Tensor": {
         "type": "object",
@@ -66,7 +108,7 @@ _SCHEMAS: Final[Json] = {
     },
 }
 _REFUSALS: Final = {
-    400: "The body is not what its Content-Type says, a photo may not be read, or explain can't be had.",
+    400: "The body is not what its Content-Type says, a photo may not be read, or explain or format can't be had.",
     406: "Accept names only media types that are not written.",
     408: "The body did not arrive in time.",
     413: "The body, a photo, or the number of photos or of the JSON's items is over a limit.",
@@ -115,7 +157,7 @@ def describe(max_body: int) -> bytes:
         "info": {
             "title": "catdog",
             "version": __version__,
-            "summary": "Tells cats from dogs in photos.",
+            "summary": "Tells cats from dogs in photos, or finds their heads.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "."}],
@@ -151,17 +193,25 @@ def _describe_predict(max_body: int) -> Json:
         "description": f"1: answers say where the model looked, where it can. Not as {CSV_TYPE}.",
         "schema": {"enum": ["0", "1"], "default": "0"},
     }
-    one, many = {"$ref": "#/components/schemas/Prediction"}, {"type": "array", "items": _ref("Prediction")}
-    answers: Json = {kind: {"schema": _text()} for kind in FORMS} | {JSON_TYPE: {"schema": {"oneOf": [one, many]}}}
+    form: Json = {
+        "name": "format",
+        "in": "query",
+        "description": f"{SAGEMAKER}: a detector answers one photo as SageMaker's built-in Object Detection does.",
+        "schema": {"enum": [SAGEMAKER]},
+    }
+    ones = [_ref("Prediction"), _ref("Detection"), _ref("SageMakerDetection")]
+    many = {"type": "array", "items": {"oneOf": ones[:2]}}
+    answers: Json = {kind: {"schema": _text()} for kind in FORMS} | {JSON_TYPE: {"schema": {"oneOf": [*ones, many]}}}
     return {
         "summary": "Answer a photo, or many.",
         "description": (
             f"One photo as it is, or one in a field named image, is answered with one object. Up to {MAX_PHOTOS} in a "
             f"field named images are answered with a list, in which a photo that can't be read has its own error. "
             f"Accept chooses between {JSON_TYPE}, {JSON_LINES_TYPE} and {CSV_TYPE}. "
-            f"A body may have {max_body:,} bytes. With explain=1 each answer in JSON says where the model looked."
+            f"A body may have {max_body:,} bytes. With explain=1 each answer in JSON says where the model looked. "
+            "Whether the answers are predictions or detections is the model's to say."
         ),
-        "parameters": [explain],
+        "parameters": [explain, form],
         "requestBody": {"required": True, "content": content},
         "responses": {"200": {"description": "The answers.", "content": answers}} | _refuse(*_REFUSALS),
     }
@@ -177,7 +227,7 @@ def _describe_infer() -> Json:
         "type": "object",
         "required": ["name"],
         "properties": {
-            "name": {"enum": ["probabilities", "label"]},
+            "name": {"enum": ["probabilities", "label", "objects"]},
             "parameters": {"type": "object", "properties": {"binary_data": flag}},
         },
     }
@@ -215,7 +265,8 @@ def _describe_infer() -> Json:
         "summary": "Open Inference Protocol: answer photos.",
         "description": (
             f"One input, image: BYTES [N], encoded photos (base64 in JSON), or UINT8 [N, H, W, 3], pixels, N being at "
-            f"most {MAX_PHOTOS}. Tensors may also follow the JSON as bytes."
+            f"most {MAX_PHOTOS}. Tensors may also follow the JSON as bytes. A classifier gives probabilities and "
+            "label, a detector objects: BYTES [N], JSON of each photo's heads."
         ),
         "parameters": [header],
         "requestBody": {"required": True, "content": {JSON_TYPE: {"schema": asked}}},

@@ -81,6 +81,8 @@ class Request:
     """Whether one photo was sent rather than a list; then a photo that can't be read fails the request."""
     explain: bool = False
     """Whether each answer says where the model looked."""
+    as_sagemaker: bool = False
+    """Whether the answer is wanted in the form of SageMaker's own object detection."""
     all_or_none: bool = False
     """Whether a photo of a list that can't be read fails the request, too."""
 

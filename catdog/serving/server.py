@@ -28,9 +28,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from catdog.classifier import Classifier, load
+from catdog.detection.answers import NO_PET, Detection
+from catdog.detection.models import Model, load_model
 from catdog.errors import CatdogError
 from catdog.machine import usable_cores
+from catdog.prediction import Prediction
 from catdog.serving import endpoint, open_inference, openapi, requests
 from catdog.serving.admission import Gate, RefusedError
 from catdog.serving.decoding import MOST_S, Decoders
@@ -86,7 +88,7 @@ class Server:
         self._cores = max(1, usable_cores() // settings.workers)
         most_bytes = _HELD_BODIES * settings.max_body
         self._gate = Gate(self._cores, settings.max_waiting, most_bytes)
-        self._classifier: Classifier | None = None
+        self._model: Model | None = None
         self._decoders: Decoders | None = None
 
     def make_app(self) -> App:
@@ -123,12 +125,12 @@ class Server:
         return observe(app, self.metrics, {route.path for route in routes})
 
     async def predict(self, request: Request) -> Response:
-        """Answer photos as ``catdog predict`` does."""
+        """Answer photos as ``catdog predict`` or ``catdog detect`` does."""
         kind, accept = request.headers.get("content-type"), request.headers.get("accept")
-        explains = request.query_params.getlist("explain")
+        explains, formats = (request.query_params.getlist(name) for name in ("explain", "format"))
 
         def handle(body: bytes, left_s: float) -> tuple[Response, Counter[str]]:
-            answers = self._answer(endpoint.read_request(body, kind, *explains), left_s)
+            answers = self._answer(endpoint.read_request(body, kind, *explains, formats=formats), left_s)
             reply = endpoint.write_reply(answers, accept)
             return Response(reply.body, reply.status, media_type=reply.content_type), _tally(answers)
 
@@ -139,7 +141,8 @@ class Server:
         header_length = request.headers.get(open_inference.HEADER_LENGTH)
 
         def handle(body: bytes, left_s: float) -> tuple[Response, Counter[str]]:
-            asked, photos = open_inference.read_request(body, header_length)
+            assert self._model is not None
+            asked, photos = open_inference.read_request(body, header_length, self._model.task)
             answers = self._answer(photos, left_s)
             status, data, headers = open_inference.write_reply(asked, answers)
             return Response(data, status, headers), _tally(answers)
@@ -163,8 +166,8 @@ class Server:
 
     async def describe_model(self, request: Request) -> Response:
         self._gate.check_open()
-        assert self._classifier is not None
-        return JSONResponse(open_inference.describe_model(self._classifier))
+        assert self._model is not None
+        return JSONResponse(open_inference.describe_model(self._model))
 
     async def _let_in(self, request: Request, handle: Handle) -> Response:
         with self.metrics.open.track_inprogress():
@@ -181,9 +184,9 @@ class Server:
     def _answer(
         self, photos: requests.Request | endpoint.Refusal, left_s: float
     ) -> endpoint.Answers | endpoint.Refusal:
-        assert self._classifier is not None
+        assert self._model is not None
         assert self._decoders is not None
-        return endpoint.answer_request(photos, self._classifier, left_s, self._decoders.load)
+        return endpoint.answer_request(photos, self._model, left_s, self._decoders.load)
 
     @asynccontextmanager
     async def _live(self, app: Starlette) -> AsyncIterator[None]:
@@ -214,14 +217,14 @@ class Server:
             _log.info("ready")
 
     def _load(self) -> None:
-        classifier = load(self.settings.model, threads=self._cores)
+        model = load_model(self.settings.model, threads=self._cores)
         # No longer than half of the time that a request has: what then takes too long is the photo, not the server.
         most_s = min(MOST_S, self.settings.timeout_s / 2)
         self._decoders = Decoders(
-            self._cores, classifier.contract, self.settings.max_pixels, self.metrics.decoders.inc, most_s
+            self._cores, model.contract, self.settings.max_pixels, self.metrics.decoders.inc, most_s
         )
-        warm_up(classifier)
-        self._classifier = classifier
+        warm_up(model)
+        self._model = model
 
     def _take_signals(self) -> Callable[[], None]:
         """Let the first SIGTERM or Ctrl-C close the gate, and reach uvicorn when those who are inside have left."""
@@ -272,7 +275,17 @@ def write_settings(settings: Settings) -> str:
 def _tally(answers: endpoint.Answers | endpoint.Refusal) -> Counter[str]:
     if isinstance(answers, endpoint.Refusal):
         return Counter()
-    return Counter(row.label or "error" for row in answers.rows)
+    tally: Counter[str] = Counter()
+    for row in answers.rows:
+        tally.update([row.label or "error"] if isinstance(row, Prediction) else _list_labels(row))
+    return tally
+
+
+def _list_labels(row: Detection) -> list[str]:
+    """What a photo counts as: a label for each head in it, or that it shows none or has no answer."""
+    if row.objects is None:
+        return ["error"]
+    return [head.label for head in row.objects] or [NO_PET]
 
 
 def _always(body: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:

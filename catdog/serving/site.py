@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from catdog.classifier import load
+from catdog.detection.models import load_model
 from catdog.edge import edge, stop_on_sigterm
 from catdog.errors import SettingsError
 from catdog.files import check_output_folder, lock_folder, replace_file
@@ -84,7 +84,7 @@ Examples:
 def main(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to; a new folder, or one from here.")],
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="An ONNX file or a run folder, instead of the embedded model.")
+        str | None, typer.Option(metavar="MODEL", help="A model or detector, instead of the embedded model.")
     ] = None,
     runtime: Annotated[
         Path | None,
@@ -111,12 +111,12 @@ def collect(model: str | None = None, runtime: Path | None = None) -> dict[str, 
 
     Raises ModelError, ContractError, or SettingsError where the runtime can't be had.
     """
-    classifier = load(model)
+    opened = load_model(model)
     here = files("catdog.serving")
     contents = {_NOTICE_NAME: _NOTICE.encode()}
     contents |= dict(_read_all(here.joinpath("page"))) | dict(_read_all(here.joinpath("device")))
     contents["index.html"] = _change_index(contents["index.html"].decode()).encode()
-    contents |= {"model.onnx": classifier.data, "contract.json": classifier.contract.to_json().encode()}
+    contents |= {"model.onnx": opened.data, "contract.json": opened.contract.to_json().encode()}
     contents |= _read_runtime(runtime)
     worker = contents.pop(_WORKER).decode()
     digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(contents.items()))).hexdigest()

@@ -22,7 +22,10 @@ from catdog.training.metrics import count_answered
 from catdog.training.space import Choices, Range, TrialOutcome
 
 _CLASS_COLOURS: Final = (BLUE, ORANGE, GREEN, PURPLE)
-SCORE: Final = "best epoch's validation accuracy"
+_SCORES: Final = {
+    "val_accuracy": "best epoch's validation accuracy",
+    "val_ap": "best epoch's average precision, validation",
+}
 _COLUMNS: Final = 4  # of small charts in a row, at most
 _FEWEST_FOR_FLOOR: Final = 4  # finished trials
 _STYLES: Final[Mapping[str, tuple[str, str]]] = {"finished": ("o", BLUE), "pruned": ("x", GREY)}
@@ -212,12 +215,12 @@ def _draw_with_corner(
             axes.text(0.5, 0.5, "no curve: the photos are all of one class", ha="center")
 
 
-def draw_history(outcomes: Sequence[TrialOutcome], path: Path) -> None:
-    """Draw the score of each trial, and the best one so far."""
+def draw_history(outcomes: Sequence[TrialOutcome], measure: str, path: Path) -> None:
+    """Draw the score of each trial, and the best one so far; ``measure``: what it is, as the history names it."""
     floor = _find_floor(outcomes)
     finished = _list_scored(outcomes, "finished")
     best = list(accumulate((score for _, score in finished), max, initial=floor))[1:]
-    with new_axes(path, 8, 4.4, xlabel="trial", ylabel=SCORE, title="Search") as axes:
+    with new_axes(path, 8, 4.4, xlabel="trial", ylabel=_SCORES[measure], title="Search") as axes:
         if finished:
             numbers = [*(outcome.number for outcome, _ in finished), max(o.number for o in outcomes)]
             axes.step(numbers, [*best, best[-1]], where="post", color=ORANGE, label="best so far")
@@ -241,8 +244,10 @@ def draw_importance(shares: Mapping[str, float], why_not: str, path: Path) -> No
             axes.text(0.5, 0.5, why_not, ha="center", wrap=True)
 
 
-def draw_parameters(outcomes: Sequence[TrialOutcome], search: Mapping[str, Range | Choices], path: Path) -> None:
-    """Draw the score against each parameter."""
+def draw_parameters(
+    outcomes: Sequence[TrialOutcome], search: Mapping[str, Range | Choices], measure: str, path: Path
+) -> None:
+    """Draw the score against each parameter; ``measure`` as for ``draw_history``."""
     rows = math.ceil(len(search) / _COLUMNS)
     columns = math.ceil(len(search) / rows)
     with new_figure(path, max(5, 3 * columns), 2.6 * rows + 0.6) as figure:
@@ -257,7 +262,7 @@ def draw_parameters(outcomes: Sequence[TrialOutcome], search: Mapping[str, Range
             axes.set_title(name, fontsize=10)
         for axes in grid.flat[len(search) :]:
             axes.set_axis_off()
-        figure.supylabel(SCORE, fontsize=10)
+        figure.supylabel(_SCORES[measure], fontsize=10)
         figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeVar
 
+from catdog.contract import Task
 from catdog.progress import show_progress
 
 Row = dict[str, float]
@@ -13,6 +14,8 @@ Row = dict[str, float]
 
 Of a detector, ``overlap`` stands for ``accuracy``: how well its boxes fit where there is one. Then come val_ap50,
 val_ap75 and val_ap, the average precisions."""
+MEASURES: Final[Mapping[Task, str]] = {"classify": "val_accuracy", "detect": "val_ap"}
+"""By task: the row's number by which epochs are compared."""
 T = TypeVar("T")
 
 
@@ -21,7 +24,8 @@ def score_epoch(row: Row) -> float:
 
     A detector's are compared by its average precision.
     """
-    return row["val_ap" if "val_ap" in row else "val_accuracy"] - 1e-4 * min(row["val_loss"], 1)
+    measure = next(name for name in MEASURES.values() if name in row)
+    return row[measure] - 1e-4 * min(row["val_loss"], 1)
 
 
 def format_metrics(values: Row) -> str:

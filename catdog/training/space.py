@@ -96,8 +96,9 @@ class TrialOutcome:
     state: Literal["finished", "pruned", "failed", "interrupted"]
     """``pruned``: ended early as no better than the others; ``failed``: loss became NaN, out of memory, and such."""
     score: float | None = None
-    """The best epoch's validation accuracy, less a ten thousandth of its loss, which decides between equals."""
-    val_accuracy: float | None = None
+    """The best epoch's measure, less a ten thousandth of its loss, which decides between equals."""
+    measure: float | None = None
+    """Its validation accuracy, or a detector's average precision."""
     val_loss: float | None = None
     epochs: int | None = None
     """Finished ones."""
@@ -148,6 +149,8 @@ def _check_fixed(where: str, name: str, value: Any) -> Any:
 def _check_searched(where: str, name: str, given: Any) -> Range | Choices:
     if name in NOT_SEARCHED:
         raise SettingsError(f"{where}: can't be searched, only set under settings: it doesn't say what to learn")
+    if name == "task":
+        raise SettingsError(f"{where}: can't be searched, only set under settings: two tasks' scores can't be compared")
     if isinstance(given, list):
         values = tuple(_check_value(where, name, value) for value in given)
         if len(set(values)) < max(2, len(values)):

@@ -30,7 +30,7 @@ from catdog.files import check_output_folder, lock_folder, write_csv, write_text
 from catdog.training import charts
 from catdog.training.checkpoint import handle_signals
 from catdog.training.data import open_data, prepare
-from catdog.training.history import Row, say, score_epoch
+from catdog.training.history import MEASURES, Row, say, score_epoch
 from catdog.training.loop import fit
 from catdog.training.processes import silence_lightning, start_processes
 from catdog.training.settings import NOT_LEARNT
@@ -77,6 +77,8 @@ class Study:
     def __init__(self, space: Space, data: str, manifest: Manifest, output: Path, seed: int) -> None:
         self.space, self.data, self.manifest, self.output = space, data, manifest, output
         self._seed = seed
+        self.measure = MEASURES[space.trial({name: c.ends[0] for name, c in space.search.items()}).task]
+        """What a trial's best epoch is judged by: its name in the history."""
         self._told = False
         self._distributions = {name: _make_distribution(choice) for name, choice in space.search.items()}
         self._study = _open_study(output / FILE_NAME)
@@ -88,7 +90,7 @@ class Study:
     @property
     def outcomes(self) -> list[TrialOutcome]:
         """What came of all trials that are over, in their order."""
-        return [_read_outcome(t) for t in self._study.trials if t.state in _STATES]
+        return [self._read_outcome(t) for t in self._study.trials if t.state in _STATES]
 
     @property
     def best(self) -> TrialOutcome | None:
@@ -123,12 +125,12 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
             raise
         top = max(rows, key=score_epoch, default={})
-        about = {key: top[key] for key in ("val_accuracy", "val_loss") if rows}
+        about = {key: top[key] for key in (self.measure, "val_loss") if rows}
         for key, value in {**about, "epochs": len(rows), "minutes": (time.monotonic() - began) / 60}.items():
             trial.set_user_attr(key, value)
         score = score_epoch(top) if state is TrialState.COMPLETE else None
-        outcome = _read_outcome(self._study.tell(trial, score, state))
-        return f"{self.ended}/{trials}: {_describe(outcome, trial.user_attrs.get('error'))}"
+        outcome = self._read_outcome(self._study.tell(trial, score, state))
+        return f"{self.ended}/{trials}: {self._describe(outcome, trial.user_attrs.get('error'))}"
 
     def _train(self, trial: Trial, rows: list[Row], scratch: Path) -> TrialState:
         """Train, put a row for each epoch into ``rows``, and return how it ended."""
@@ -196,17 +198,39 @@ class Study:
         """Write ``config.yaml``, ``trials.csv`` and the charts anew."""
         outcomes, best = self.outcomes, self.best
         if best is not None:
-            text = f"# trial {best.number} of a search: {best.val_accuracy:.2%} of the validation photos right\n"
+            text = f"# trial {best.number} of a search, on the validation photos: {self._name_measure(best)}\n"
             write_text(self.output / "config.yaml", text + self.space.trial(best.params, self.data).to_yaml())
-        about = ("number", "state", "score", "val_accuracy", "val_loss", "epochs", "minutes")
+        about = ("number", "state", "score", "measure", "val_loss", "epochs", "minutes")
         rows = [
             [*(_shorten(getattr(o, name)) for name in about), *(o.params.get(name) for name in self.space.search)]
             for o in outcomes
         ]
-        write_csv(self.output / "trials.csv", [*about, *self.space.search], rows)
-        charts.draw_history(outcomes, self.output / "history.png")
+        names = [self.measure if name == "measure" else name for name in about]
+        write_csv(self.output / "trials.csv", [*names, *self.space.search], rows)
+        charts.draw_history(outcomes, self.measure, self.output / "history.png")
         charts.draw_importance(*self._importance(), self.output / "importance.png")
-        charts.draw_parameters(outcomes, self.space.search, self.output / "parameters.png")
+        charts.draw_parameters(outcomes, self.space.search, self.measure, self.output / "parameters.png")
+
+    def _read_outcome(self, trial: FrozenTrial) -> TrialOutcome:
+        """Return what came of a trial that is over."""
+        about, reported = trial.user_attrs, trial.intermediate_values
+        known: dict[str, Any] = {key: about.get(key) for key in ("epochs", "minutes")}
+        state: Any = _STATES[trial.state]
+        if state == "pruned" and "error" in about:
+            state = "failed"
+        elif state != "interrupted":
+            known |= {"measure": about[self.measure], "val_loss": about["val_loss"], "score": max(reported.values())}
+        return TrialOutcome(number=trial.number, state=state, params=trial.params, **known)
+
+    def _describe(self, outcome: TrialOutcome, error: str | None) -> str:
+        what = error or f"{self._name_measure(outcome)}, loss {outcome.val_loss:.4f}"
+        params = ", ".join(f"{name} {_shorten(value)}" for name, value in outcome.params.items())
+        spent = f"epochs {outcome.epochs}, minutes {outcome.minutes:.1f}"
+        return f"trial {outcome.number} {outcome.state}: {what}; {spent}; {params}"
+
+    def _name_measure(self, outcome: TrialOutcome) -> str:
+        is_accuracy = self.measure == MEASURES["classify"]
+        return f"{outcome.measure:.2%} right" if is_accuracy else f"average precision {outcome.measure:.4f}"
 
     def _importance(self) -> tuple[Mapping[str, float], str]:
         finished = self.counts()["finished"]
@@ -239,25 +263,6 @@ def _make_distribution(choice: Range | Choices) -> BaseDistribution:
     if isinstance(choice.low, int) and isinstance(choice.high, int):
         return IntDistribution(choice.low, choice.high, log=choice.log)
     return FloatDistribution(choice.low, choice.high, log=choice.log)
-
-
-def _read_outcome(trial: FrozenTrial) -> TrialOutcome:
-    """Return what came of a trial that is over."""
-    about, reported = trial.user_attrs, trial.intermediate_values
-    known: dict[str, Any] = {key: about.get(key) for key in ("epochs", "minutes")}
-    state: Any = _STATES[trial.state]
-    if state == "pruned" and "error" in about:
-        state = "failed"
-    elif state != "interrupted":
-        known |= {key: about[key] for key in ("val_accuracy", "val_loss")} | {"score": max(reported.values())}
-    return TrialOutcome(number=trial.number, state=state, params=trial.params, **known)
-
-
-def _describe(outcome: TrialOutcome, error: str | None) -> str:
-    what = error or f"{outcome.val_accuracy:.2%} right, loss {outcome.val_loss:.4f}"
-    params = ", ".join(f"{name} {_shorten(value)}" for name, value in outcome.params.items())
-    spent = f"epochs {outcome.epochs}, minutes {outcome.minutes:.1f}"
-    return f"trial {outcome.number} {outcome.state}: {what}; {spent}; {params}"
 
 
 def _shorten(value: object) -> object:

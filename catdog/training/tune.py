@@ -67,5 +67,5 @@ def main(
     best = study.best
     if best is None:
         raise TrainingError(f"no trial finished ({study.ended} failed or were pruned)")
-    about = {"score": best.score, "val_accuracy": best.val_accuracy, "trial": best.number, "params": dict(best.params)}
+    about = {"score": best.score, study.measure: best.measure, "trial": best.number, "params": dict(best.params)}
     typer.echo(json.dumps(about | study.counts() | {"config": str(output / "config.yaml")}))

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from catdog.contract import Contract
 from catdog.image import Pixels
 
 _LOAD = """async ([texts, contract]) => {
-    const { loadPixels } = await import("./pixels.js");
+    const { loadSizedPixels } = await import("./pixels.js");
     const found = [];
     for (const text of texts) {
         const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-        const pixels = await loadPixels(new Blob([bytes]), contract);
+        const { pixels } = await loadSizedPixels(new Blob([bytes]), contract);
         let out = "";
         for (let i = 0; i < pixels.length; i += 8192) out += String.fromCharCode(...pixels.subarray(i, i + 8192));
         found.push(btoa(out));
@@ -55,7 +56,7 @@ def serve(folder: Path) -> Iterator[str]:
 
 def load_in_browser(page: Any, photos: Sequence[bytes], contract: Contract) -> list[Pixels]:
     """What the site's pixels.js makes of the photos."""
-    fields = {name: getattr(contract, name) for name in ("input_size", "resize", "interpolation", "crop")}
+    fields = {name: getattr(contract, name) for name in ("input_size", "resize", "interpolation", "crop", "mean")}
     shape = (contract.input_size, contract.input_size, 3)
     found = []
     for first in range(0, len(photos), _AT_ONCE):
@@ -68,3 +69,13 @@ def load_in_browser(page: Any, photos: Sequence[bytes], contract: Contract) -> l
 def answer_in_browser(page: Any, photos: Sequence[bytes]) -> list[dict[str, Any]]:
     """What the site answers."""
     return list(page.evaluate(_ANSWER, [base64.b64encode(photo).decode() for photo in photos]))
+
+
+def check_same_heads(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The same heads, with boxes within 0.5 px and confidences within 0.01."""
+    assert (found["width"], found["height"], found["error"]) == (expected["width"], expected["height"], None)
+    ours, theirs = expected["objects"], found["objects"]
+    assert [head["label"] for head in theirs] == [head["label"] for head in ours]
+    for head, other in zip(theirs, ours, strict=True):
+        assert head["box"] == pytest.approx(other["box"], abs=0.5)
+        assert head["confidence"] == pytest.approx(other["confidence"], abs=0.01)

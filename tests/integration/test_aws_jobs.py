@@ -39,7 +39,7 @@ from catdog.aws.app import app, exit_on_error
 from catdog.aws.archive import make_archive
 from catdog.aws.failures import CloudError
 from catdog.aws.jobs import tune  # noqa: F401  and train's
-from catdog.aws.jobs.requests import METRICS, parse_job_settings
+from catdog.aws.jobs.requests import METRICS, OBJECTIVES, parse_job_settings
 from catdog.aws.jobs.sending import has_sdk
 from catdog.aws.jobs.status import watch_job
 from catdog.aws.source_code import list_training_files, read_training_code
@@ -318,6 +318,7 @@ TRAININGS: dict[str, tuple[list[str], list[str]]] = {
         ],
         ["--epochs", "1"],
     ),
+    "train-detect": ([], ["--task", "detect", "--epochs", "40", "--size", "256"]),
 }
 
 
@@ -424,18 +425,44 @@ def test_the_code_that_goes_trains_and_every_number_it_prints_is_a_metric(
     assert Path(done.stderr.splitlines()[0]) == code / "catdog" / "__init__.py"
     *epochs, end = done.stdout.splitlines()
     printed = {name for line in (*epochs, end) for name in re.findall(r"(\w+)=", line)}
-    assert printed - {"epoch"} == METRICS.keys()
+    assert printed - {"epoch"} == METRICS["classify"].keys()
     for line in (*epochs, end):
-        values = {name: float(found[1]) for name, regex in METRICS.items() if (found := re.search(regex, line))}
+        values = {
+            name: float(found[1]) for name, regex in METRICS["classify"].items() if (found := re.search(regex, line))
+        }
         assert values == {k: float(v) for k, v in re.findall(r"(\w+)=(\S+)", line) if k != "epoch"}
     assert len(epochs) == 2
 
 
 def test_metrics_are_within_sagemaker_s_limits() -> None:
-    assert len(METRICS) <= 40
-    assert all(len(regex) <= 500 for regex in METRICS.values())
-    assert re.search(METRICS["val_loss"], "epoch=3 train_loss=0.1 val_loss=1.5e-05")[1] == "1.5e-05"  # type: ignore[index]
-    assert not re.search(METRICS["lr"], "clr=0.1")
+    assert all(len(metrics) <= 40 for metrics in METRICS.values())
+    assert all(len(regex) <= 500 for metrics in METRICS.values() for regex in metrics.values())
+    metrics = METRICS["classify"]
+    assert re.search(metrics["val_loss"], "epoch=3 train_loss=0.1 val_loss=1.5e-05")[1] == "1.5e-05"  # type: ignore[index]
+    assert not re.search(metrics["lr"], "clr=0.1")
+    assert all(objectives.keys() <= METRICS[task].keys() for task, objectives in OBJECTIVES.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "goes"),
+    [
+        (["--task", "detect"], True),
+        (["--task", "detect", "--weights", "none"], False),
+        (["--weights", "embedded"], True),
+        (["--teacher", "embedded"], True),
+        ([], False),
+    ],
+)
+def test_the_embedded_model_goes_with_jobs_that_learn_from_it(
+    aws: Callable[..., Outcome], cloud: Cloud, me: Account, settings: list[str], goes: bool
+) -> None:
+    cloud.refuse("CreateTrainingJob", "AccessDeniedException", "the code went before")
+    aws(
+        "train", PHOTOS, "--name", "catdog-embedded", "--role", ROLE, *COMMON, "--", "--epochs", "1", *settings
+    ).refused()
+    key = "catdog/jobs/catdog-embedded/source/sourcedir.tar.gz"
+    with tarfile.open(fileobj=io.BytesIO(me.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read())) as archive:
+        assert ("catdog/assets/catdog.onnx" in archive.getnames()) == goes
 
 
 def test_the_code_is_packed_alike_each_time() -> None:
@@ -627,6 +654,23 @@ def test_tune_asks_for_this_search_and_its_dry_run_for_the_same(
     assert cloud.seen == []
     assert dry.answer["requests"][-1]["parameters"] == request
     assert dry.answer["cost"]["jobs"] == 6
+
+
+def test_a_detector_s_search_is_judged_by_its_average_precision(
+    aws: Callable[..., Outcome], cloud: Cloud, tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("settings: {task: detect, epochs: 9}\nsearch:\n  lr: {min: 0.01, max: 0.1, scale: log}\n")
+    arguments = ["tune", space, PHOTOS, "--dry-run", "--role", ROLE, *COMMON]
+    request = aws(*arguments).answer["requests"][-1]["parameters"]
+    objective = request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
+    assert objective == {"Type": "Maximize", "MetricName": "val_ap"}
+    names = {m["Name"] for m in request["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]}
+    assert {"train_overlap", "val_overlap", "val_ap", "val_ap50", "val_ap75", "test_ap"} <= names
+    assert not {name for name in names if "accuracy" in name}
+    said = aws(*arguments, "--objective", "val_accuracy").refused()
+    assert "--objective val_accuracy: must be one of val_ap, val_ap50, val_ap75, val_loss" in said
+    assert cloud.seen == []
 
 
 def test_the_best_settings_are_a_config_that_train_py_runs(

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import pytest
 
+from catdog.dataset import Manifest
 from tests.conftest import SHARED_DATA
 from tests.integration.aws_on_loopback import moto_server, use
 from tests.integration.control_plane import ControlPlane
@@ -184,6 +185,42 @@ def test_the_whole_story(cloud: Cloud, dataset: str, photos: Path, tmp_path: Pat
     cloud.aws("delete", name, "--yes")  # gone is gone
     assert "there is no endpoint" in cloud.aws("invoke", name, asked[0], code=2).err
     tell("ps, delete: no endpoint, config or model is left")
+
+
+def test_a_detector_s_walk(cloud: Cloud, tmp_path: Path) -> None:
+    """From Oxford's archives to drawn photos, the training in SageMaker's toolkit."""
+    archives = SHARED_DATA / "oxford-iiit-pet"
+    if not archives.is_dir():
+        pytest.skip(f"Oxford-IIIT Pet is not on this machine ({archives})")
+    heads = tmp_path / "heads"
+    command("catdog.dataset", archives, "--out", heads, "--show", 12)
+    manifest = Manifest.read(heads)
+    marked = {split: sum(len(photo.boxes or ()) for photo in manifest.of(split)) for split in ("train", "val", "test")}
+    assert min(marked.values()) > 0
+    assert (heads / "sheet.png").is_file()
+    uri = cloud.aws("upload", heads).answer["uri"]
+    tell(f"catdog dataset and upload of Oxford-IIIT Pet: boxes {marked}")
+
+    job = "catdog-train-heads"
+    settings = ("--task", "detect", "--size", "64", "--batch-size", "16", "--workers", "0", "--frozen-epochs", "0")
+    trained = cloud.aws("train", uri, "--name", job, "--wait", "--", *settings, "--epochs", "1")
+    assert "val_ap=" in trained.err  # the log came by
+    container = cloud.sagemaker.trainings[job]
+    assert "weights: filled" in container.log  # the model inside catdog was in the code
+    found = container.metrics()
+    run = unpacked(cloud, trained.answer["model"], tmp_path / "run")
+    measured = json.loads((run / "metrics.json").read_text())
+    assert found["val_ap"] == pytest.approx(measured["val"]["ap"], rel=1e-5, abs=1e-9)
+    assert {"train_overlap", "val_overlap", "val_ap50", "val_ap75", "test_ap"} <= found.keys()
+    assert found["exported"] == 1
+    assert cloud.aws("status", job).answer["metrics"] == pytest.approx(found, rel=1e-5)
+    tell(f"train --wait: a detector after {trained.answer['seconds']} s in SageMaker's training toolkit")
+
+    asked = [heads / photo.path for photo in manifest.of("test")[:3]]
+    answers = command("catdog.detection", *asked, "--model", run / "model.onnx", "--draw", tmp_path / "drawn")
+    assert [json.loads(line)["error"] for line in answers.out.splitlines()] == [None] * 3
+    assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 3
+    tell("detect --draw: three photos with the boxes that the job's model finds")
 
 
 def test_a_training_that_dies_says_why(cloud: Cloud, photos: Path) -> None:

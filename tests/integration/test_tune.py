@@ -23,6 +23,7 @@ from catdog.training.settings import parse
 from catdog.training.space import TrialOutcome, read_space
 from catdog.training.tune import app
 from tests.integration.test_train import paint
+from tests.integration.test_train_detect import draw
 
 pytest.importorskip("optuna")
 from catdog.training import charts
@@ -105,6 +106,24 @@ def test_a_study_s_files_agree_and_the_same_command_goes_on(photos: Path, tmp_pa
     for name in ("history", "importance", "parameters"):
         with Image.open(output / f"{name}.png") as image:
             assert min(image.size) > 200
+
+
+def test_a_detector_s_trials_are_judged_by_their_average_precision(tmp_path: Path) -> None:
+    data = draw(tmp_path / "drawn", {"train": 12, "val": 6}).root
+    space, output = tmp_path / "space.yaml", tmp_path / "search"
+    fixed = {"task": "detect", "weights": "none", "size": 64, "batch_size": 4, "epochs": 1, "frozen_epochs": 0}
+    fixed |= {"workers": 0, "device": "cpu", "cache": "none"}
+    space.write_text(yaml.safe_dump({"settings": fixed, "search": {"lr": {"min": 0.01, "max": 0.1}}}))
+    result = tune(space, data, output, 1)
+    assert result.exit_code == 0, result.output
+    (row,) = rows(output)
+    answer = json.loads(result.stdout)
+    assert answer["val_ap"] == pytest.approx(float(row["val_ap"]), abs=1e-5)
+    assert "val_accuracy" not in row
+    assert "average precision" in result.stderr
+    assert {path.name for path in output.iterdir()} == FILES
+    space.write_text(yaml.safe_dump({"settings": {}, "search": {"task": ["classify", "detect"]}}))
+    assert "two tasks' scores can't be compared" in last_error(tune(space, data, output, 1))
 
 
 def test_what_is_searched_does_not_depend_on_interruptions(photos: Path, tmp_path: Path) -> None:
@@ -255,8 +274,8 @@ def test_charts_take_every_state_and_none(tmp_path: Path) -> None:
         *(TrialOutcome(number=3 + i, state="finished", score=0.9 + i / 100, params=params) for i in range(5)),
     ]
     for name, outcomes in (("none", some[:0]), ("failed", some[:2]), ("all", some)):
-        charts.draw_history(outcomes, tmp_path / f"{name}-history.png")
-        charts.draw_parameters(outcomes, search, tmp_path / f"{name}-parameters.png")
+        charts.draw_history(outcomes, "val_accuracy", tmp_path / f"{name}-history.png")
+        charts.draw_parameters(outcomes, search, "val_ap", tmp_path / f"{name}-parameters.png")
     charts.draw_importance({}, "too few", tmp_path / "few.png")
     charts.draw_importance({"lr": 0.75, "size": 0.25}, "", tmp_path / "importance.png")
     assert len(list(tmp_path.glob("*.png"))) == 8

@@ -36,10 +36,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_the_package_and_its_data_and_no_tests(wheel: Path) -> None:
     assert wheel.name.startswith("catdog_photos-")
+    assert wheel.stat().st_size < 25_000_000
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "catdog").rglob("*.py")}
     wanted |= {
-        f"catdog/{name}" for name in ("assets/catdog.onnx", "assets/contract.json", "py.typed", "aws/prices.json")
+        f"catdog/{name}"
+        for name in ("assets/catdog.onnx", "assets/heads.onnx", "assets/contract.json", "py.typed", "aws/prices.json")
     }
     wanted |= {
         path.relative_to(ROOT).as_posix()

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from catdog.errors import ImageError
-from catdog.image import load_pixels
+from catdog.image import load_sized_pixels
 from catdog.serving.decoding import KEPT_VARIABLES, Decoders, receive
 from catdog.serving.limits import LARGE_PIXELS, LateError, load_within_limits, make_room
 from tests.conftest import TINY_CONTRACT
@@ -46,10 +46,12 @@ def large(kind: str = "PNG", size: tuple[int, int] = (4100, 4000), **options: ob
 
 def test_the_pixels_are_the_same(decoders: Decoders, photo: Encode) -> None:
     for data in (photo("red", "JPEG", size=(999, 777)), photo("blue", "WEBP"), large()):
-        pixels = decoders.load(data, TINY_CONTRACT, "x", soon())
-        np.testing.assert_array_equal(pixels, load_pixels(data, TINY_CONTRACT, "x"))
+        pixels, size = decoders.load(data, TINY_CONTRACT, "x", soon())
+        expected, expected_size = load_sized_pixels(data, TINY_CONTRACT, "x")
+        np.testing.assert_array_equal(pixels, expected)
+        assert size == expected_size
     array = np.zeros((5, 6, 3), np.uint8)
-    assert decoders.load(array, TINY_CONTRACT, "x", soon()).shape == (16, 16, 3)
+    assert decoders.load(array, TINY_CONTRACT, "x", soon())[1] == (6, 5)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_many_threads_at_once(decoders: Decoders, photo: Encode) -> None:
     photos = [photo(colour, size=(40 + i, 30)) for i in range(10) for colour in ("red", "blue")] + [large()]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda data: decoders.load(data, TINY_CONTRACT, "x", soon()), photos))
-    assert [pixels[0, 0].tolist() for pixels in found] == [[255, 0, 0], [0, 0, 255]] * 10 + [[0, 0, 0]]
+    assert [pixels[0, 0].tolist() for pixels, _ in found] == [[255, 0, 0], [0, 0, 255]] * 10 + [[0, 0, 0]]
 
 
 def number() -> int:
@@ -100,7 +102,7 @@ def test_how_a_decoder_died_says_who_is_to_blame(photo: Encode, fatal: int, reas
         decoders.load(photo("red"), TINY_CONTRACT, "x", soon())
     timer.join()
     assert raised.value.reason == reason
-    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
+    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0][0, 0].tolist() == [255, 0, 0]
     decoders.close()
 
 
@@ -115,7 +117,7 @@ def test_a_decoder_that_dies_before_a_photo_or_stalls_in_it(photo: Encode) -> No
     os.kill(idle, signal.SIGKILL)  # as a machine does that runs out of memory: no photo is to blame
     while not has_ended(idle):
         time.sleep(0.01)
-    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
+    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0][0, 0].tolist() == [255, 0, 0]
     for seconds, reason, said in (
         (60, "corrupt", "takes longer than 2 s to decode; save it anew"),
         (0.1, "unreadable", "since the server was busy"),  # of the request's time, others had taken the most
@@ -124,7 +126,7 @@ def test_a_decoder_that_dies_before_a_photo_or_stalls_in_it(photo: Encode) -> No
         with pytest.raises(LateError, match=said) as raised:
             decoders.load(photo("red"), TINY_CONTRACT, "x", soon(seconds))
         assert raised.value.reason == reason
-        assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
+        assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0][0, 0].tolist() == [255, 0, 0]
     assert len(restarts) == 2
     decoders.close()
 
@@ -157,7 +159,7 @@ def test_a_decoder_knows_no_secrets(photo: Encode, monkeypatch: pytest.MonkeyPat
     assert {line.partition(b"=")[0].decode() for line in variables.split(b"\0") if line} <= {
         *KEPT_VARIABLES, "PYTHONPATH",
     }  # fmt: skip
-    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0, 0].tolist() == [255, 0, 0]
+    assert decoders.load(photo("red"), TINY_CONTRACT, "x", soon())[0][0, 0].tolist() == [255, 0, 0]
     decoders.close()
 
 
@@ -181,6 +183,6 @@ def test_large_photos_take_turns() -> None:
 def test_what_counts_is_what_is_held() -> None:
     """A JPEG is decoded at a reduced scale, unless it is progressive, when all of it is held before."""
     data = large("JPEG", (9000, 6000))  # 54 megapixels
-    assert load_within_limits(data, TINY_CONTRACT, "x", soon()).shape == (16, 16, 3)
+    assert load_within_limits(data, TINY_CONTRACT, "x", soon())[0].shape == (16, 16, 3)
     with pytest.raises(ImageError, match="54 megapixels"):
         load_within_limits(large("JPEG", (9000, 6000), progressive=True), TINY_CONTRACT, "x", soon())

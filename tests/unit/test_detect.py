@@ -18,7 +18,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from catdog.answers import as_json, as_jsonl
-from catdog.aws.package import build_package
 from catdog.boxes import Box
 from catdog.classifier import Classifier
 from catdog.cli import app
@@ -29,8 +28,7 @@ from catdog.detection.heads import crop_around
 from catdog.errors import ModelError
 from catdog.image import decode, open_photo
 from catdog.onnx_model import find_model
-from catdog.serving.loading import load_model
-from tests.detectors import CONTRACT, build_detector, draw_photo
+from tests.detectors import build_detector, draw_photo
 
 Run = Callable[..., Result]
 CLASSES = ("cat", "dog")
@@ -214,7 +212,6 @@ def test_a_picture_that_it_did_not_make_is_never_replaced(run: Run, folder: Path
     "arguments",
     [
         ["predict", "photos", "--model", "heads.onnx"],
-        ["score", "photos", "--out", "rows.csv", "--model", "heads.onnx"],
         ["page", "--model", "heads.onnx", "--out", "site"],
     ],
     ids=lambda arguments: arguments[0],
@@ -226,21 +223,6 @@ def test_commands_that_answer_whole_photos_refuse_a_detector(run: Run, folder: P
     (line,) = done.stderr.splitlines()
     assert line.endswith("heads.onnx: finds heads and doesn't answer whole photos; use catdog detect")
     assert set(folder.iterdir()) == before
-
-
-def test_servers_and_containers_refuse_a_detector(folder: Path) -> None:
-    packed = folder / "packed"
-    packed.mkdir()
-    (packed / "model.onnx").write_bytes(build_detector())
-    (packed / "contract.json").write_text(CONTRACT.to_json())
-    doors: list[Callable[[], object]] = [
-        lambda: load_model(packed),
-        lambda: build_package(packed, folder / "model.tar.gz"),
-    ]
-    for door in doors:
-        with pytest.raises(ModelError, match=r"model\.onnx: finds heads .*; use catdog detect$"):
-            door()
-    assert not (folder / "model.tar.gz").exists()
 
 
 def test_the_command_is_there_in_a_process_of_its_own(folder: Path) -> None:

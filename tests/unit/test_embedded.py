@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog import load
+from catdog import load, load_detector
 from catdog.contract import Contract
 
 ROOT = Path(__file__).parents[2]
@@ -45,3 +45,23 @@ def test_it_tells_real_cats_from_real_dogs(real_photos: Callable[[int], list[tup
         assert answer.label in (likeliest, "unsure")
     assert right >= 116
     assert sure >= 100
+
+
+def test_the_detector_is_small_and_its_float_weights_are_those_of_models() -> None:
+    assert (ASSETS / "heads.onnx").stat().st_size < 12_000_000
+    contract = load_detector().contract
+    assert (contract.task, contract.class_names) == ("detect", ("cat", "dog"))
+    assert contract.model_fingerprint == Contract.read(ROOT / "models/heads/contract.json").model_fingerprint
+    quoted = f"{contract.quality['int8_test_ap']:.3f}"
+    assert quoted in (ROOT / "README.md").read_text()
+    assert quoted in (ROOT / "docs/detection.md").read_text()
+
+
+def test_the_detector_finds_a_head_in_real_photos(real_photos: Callable[[int], list[tuple[str, bytes]]]) -> None:
+    # Photos that it never saw a box of; most of them show one pet, from the front.
+    photos = real_photos(30)
+    right = 0
+    for answer, (name, _) in zip(load_detector().detect([data for _, data in photos]), photos, strict=True):
+        assert answer.objects is not None
+        right += any(f"/{found.label}s/" in name for found in answer.objects)
+    assert right >= 48

@@ -461,6 +461,7 @@ def test_torch_answers_as_onnx_does(tmp_path: Path, caplog: pytest.LogCaptureFix
         torch.set_num_threads(before)
     assert "torch on cpu" in caplog.text
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    assert isinstance(answers, Classifier)
     np.testing.assert_allclose(answers.probabilities(images), onnx.probabilities(images), atol=1e-4)
     (tmp_path / "model.safetensors").unlink()
     assert type(loading.load_model(tmp_path, "cpu")) is Classifier

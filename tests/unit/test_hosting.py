@@ -14,7 +14,7 @@ pytest.importorskip("boto3", reason="needs boto3: pip install '.[aws]'")
 
 from catdog.aws import __main__  # noqa: F401  it registers every command
 from catdog.aws.app import app, parse_duration
-from catdog.aws.calls.endpoint import detect_media_type, parse_prediction
+from catdog.aws.calls.endpoint import detect_media_type, parse_answer
 from catdog.aws.containers import (
     check_image,
     find_inference_image,
@@ -169,7 +169,7 @@ def test_the_media_type_is_told_by_the_bytes(data: bytes, kind: str) -> None:
 )
 def test_an_answer_that_is_not_catdog_s_is_no_prediction(body: bytes) -> None:
     with pytest.raises(CloudError, match="something else"):
-        parse_prediction("a.jpg", body, "catdog-x")
+        parse_answer("a.jpg", body, "catdog-x")
 
 
 def test_the_addresses_of_aws_s_containers_are_those_that_its_sdk_knows() -> None:

@@ -38,6 +38,7 @@ CODE = [
             "detection/answers",
             "detection/decoding",
             "detection/detector",
+            "detection/models",
             "errors",
             "explain",
             "extras",
@@ -69,6 +70,7 @@ CODE = [
             "sources/web",
             "text",
             "training/__init__",
+            "training/detector",
             "training/model",
             "training/settings",
         ]

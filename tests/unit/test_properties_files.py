@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catdog.aws.calls.endpoint import parse_prediction
+from catdog.aws.calls.endpoint import parse_answer
 from catdog.aws.failures import CloudError
+from catdog.boxes import Box
 from catdog.contract import UNSURE, Contract
 from catdog.dataset.annotations import Annotation, fit_boxes
 from catdog.dataset.coco import parse_coco
 from catdog.dataset.manifest import SPLITS, Manifest, Photo
 from catdog.dataset.voc import parse_voc
 from catdog.dataset.yolo import parse_names, parse_yolo
+from catdog.detection.answers import Detection
+from catdog.detection.decoding import DetectedObject
 from catdog.errors import ContractError, DataError, SettingsError
 from catdog.prediction import Prediction
 from catdog.serving.requests import IMAGE_TYPES, JSON_TYPE, NPY_TYPE, RequestError, parse_request
@@ -243,10 +246,13 @@ def test_a_json_request_with_anything_in_any_place_is_understood_or_refused() ->
 
 
 def test_an_endpoint_s_answer_with_anything_in_any_place_is_read_or_refused() -> None:
-    for data in spoil(Prediction("x", "cat", 0.75, {"cat": 0.75, "dog": 0.25}).to_dict()):
+    good = [Prediction("x", "cat", 0.75, {"cat": 0.75, "dog": 0.25}).to_dict()]
+    good.append(Detection("x", 40, 30, (DetectedObject(0.75, Box("cat", 1, 2, 3.5, 4)),)).to_dict())
+    for data in (spoilt for answer in good for spoilt in spoil(answer)):
         with refused_with(CloudError, "endpoint: "):
-            answer = parse_prediction("a.jpg", json.dumps(data).encode(), "endpoint")
-            assert answer.error or 0 <= (answer.confidence or 0) <= 1
+            answer = parse_answer("a.jpg", json.dumps(data).encode(), "endpoint")
+            found = [answer] if isinstance(answer, Prediction) else answer.objects or ()
+            assert answer.error or all(0 <= (one.confidence or 0) <= 1 for one in found)
             assert json.loads(json.dumps(answer.to_dict(), allow_nan=False).encode())
 
 

@@ -1,11 +1,11 @@
-"""Ask a deployed endpoint: the bytes of a photo in, a Prediction out. boto3 only; no SDK is needed to ask.
+"""Ask a deployed endpoint: the bytes of a photo in, its answer out. boto3 only; no SDK is needed to ask.
 
     endpoint = Endpoint(account.client("sagemaker-runtime"), "catdog-20261121-1200")
-    endpoint.classify("cat.jpg", data) -> Prediction
+    endpoint.answer("cat.jpg", data) -> Prediction, or Detection where a detector is deployed
 
     endpoint = AsyncEndpoint(runtime, s3, "catdog-big", "s3://bucket/catdog/async/catdog-big")   the same, through S3
 
-A problem with one photo (unreadable, too large) becomes the error of its Prediction. A problem with the endpoint, the
+A problem with one photo (unreadable, too large) becomes the error of its answer. A problem with the endpoint, the
 account or the network is raised: the next photo would fail just the same.
 """
 
@@ -36,8 +36,11 @@ from catdog.aws.failures import (
 )
 from catdog.aws.hosting import PAYLOAD_BYTES, SERVERLESS_PAYLOAD_BYTES
 from catdog.contract import UNSURE, Contract
+from catdog.detection.answers import Detection
 from catdog.errors import CatdogError, ImageError, SettingsError
 from catdog.prediction import Prediction
+from catdog.score.rows import BOX_COLUMNS
+from catdog.serving.golden import read_heads
 from catdog.sources import Input
 from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.text import printable
@@ -55,6 +58,7 @@ _UNNAMED: Final = "image: "  # what the handler calls a photo that comes without
 _MAGIC: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 T = TypeVar("T")
+Answer = Prediction | Detection
 ClassNames = tuple[str, ...]
 
 
@@ -74,7 +78,7 @@ class Endpoint:
         self._pauses = pauses_s
         self._find_limit = cache(find_limit)
 
-    def classify(self, source: str, data: bytes) -> Prediction:
+    def answer(self, source: str, data: bytes) -> Answer:
         """Return the endpoint's answer about one encoded photo.
 
         Raises SettingsError if there is no such endpoint, CloudError if its answer makes no sense, and what boto3
@@ -94,7 +98,7 @@ class Endpoint:
             if reason is None:
                 raise
             return Prediction.failed(source, f"{source}: {reason.removeprefix(_UNNAMED)}")
-        return parse_prediction(source, body, self.name)
+        return parse_answer(source, body, self.name)
 
     def ask(self, data: bytes) -> bytes:
         """Return the raw answer; throttling and 5xx are met with another attempt after a growing pause."""
@@ -165,11 +169,11 @@ class AsyncEndpoint:
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, _CLOSE_S)
 
-    def classify(self, source: str, data: bytes) -> Prediction:
+    def answer(self, source: str, data: bytes) -> Answer:
         """Return the endpoint's answer about one encoded photo; raises CloudError and what boto3 raises."""
         is_answer, body = self._exchange(data, source)
         if is_answer:
-            return parse_prediction(source, body, self.name)
+            return parse_answer(source, body, self.name)
         return Prediction.failed(source, f"{source}: {_read_text(body)}")
 
     def ask(self, data: bytes) -> bytes:
@@ -252,30 +256,39 @@ class AsyncEndpoint:
 AnyEndpoint = Endpoint | AsyncEndpoint
 
 
-def classify_photos(endpoint: AnyEndpoint, photos: Iterable[Input], parallel: int) -> Iterator[Prediction]:
+def answer_photos(endpoint: AnyEndpoint, photos: Iterable[Input], parallel: int) -> Iterator[Answer]:
     """Yield the answers in the order of the photos; only a few photos are in memory at a time.
 
     ``parallel`` is the number of requests at once.
     """
 
-    def classify(photo: Input) -> Prediction:
+    def answer(photo: Input) -> Answer:
         try:
             data = photo.content.read(photo.source)
         except ImageError as error:
             return Prediction.failed(photo.source, error)
-        return endpoint.classify(photo.source, data)
+        return endpoint.answer(photo.source, data)
 
-    return map_in_order(classify, photos, parallel)
+    return map_in_order(answer, photos, parallel)
 
 
-def parse_prediction(source: str, body: bytes, endpoint: str) -> Prediction:
-    """Turn an endpoint's JSON about one photo into a Prediction; raises CloudError for anything else."""
+def parse_answer(source: str, body: bytes, endpoint: str) -> Answer:
+    """Turn an endpoint's JSON about one photo into an answer; raises CloudError for anything else.
+
+    A failed one is a Prediction where the endpoint doesn't say what it is for.
+    """
     try:
         data = json.loads(body)
         if isinstance(data, list):
             (data,) = data
+        is_detection = "objects" in data
         if data.get("error") is not None:
-            return Prediction.failed(source, data["error"])
+            return (Detection if is_detection else Prediction).failed(source, data["error"])
+        if is_detection:
+            width, height = data["width"], data["height"]
+            if not all(type(side) is int and 0 < side < 2**31 for side in (width, height)):
+                raise ValueError("not the size of a photo")
+            return Detection(source, width, height, read_heads(data["objects"]))
         probabilities = {str(name): float(p) for name, p in data["probabilities"].items()}
         confidence, label = float(data["confidence"]), data["label"]
         if label != UNSURE and label not in probabilities:
@@ -287,6 +300,13 @@ def parse_prediction(source: str, body: bytes, endpoint: str) -> Prediction:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         shown = printable(body[:80].decode("utf-8", "replace"))
         raise CloudError(f"{endpoint}: answers something else than catdog's JSON ({shown}); is it catdog's?") from error
+
+
+def list_columns(row: Answer) -> tuple[str, ...]:
+    """The columns of an answer, as catdog score has them; none of a failed one."""
+    if row.error is not None:
+        return ()
+    return BOX_COLUMNS if isinstance(row, Detection) else tuple(row.probabilities or ())
 
 
 def peek_class_names(items: Iterator[T], names_of: Callable[[T], ClassNames]) -> tuple[ClassNames, Iterator[T]]:

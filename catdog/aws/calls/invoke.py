@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import cycle, islice
 from typing import Annotated, Any, Final
@@ -17,19 +17,24 @@ from catdog.aws.app import command, print_dry_run, print_result, say
 from catdog.aws.calls.endpoint import (
     ASYNC_PATIENCE_S,
     MOST_PARALLEL,
+    Answer,
     AnyEndpoint,
     AsyncEndpoint,
     Endpoint,
-    classify_photos,
+    answer_photos,
+    list_columns,
     peek_class_names,
 )
 from catdog.aws.hosting import ASYNC_PREFIX
 from catdog.aws.inventory import check_endpoint_name, find_payload_limit
+from catdog.detection.__main__ import FORMATS as BOX_FORMATS
+from catdog.detection.answers import Detection
 from catdog.edge import EXIT_FAILED
 from catdog.errors import DataError, ImageError
 from catdog.photo_command import Format, choose_format, write_answers
 from catdog.predict import FORMATS
 from catdog.prediction import Prediction
+from catdog.score.rows import BOX_COLUMNS
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
 
@@ -40,7 +45,8 @@ MOST_BENCH_PHOTOS: Final = 200  # in memory
 
 _HELP: Final = """Ask an endpoint about photos.
 
-The answers have the format, the fields and the exit codes of catdog predict. A photo that can't be read, or
+The answers have the format, the fields and the exit codes of catdog predict, and those of catdog detect where a
+detector is deployed. A photo that can't be read, or
 that the endpoint refuses, is answered with its error. Requests that are throttled, or that meet an overload, are tried
 again after a pause.
 
@@ -101,7 +107,7 @@ def invoke(
             print_result(result)
             failures = result["failed"]
         else:
-            failures = _print(classify_photos(target, photos, parallel), format)
+            failures = _print(answer_photos(target, photos, parallel), format)
     finally:
         if isinstance(target, AsyncEndpoint):
             target.close()
@@ -111,7 +117,7 @@ def invoke(
 def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, parallel: int) -> dict[str, Any]:
     """Send ``requests`` requests, ``parallel`` at once, and return percentiles of the latency (ms) and the rate.
 
-    The photos take turns. Latency is what the caller of ``classify`` sees: network, queue and pauses between attempts
+    The photos take turns. Latency is what the caller of ``answer`` sees: network, queue and pauses between attempts
     included. Raises DataError if no photo can be read.
     """
     samples = list(islice(_read_photos(photos), MOST_BENCH_PHOTOS))
@@ -120,8 +126,8 @@ def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, paral
 
     def time_request(sample: tuple[str, bytes]) -> tuple[float, str | None]:
         start = time.perf_counter()
-        prediction = endpoint.classify(*sample)
-        return time.perf_counter() - start, prediction.error
+        answer = endpoint.answer(*sample)
+        return time.perf_counter() - start, answer.error
 
     turns = cycle(samples)
     for _ in map_in_order(time_request, islice(turns, WARM_UP * parallel), parallel):
@@ -148,13 +154,14 @@ def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, paral
     }
 
 
-def _print(predictions: Iterator[Prediction], format: Format | None) -> int:
+def _print(answers: Iterator[Answer], format: Format | None) -> int:
     """Print all answers to stdout, and return how many of them are failures."""
+    names, answers = peek_class_names(answers, list_columns)
     chosen = choose_format(format)
-    names: Sequence[str] = ()
-    if chosen in (Format.csv, Format.table):
-        names, predictions = peek_class_names(predictions, lambda row: tuple(row.probabilities or ()))
-    return write_answers(predictions, chosen, FORMATS, names)
+    if names != BOX_COLUMNS:
+        return write_answers((row for row in answers if isinstance(row, Prediction)), chosen, FORMATS, names)
+    found = (row if isinstance(row, Detection) else Detection.failed(row.source, row.error) for row in answers)
+    return write_answers(found, chosen, BOX_FORMATS, ("cat", "dog"))
 
 
 def _read_photos(photos: Iterable[Input]) -> Iterator[tuple[str, bytes]]:

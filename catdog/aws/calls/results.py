@@ -15,10 +15,10 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from catdog.ahead import map_in_order
-from catdog.aws.calls.endpoint import parse_prediction, peek_class_names
+from catdog.aws.calls.endpoint import Answer, list_columns, parse_answer, peek_class_names
 from catdog.aws.failures import CloudError
+from catdog.detection.answers import Detection
 from catdog.errors import DataError, ImageError, SettingsError
-from catdog.prediction import Prediction
 from catdog.score import output
 from catdog.score.ledger import Totals
 from catdog.score.rows import Row, table
@@ -62,7 +62,7 @@ class JoinedRow(NamedTuple):
     source: str
     row: Row
     class_names: tuple[str, ...]
-    """The classes of its answer; empty without one."""
+    """The classes of its answer, or BOX_COLUMNS; empty without one."""
 
 
 def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterator[JoinedRow]:
@@ -87,7 +87,7 @@ def join_outputs(inputs: S3Folder, outputs: S3Folder, most_bytes: int) -> Iterat
                 if error.reason != "missing":
                     return JoinedRow(source, Row.failed(error), ())
             else:
-                return _make_joined_row(source, parse_prediction(source, body, "the transform job"))
+                return _make_joined_row(source, parse_answer(source, body, "the transform job"))
         why = ImageError(f"{source}: the transform job left no answer for it", "missing")
         if item.size > most_bytes:
             why = ImageError(f"{source}: {item.size} bytes, over the job's limit of {most_bytes}", "too_large")
@@ -156,13 +156,14 @@ def _list_output_names(key: str, inputs: S3Folder) -> Iterator[str]:
     yield key + ENDING
 
 
-def _make_joined_row(source: str, prediction: Prediction) -> JoinedRow:
-    if prediction.error is not None:
-        return JoinedRow(source, Row.failed(ImageError(prediction.error, "corrupt")), ())
-    assert prediction.probabilities is not None
-    values = tuple(prediction.probabilities.values())
-    row = Row("ok", prediction.label, prediction.confidence, values)
-    return JoinedRow(source, row, tuple(prediction.probabilities))
+def _make_joined_row(source: str, answer: Answer) -> JoinedRow:
+    if answer.error is not None:
+        return JoinedRow(source, Row.failed(ImageError(answer.error, "corrupt")), ())
+    if isinstance(answer, Detection):
+        row = Row("ok", width=answer.width, height=answer.height, heads=answer.objects or ())
+    else:
+        row = Row("ok", answer.label, answer.confidence, tuple((answer.probabilities or {}).values()))
+    return JoinedRow(source, row, list_columns(answer))
 
 
 def _check_class_names(class_names: tuple[str, ...], item: JoinedRow) -> JoinedRow:

@@ -31,9 +31,10 @@ MODEL_TAG: Final = "ModelSha256"
 _HELP: Final = """Score all photos under an S3 prefix with a Batch Transform job.
 
 MODEL is what it is for deploy. SOURCE and TARGET are s3:// prefixes: each object below SOURCE gets its answer as a
-small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row a photo,
-with the columns of catdog score; what is no photo by its name, such as a dataset's manifest.json, has no row. The
-instances end with the job. For a few thousand photos catdog score is faster: a job takes minutes to start.
+small file below TARGET, by default s3://BUCKET/catdog/transform/JOB. --out joins them into one table, a row a photo (of
+a detector, a head), with the columns of catdog score; what is no photo by its name, such as a dataset's manifest.json,
+has no row. The instances end with the job. For a few thousand photos catdog score is faster: a job takes minutes to
+start.
 
 --no-wait returns once the job has begun; --job NAME --out FILE waits for it and joins later.
 
@@ -88,6 +89,7 @@ def transform(
     say_support(account, image)
     with TemporaryDirectory(prefix="catdog-") as folder:
         upload = prepare_upload(account, model, Path(folder), image)
+        upload.check_machine(hosting.on_gpu)
         _start(account, name, upload, image, hosting, inputs, outputs, max_payload)
     if account.dry_run:
         print_dry_run(account.recorded, estimate_cost("transform", instance_type, account.region, instances))

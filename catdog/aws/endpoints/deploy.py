@@ -131,6 +131,7 @@ def deploy(
         if account.dry_run and source.startswith(SCHEME):
             say(f"{source} isn't fetched in a dry run, so the upload of its package is not among the requests")
         upload = prepare_upload(account, source, Path(folder), image, test_photo or ())
+        upload.check_machine(hosting.on_gpu)
         say_support(account, image)
         plan = Plan(
             name=endpoint,

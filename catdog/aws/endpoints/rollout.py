@@ -21,11 +21,12 @@ from typer import Option
 from catdog.aws.account import Account
 from catdog.aws.app import say
 from catdog.aws.calls.endpoint import (
+    Answer,
     AnyEndpoint,
     AsyncEndpoint,
     Endpoint,
     is_transient,
-    parse_prediction,
+    parse_answer,
     read_container_error,
 )
 from catdog.aws.endpoints.alarms import deployment_config, name_alarms, watch_version
@@ -43,8 +44,9 @@ from catdog.aws.failures import (
 from catdog.aws.hosting import Hosting, Tags, config_request, container_environment, model_request
 from catdog.aws.inventory import describe_endpoint
 from catdog.aws.package import GoldenPhoto, PackageUpload, upload_package
+from catdog.detection.answers import Detection
 from catdog.errors import CatdogError, SettingsError
-from catdog.serving.golden import TOLERANCE
+from catdog.serving.golden import TOLERANCE, compare_heads, format_heads, format_scores
 from catdog.serving.loading import TORCH_TOLERANCE
 
 POLL_S: Final = 10.0
@@ -197,24 +199,34 @@ def check_answers(account: Account, plan: Plan, patience_s: float) -> dict[str, 
     if plan.hosting.asynchronous:
         endpoint = AsyncEndpoint(runtime, account.client("s3"), name, str(plan.hosting.async_output))
     tolerance = TORCH_TOLERANCE if plan.hosting.on_gpu else TOLERANCE  # of each probability
+    threshold = plan.upload.package.threshold if plan.upload.package else 0.0
     deadline, largest = time.monotonic() + patience_s, 0.0
     for photo in photos:
-        prediction = parse_prediction(photo.name, _ask_patiently(endpoint, photo, deadline), name)
-        given = prediction.probabilities
-        if given is None:
-            raise CloudError(f"{name}: refuses its test photo {photo.name}: {prediction.error}")
-        if given.keys() != photo.probabilities.keys():
-            raise CloudError(
-                f"{name}: has the classes {', '.join(given)}, the model has {', '.join(photo.probabilities)}"
-            )
-        difference = max(abs(given[key] - expected) for key, expected in photo.probabilities.items())
+        answer = parse_answer(photo.name, _ask_patiently(endpoint, photo, deadline), name)
+        if answer.error is not None:
+            raise CloudError(f"{name}: refuses its test photo {photo.name}: {answer.error}")
+        difference, given, expected = _compare(name, photo, answer, threshold)
         if not difference <= tolerance:
             raise CloudError(
-                f"{name}: answers its test photo {photo.name} with {_format(given)} instead of "
-                f"{_format(photo.probabilities)} (tolerance {tolerance})"
+                f"{name}: answers its test photo {photo.name} with {given} instead of {expected} (tolerance "
+                f"{tolerance})"
             )
         largest = max(largest, difference)
     return {"photos": len(photos), "largest_difference": round(largest, 6), "tolerance": tolerance}
+
+
+def _compare(name: str, photo: GoldenPhoto, answer: Answer, threshold: float) -> tuple[float, str, str]:
+    """Return the largest difference between an answer and the golden one, and both in words; raises CloudError."""
+    if isinstance(answer, Detection) != (photo.probabilities is None):
+        raise CloudError(f"{name}: answers its test photo {photo.name} for another task than the model's")
+    if isinstance(answer, Detection):
+        found = answer.objects or ()
+        return compare_heads(found, photo.heads, threshold), format_heads(found), format_heads(photo.heads)
+    given, expected = answer.probabilities or {}, photo.probabilities or {}
+    if given.keys() != expected.keys():
+        raise CloudError(f"{name}: has the classes {', '.join(given)}, the model has {', '.join(expected)}")
+    difference = max(abs(given[key] - expected[key]) for key in expected)
+    return difference, format_scores(given), format_scores(expected)
 
 
 def _ask_patiently(endpoint: AnyEndpoint, photo: GoldenPhoto, deadline: float) -> bytes:
@@ -289,7 +301,3 @@ def update_request(name: str, config: str, keep_count: bool) -> dict[str, Any]:
         request["RetainAllVariantProperties"] = True
         request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
     return request
-
-
-def _format(probabilities: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in probabilities.items())

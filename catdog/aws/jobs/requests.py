@@ -19,32 +19,42 @@ from catdog.aws.account import PROJECT, Account
 from catdog.aws.containers import check_image, find_training_image
 from catdog.aws.instances import check_instance_type, estimate_cost, has_own_disk, has_several_gpus
 from catdog.aws.source_code import TRAIN_ENTRY
+from catdog.contract import Task
 from catdog.errors import SettingsError
 from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.sources.names import is_archive_name
 from catdog.support import NEWEST, TRAINING
-from catdog.training.settings import CHECKPOINTS, Settings, parse, resolve
+from catdog.training.settings import CHECKPOINTS, TASK_DEFAULTS, Settings, parse, resolve
 from catdog.training.space import Choices, Range
 
 JOBS_PREFIX: Final = f"{PROJECT}/jobs"
 """In the bucket: where each job has a folder for its code and its model."""
 CHANNEL_ROOT: Final = PurePosixPath("/opt/ml/input/data")
-_EPOCH: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "photos_per_second")
-_END: Final = tuple(
-    f"{split}_{name}" for split in ("val", "test") for name in ("accuracy", "precision", "recall", "f1")
-)
-METRICS: Final[Mapping[str, str]] = {
-    # Not "(?<!...)": SageMaker's documentation doesn't name its dialect, and this form is common to all.
-    name: rf"(?:^|\s){name}=([-+.0-9e]+)"
-    for name in dict.fromkeys((*_EPOCH, *_END, "exported"))
+_EPOCH: Final[Mapping[Task, tuple[str, ...]]] = {
+    "classify": ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "photos_per_second"),
+    "detect": ("train_loss", "train_overlap", "val_loss", "val_overlap", "lr", "photos_per_second"),
 }
-"""Names and regular expressions of what catdog train prints, a line an epoch and one at the end."""
-OBJECTIVES: Final[Mapping[str, Literal["Maximize", "Minimize"]]] = {
-    "val_accuracy": "Maximize",
-    "val_f1": "Maximize",
-    "val_loss": "Minimize",
+_END: Final[Mapping[Task, tuple[str, ...]]] = {
+    "classify": ("accuracy", "precision", "recall", "f1"),
+    "detect": ("ap", "ap50", "ap75"),
 }
-"""What a search may optimise; the test photos are left alone."""
+METRICS: Final[Mapping[Task, Mapping[str, str]]] = {
+    task: {
+        # Not "(?<!...)": SageMaker's documentation doesn't name its dialect, and this form is common to all.
+        name: rf"(?:^|\s){name}=([-+.0-9e]+)"
+        for name in dict.fromkeys(
+            (*_EPOCH[task], *(f"{s}_{n}" for s in ("val", "test") for n in _END[task]), "exported")
+        )
+    }
+    for task in _EPOCH
+}
+"""Names and regular expressions of what catdog train prints, a line an epoch and one at the end, by task."""
+OBJECTIVES: Final[Mapping[Task, Mapping[str, Literal["Maximize", "Minimize"]]]] = {
+    "classify": {"val_accuracy": "Maximize", "val_f1": "Maximize", "val_loss": "Minimize"},
+    "detect": {"val_ap": "Maximize", "val_ap50": "Maximize", "val_ap75": "Maximize", "val_loss": "Minimize"},
+}
+"""What a search may optimise, by task, the usual one first; the test photos are left alone."""
+_DECIDE_DEFAULTS: Final = ("arch", "task", "optimizer")  # settings on which others' defaults depend
 DISTRIBUTED: Final = "sagemaker_torch_distributed_enabled"  # by which the training toolkit starts torchrun
 MAX_TUNING_NAME: Final = 32  # characters; SageMaker appends a number and a hash for each training job
 
@@ -147,7 +157,7 @@ def parse_job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> t
     for name in ("validation", "test"):
         if getattr(settings, name) != getattr(unchanged, name):
             raise SettingsError(f"--{name} {getattr(settings, name)}: give --{name} s3://..., before the --")
-    default = resolve({"arch": settings.arch, "optimizer": settings.optimizer})
+    default = resolve({name: getattr(settings, name) for name in _DECIDE_DEFAULTS})
     elsewhere = {"data", "validation", "test", "output", "output_data", "checkpoint_dir"}
     changed = {
         f.name: getattr(settings, f.name)
@@ -156,7 +166,7 @@ def parse_job_settings(arguments: Sequence[str], photos: Mapping[str, str]) -> t
     }
     changed |= {
         name: getattr(settings, name)
-        for name in ("arch", "optimizer")
+        for name in _DECIDE_DEFAULTS
         if getattr(settings, name) != getattr(Settings(), name)
     }
     return take_weights_from_s3(changed)
@@ -167,8 +177,10 @@ def take_weights_from_s3(settings: Mapping[str, Any]) -> tuple[dict[str, Any], d
 
     Raises SettingsError for weights that lie on this machine.
     """
+    from catdog.onnx_model import EMBEDDED  # whose ONNX Runtime --help need not wait for
+
     hyperparameters, extra = dict(settings), {}
-    if settings.get("weights", "none") not in ("imagenet", "none"):
+    if settings.get("weights", "none") not in ("imagenet", "none", EMBEDDED):
         paths = []
         for number, uri in enumerate(str(settings["weights"]).split(",")):
             if not uri.startswith("s3://"):
@@ -187,7 +199,7 @@ class Search:
     ranges: Mapping[str, Range | Choices]
     """By setting."""
     objective: str
-    """One of OBJECTIVES."""
+    """One of the task's OBJECTIVES."""
     strategy: str
     max_jobs: int
     parallel: int
@@ -206,7 +218,7 @@ def training_request(
     resources = _describe_machines(machines)
     if machines.keep_alive:
         resources["KeepAlivePeriodInSeconds"] = machines.keep_alive * 60
-    training = _describe_training(account, machines, channels)
+    training = _describe_training(account, machines, channels, find_task(hyperparameters))
     training["AlgorithmSpecification"]["EnableSageMakerMetricsTimeSeries"] = True
     return {
         "TrainingJobName": job,
@@ -228,6 +240,7 @@ def tuning_request(
     search: Search,
 ) -> dict[str, Any]:
     """Return the parameters of CreateHyperParameterTuningJob, whose trials differ in the settings of ``search``."""
+    task = find_task(hyperparameters)
     # What the SDK's own reader of a search (HyperparameterTuner.attach) looks for.
     class_names = {
         "sagemaker_estimator_class_name": "PyTorch",
@@ -238,7 +251,7 @@ def tuning_request(
         "HyperParameterTuningJobConfig": {
             "Strategy": search.strategy,
             "HyperParameterTuningJobObjective": {
-                "Type": OBJECTIVES[search.objective],
+                "Type": OBJECTIVES[task][search.objective],
                 "MetricName": search.objective,
             },
             "ResourceLimits": {
@@ -251,7 +264,7 @@ def tuning_request(
         },
         # No checkpoints: trials would share the place, and one would go on from another's.
         "TrainingJobDefinition": {
-            **_describe_training(account, machines, channels),
+            **_describe_training(account, machines, channels, task),
             "StaticHyperParameters": _encode({**hyperparameters, **class_names}) | _bookkeep(account, job, machines),
             "HyperParameterTuningResourceConfig": _describe_machines(machines),
         },
@@ -259,7 +272,26 @@ def tuning_request(
     }
 
 
-def _describe_training(account: Account, machines: Machines, channels: Mapping[str, str]) -> dict[str, Any]:
+def find_task(hyperparameters: Mapping[str, Any]) -> Task:
+    """Return the task of a training with these settings."""
+    task: Task = hyperparameters.get("task", Settings().task)
+    return task
+
+
+def needs_embedded(request: Mapping[str, Any]) -> bool:
+    """Return whether what a request asks for learns from the model that is inside catdog.
+
+    ``request``: a training job's, or the part of a search that its trials have in common.
+    """
+    from catdog.onnx_model import EMBEDDED
+
+    texts = request.get("HyperParameters") or request["StaticHyperParameters"]
+    given = {name: json.loads(text) for name, text in texts.items()}
+    settings = {**TASK_DEFAULTS.get(find_task(given), {}), **given}
+    return EMBEDDED in [part for name in ("weights", "teacher") for part in settings.get(name, "").split(",")]
+
+
+def _describe_training(account: Account, machines: Machines, channels: Mapping[str, str], task: Task) -> dict[str, Any]:
     """Return what a training and a search's trials have in common."""
     max_seconds = round(machines.max_hours * 3600)
     stopping = {"MaxRuntimeInSeconds": max_seconds}
@@ -271,7 +303,7 @@ def _describe_training(account: Account, machines: Machines, channels: Mapping[s
         "AlgorithmSpecification": {
             "TrainingImage": machines.find_image(account.region),
             "TrainingInputMode": "File",
-            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS.items()],
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS[task].items()],
         },
         "RoleArn": account.find_role_arn(),
         "InputDataConfig": [

@@ -13,7 +13,7 @@ from typing import Any
 
 from catdog.aws.account import Account
 from catdog.aws.archive import make_archive
-from catdog.aws.jobs.requests import make_code_key
+from catdog.aws.jobs.requests import make_code_key, needs_embedded
 from catdog.aws.source_code import read_training_code
 
 
@@ -47,5 +47,8 @@ def has_sdk() -> bool:
 def _upload_code(account: Account, job: str, training: dict[str, Any]) -> None:
     key = training["OutputDataConfig"].get("KmsKeyId")  # without one, the bucket's default encryption holds
     encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
-    body, place = make_archive(read_training_code()), {"Bucket": account.require_bucket(), "Key": make_code_key(job)}
+    body, place = (
+        make_archive(read_training_code(embedded=needs_embedded(training))),
+        {"Bucket": account.require_bucket(), "Key": make_code_key(job)},
+    )
     account.client("s3").put_object(**place, Body=body, ContentType="application/gzip", **encryption)

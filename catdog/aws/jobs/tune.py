@@ -18,6 +18,7 @@ from catdog.aws.jobs.requests import (
     Machines,
     Search,
     estimate_jobs,
+    find_task,
     make_channels,
     take_weights_from_s3,
     tuning_request,
@@ -31,6 +32,7 @@ from catdog.training.settings import Settings, parse
 from catdog.training.space import read_space
 
 MACHINES: Final = Machines(max_hours=2.0)
+_OBJECTIVES: Final = "; of a detector ".join(", ".join(names) for names in OBJECTIVES.values())
 
 _HELP = f"""Search for good settings on SageMaker.
 
@@ -58,8 +60,8 @@ def tune(
     max_jobs: Annotated[int, typer.Option(min=1, max=750, help="Trials in all.")] = 20,
     parallel: Annotated[int, typer.Option(min=1, max=100, help="Trials at once.")] = 2,
     objective: Annotated[
-        str, typer.Option(metavar="METRIC", help=f"What to judge by: {', '.join(OBJECTIVES)}.")
-    ] = "val_accuracy",
+        str | None, typer.Option(metavar="METRIC", help=f"What to judge by: {_OBJECTIVES}; default: the first.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="Bayesian, or Random.")] = "Bayesian",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of trials.")] = 0,
     validation: Validation = None,
@@ -73,13 +75,15 @@ def tune(
         return
     if space is None or photos is None:
         raise SettingsError("give SPACE and PHOTOS to search, or --best NAME to see what a search found")
-    if objective not in OBJECTIVES:
-        raise SettingsError(f"--objective {objective}: must be one of {', '.join(OBJECTIVES)}")
     if strategy not in ("Bayesian", "Random"):
         raise SettingsError(f"--strategy {strategy}: must be Bayesian or Random")
     wanted = read_space(space)
     channels = make_channels(photos, validation, test)
     fixed = {key: value for key, value in wanted.settings.items() if value is not None}
+    objectives = list(OBJECTIVES[find_task(fixed)])
+    objective = objective or objectives[0]
+    if objective not in objectives:
+        raise SettingsError(f"--objective {objective}: must be one of {', '.join(objectives)}")
     hyperparameters, weight_channels = take_weights_from_s3(fixed)
     job = make_job_name("tune", name, MAX_TUNING_NAME)
     search = Search(

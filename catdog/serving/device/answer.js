@@ -35,7 +35,8 @@ function giveUp() {
   waiting.clear();
 }
 
-/** Returns the answer to one photo, as {label, confidence, probabilities, error}. */
+/** Returns the answer to one photo: {label, confidence, probabilities, error}, a detector's {width, height, objects, error},
+ * or {error} alone. */
 export function answer(file, signal) {
   if (!worker) start();
   const id = ++lastId;

@@ -19,13 +19,14 @@ function sinc(x) {
   return x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI);
 }
 
-/** Returns a photo as uint8 (size, size, 3). `blob`: its file; raises where the browser can't decode it. */
-export async function loadPixels(blob, contract) {
+/** Returns {pixels: uint8 (size, size, 3), photo: [width, height] in px}; raises where the browser can't decode the blob. */
+export async function loadSizedPixels(blob, contract) {
   const bitmap = await createImageBitmap(blob, {
     imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "premultiply",
   });
   try {
-    return resize(bitmap.width, bitmap.height, (...part) => readPart(bitmap, ...part), contract);
+    const photo = [bitmap.width, bitmap.height];
+    return { pixels: resize(...photo, (...part) => readPart(bitmap, ...part), contract), photo };
   } finally {
     bitmap.close();
   }
@@ -43,38 +44,79 @@ function readPart(bitmap, left, top, width, height) {
 /** Returns uint8 (size, size, 3) by the contract's rule; `read(left, top, width, height)` gives RGBA. */
 export function resize(width, height, read, contract) {
   const size = contract.input_size;
-  const [left, upper, right, lower] = findKeptBox(width, height, contract);
-  const across = findWeights(width, left, right, size, contract.interpolation);
-  const down = findWeights(height, upper, lower, size, contract.interpolation);
-  const out = new Uint8ClampedArray(size * size * 3); // it clamps to 0..255, as Pillow's clip8
+  const { resize: rule, interpolation } = contract;
+  if (rule !== "letterbox") {
+    const kept = findKeptBox(width, height, contract).map(Math.fround); // Pillow's box is of C's float
+    return squeezeBoth(width, height, read, kept, [size, size], interpolation);
+  }
+  const inside = fitInside(width, height, size);
+  const small = squeezeBoth(width, height, read, [0, 0, width, height], inside, interpolation);
+  const [left, top] = findCorner(inside, size);
+  const mean = contract.mean.map((level) => roundEven(255 * level));
+  const out = Uint8Array.from({ length: size * size * 3 }, (_, i) => mean[i % 3]);
+  for (let y = 0; y < inside[1]; y++) {
+    out.set(small.subarray(3 * inside[0] * y, 3 * inside[0] * (y + 1)), 3 * ((top + y) * size + left));
+  }
+  return out;
+}
+
+/** Returns uint8 (rows, columns, 3): what is in the box [left, upper, right, lower], px, at another size. */
+function squeezeBoth(width, height, read, [left, upper, right, lower], [columns, rows], interpolation) {
+  const across = findWeights(width, left, right, columns, interpolation);
+  const down = findWeights(height, upper, lower, rows, interpolation);
+  const out = new Uint8ClampedArray(columns * rows * 3); // it clamps to 0..255, as Pillow's clip8
   // Pillow 13 begins with the height where that shrinks by more than twice as many pixels as the width. Each pass
   // rounds, so the order shows.
-  if (height > size && height - size > 2 * (width - size)) {
-    const flat = new Uint8ClampedArray(width * size * 3);
+  if (height > rows && height - rows > 2 * (width - columns)) {
+    const flat = new Uint8ClampedArray(width * rows * 3);
     for (let x = 0; x < width; x += STRIP) {
-      const columns = Math.min(STRIP, width - x);
-      squeeze(read(x, 0, columns, height), 4 * columns, 4, columns, down, size, flat.subarray(3 * x), 3 * width, 3);
+      const some = Math.min(STRIP, width - x);
+      squeeze(read(x, 0, some, height), 4 * some, 4, some, down, rows, flat.subarray(3 * x), 3 * width, 3);
     }
-    squeeze(flat, 3, 3 * width, size, across, size, out, 3, 3 * size);
+    squeeze(flat, 3, 3 * width, rows, across, columns, out, 3, 3 * columns);
   } else {
-    const narrow = new Uint8ClampedArray(size * height * 3);
+    const narrow = new Uint8ClampedArray(columns * height * 3);
     for (let y = 0; y < height; y += STRIP) {
-      const rows = Math.min(STRIP, height - y);
-      squeeze(read(0, y, width, rows), 4, 4 * width, rows, across, size, narrow.subarray(3 * size * y), 3, 3 * size);
+      const some = Math.min(STRIP, height - y);
+      squeeze(read(0, y, width, some), 4, 4 * width, some, across, columns, narrow.subarray(3 * columns * y), 3, 3 * columns);
     }
-    squeeze(narrow, 3 * size, 3, size, down, size, out, 3 * size, 3);
+    squeeze(narrow, 3 * columns, 3, columns, down, rows, out, 3 * columns, 3);
   }
   return new Uint8Array(out.buffer);
 }
 
-/** Returns the part of a photo that the model sees; `catdog.image.find_kept_box`. */
+/** Returns the part of a photo that the model sees: [left, top, right, bottom]; `catdog.image.find_kept_box`. */
 export function findKeptBox(width, height, contract) {
-  const share = contract.input_size / Math.round(contract.input_size / contract.crop);
+  const size = contract.input_size;
+  if (contract.resize === "letterbox") {
+    const inside = fitInside(width, height, size);
+    const corner = findCorner(inside, size);
+    const left = (-corner[0] * width) / inside[0];
+    const top = (-corner[1] * height) / inside[1];
+    return [left, top, left + (size * width) / inside[0], top + (size * height) / inside[1]];
+  }
+  const share = size / Math.round(size / contract.crop);
   const short = Math.min(width, height);
   const [keptWidth, keptHeight] = contract.resize === "stretch" ? [share, share] : [(share * short) / width, (share * short) / height];
   const left = (width * (1 - keptWidth)) / 2;
   const top = (height * (1 - keptHeight)) / 2;
-  return [left, top, width - left, height - top].map(Math.fround); // Pillow's box is of C's float
+  return [left, top, width - left, height - top];
+}
+
+/** Returns the size that a photo gets so that its longer side is `size`, px. */
+function fitInside(width, height, size) {
+  return [width, height].map((side) => Math.max(1, roundEven((side * size) / Math.max(width, height))));
+}
+
+/** Returns where the photo begins, so that it lies in the middle of the square, px. */
+function findCorner(inside, size) {
+  return inside.map((side) => Math.floor((size - side) / 2));
+}
+
+/** Rounds as Python and NumPy do: a half to the even neighbour. */
+export function roundEven(value) {
+  const up = Math.round(value);
+  return up - value === 0.5 && up % 2 ? up - 1 : up;
 }
 
 /** Returns where each output pixel's weights begin, how many there are, and the weights (Pillow's precompute_coeffs). */

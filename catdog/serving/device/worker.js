@@ -2,7 +2,8 @@
 
 import * as ort from "./ort.js";
 import { decide } from "./decide.js";
-import { loadPixels } from "./pixels.js";
+import { findObjects } from "./detect.js";
+import { loadSizedPixels } from "./pixels.js";
 
 ort.env.wasm.numThreads = 1; // more need headers that many hosts don't send, and hang on iOS
 ort.env.wasm.wasmPaths = { wasm: new URL("ort.wasm", import.meta.url).href };
@@ -26,20 +27,24 @@ async function get(name) {
 
 async function answer(file) {
   const { contract, session } = await loading;
-  let pixels;
+  let pixels, photo;
   try {
-    pixels = await loadPixels(file, contract);
+    ({ pixels, photo } = await loadSizedPixels(file, contract));
   } catch {
     return failure("This browser can't read it as a photo. JPEG, PNG and WebP always work.");
   }
   const size = contract.input_size;
   const image = new ort.Tensor("uint8", pixels, [1, size, size, 3]);
+  if (contract.task === "detect") {
+    const { boxes, scores } = await session.run({ image }, ["boxes", "scores"]);
+    return findObjects(boxes.data, scores.data, photo, contract);
+  }
   const { probabilities } = await session.run({ image }, ["probabilities"]);
   return decide(Array.from(probabilities.data), contract);
 }
 
 function failure(error) {
-  return { label: null, confidence: null, probabilities: null, error };
+  return { error };
 }
 
 self.addEventListener("message", async ({ data: { id, file } }) => {

@@ -14,7 +14,8 @@ const CANT_EXPLAIN = "explain: this server's model can't"; // how its message be
 
 let query = "?explain=1"; // until the server says that its model can't
 
-/** Returns the answer to one photo, as {label, confidence, probabilities, error, heat?, seen?}. */
+/** Returns the answer to one photo: {label, confidence, probabilities, error, heat?, seen?}, a detector's {width, height,
+ * objects, error}, or {error} alone. */
 export async function answer(file, signal) {
   if (file.size > LARGEST) return failure("It is too large to be a photo.");
   for (let attempt = 1; ; attempt++) {
@@ -44,7 +45,7 @@ export async function answer(file, signal) {
 function failure(message, name) {
   const start = `${name}: `; // which the card says already
   const text = message.startsWith(start) ? message.slice(start.length) : message;
-  return { label: null, confidence: null, probabilities: null, error: text.charAt(0).toUpperCase() + text.slice(1) };
+  return { error: text.charAt(0).toUpperCase() + text.slice(1) };
 }
 
 function pause(ms, signal) {

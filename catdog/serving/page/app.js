@@ -3,11 +3,12 @@
 import { answer, AT_ONCE, NOTE, PRIVACY, Unreachable } from "./answer.js";
 import * as cards from "./cards.js";
 import * as csv from "./csv.js";
+import { listLabels, NO_PET } from "./heads.js";
 import * as history from "./history.js";
 import { listen, makeThumb } from "./photos.js";
 
 const at = (id) => document.getElementById(id);
-const rows = new Map(); // by id, the newest has the largest: {id, time, name, card, file, label, confidence, probabilities, error, heat?, seen?}
+const rows = new Map(); // by id, the newest has the largest: {id, time, name, card, file, thumb}, then also the answer
 const queue = []; // ids of photos that wait
 let working = 0;
 let done = 0; // of those since the queue was last empty
@@ -66,20 +67,19 @@ async function settle(row, signal) {
     throw error;
   }
   if (!rows.has(row.id)) return;
-  const { label, confidence, probabilities, error, heat, seen } = result;
-  Object.assign(row, { label, confidence, probabilities, error, heat, seen, time: Date.now(), file: null });
+  Object.assign(row, result, { time: Date.now(), file: null });
   done++;
   cards.showAnswer(row.card, row);
   tell(row);
-  const { id, time, name } = row;
+  const { card, file, ...kept } = row;
   const thumb = await row.thumb;
-  if (rows.has(id)) history.keep({ id, time, name, label, confidence, probabilities, error, heat, seen, thumb });
+  if (rows.has(row.id)) history.keep({ ...kept, thumb });
 }
 
 /** Lets a screen reader say the answer, of many photos only that all are answered. */
-function tell({ name, label, confidence, probabilities, error }) {
+function tell(row) {
   const left = queue.length + working - 1;
-  if (done + left <= 3) say(`${name}: ${error ?? (label in probabilities ? `${label}, ${cards.percent(confidence)}` : label)}`);
+  if (done + left <= 3) say(`${row.name}: ${row.error ?? cards.describe(row).filter(Boolean).join(", ")}`);
   else if (!left) say(`All ${done} photos are answered.`);
 }
 
@@ -111,7 +111,7 @@ function stop() {
   queue.length = 0;
   cut = "";
   for (const [id, row] of rows) {
-    if (row.file && row.label === undefined) {
+    if (row.file && !isAnswered(row)) {
       rows.delete(id);
       cards.discard(row.card);
     }
@@ -152,12 +152,12 @@ function update() {
 /** Writes a button for each label with its number of photos, and shows the cards of the one that is pressed. */
 function filter() {
   const counts = new Map();
-  const named = (row) => (row.error ? "no answer" : row.label);
-  for (const row of rows.values()) if (row.label !== undefined) counts.set(named(row), (counts.get(named(row)) ?? 0) + 1);
+  const nameAll = (row) => (row.error ? ["no answer"] : row.objects ? listLabels(row.objects) : [row.label]);
+  const answered = [...rows.values()].filter(isAnswered);
+  for (const label of answered.flatMap(nameAll)) counts.set(label, (counts.get(label) ?? 0) + 1);
   if (!counts.has(only)) only = null;
-  for (const row of rows.values()) row.card.hidden = only !== null && named(row) !== only;
-  const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
-  const order = [[null, total], ...[...counts].sort(([a], [b]) => rank(a) - rank(b) || a.localeCompare(b))];
+  for (const row of rows.values()) row.card.hidden = only !== null && !(isAnswered(row) && nameAll(row).includes(only));
+  const order = [[null, answered.length], ...[...counts].sort(([a], [b]) => rank(a) - rank(b) || a.localeCompare(b))];
   const focused = at("filters").contains(document.activeElement) ? document.activeElement.dataset.label : undefined;
   at("filters").replaceChildren(
     ...(counts.size < 2 ? [] : order).map(([label, count]) => {
@@ -174,7 +174,9 @@ function filter() {
   if (focused !== undefined) at("filters").querySelector(`[data-label="${CSS.escape(focused)}"]`)?.focus();
 }
 
-const rank = (label) => ({ neither: 1, unsure: 2, "no answer": 3 })[label] ?? 0;
+const isAnswered = (row) => row.error !== undefined; // null where all is well
+
+const rank = (label) => ({ neither: 1, [NO_PET]: 1, unsure: 2, "no answer": 3 })[label] ?? 0;
 
 /** Turns the spotlights on or off, and remembers it where the browser lets it. */
 function showHeat(on) {
@@ -201,7 +203,7 @@ at("clear").addEventListener("click", clear);
 at("heat").addEventListener("click", () => showHeat(at("heat").getAttribute("aria-pressed") !== "true"));
 showHeat(wantsHeat());
 at("csv").addEventListener("click", () => {
-  const answered = [...rows.values()].filter((row) => row.label !== undefined).sort((a, b) => b.id - a.id);
+  const answered = [...rows.values()].filter(isAnswered).sort((a, b) => b.id - a.id);
   csv.download(csv.write(answered), "catdog.csv");
 });
 window.addEventListener("online", () => cut && tryAgain());

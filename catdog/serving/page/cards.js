@@ -1,14 +1,11 @@
 // A card for each photo: its small picture, and below it the answer, or why there is none.
 
+import * as heads from "./heads.js";
+import { colourOf, makeBar, percent } from "./shares.js";
+
 const template = document.getElementById("card");
 const pictures = new Map(); // cards to the addresses of their pictures
 const SPOT = { orange: [213, 94, 0], tint: 0.3, dimmed: 0.4, side: 96 }; // drawn as catdog/explain.py does; px
-
-export const percent = (share) => {
-  const value = 100 * share;
-  if (value > 99.9 || value < 0.1) return value > 50 ? ">\u00a099.9%" : "<\u00a00.1%"; // a model is never certain
-  return `${value.toFixed(value > 99 || value < 1 ? 1 : 0)}%`;
-};
 
 /** Returns a card that waits for its answer. */
 export function make(name, remove) {
@@ -41,16 +38,24 @@ export function showPicture(card, blob) {
 
 export const hasPicture = (card) => pictures.has(card);
 
+/** Returns the answer in words, [label, confidence]; the confidence is "" where the label has none. */
+export function describe({ label, confidence, probabilities, objects }) {
+  if (objects) return [heads.summarise(objects), objects.length === 1 ? percent(objects[0].confidence) : ""];
+  return [label, label in probabilities ? percent(confidence) : ""];
+}
+
 export function showAnswer(card, row) {
-  card.dataset.state = row.error ? "error" : row.label in row.probabilities ? "sure" : "unsure";
-  card.querySelector(".label").textContent = row.error ? "No answer" : row.label;
-  card.querySelector(".confidence").textContent = card.dataset.state === "sure" ? percent(row.confidence) : "";
+  const [label, confidence] = row.error ? ["No answer", ""] : describe(row);
+  card.dataset.state = row.error ? "error" : confidence || row.objects?.length ? "sure" : "unsure";
+  card.querySelector(".label").textContent = label;
+  card.querySelector(".confidence").textContent = confidence;
   const why = card.querySelector(".why");
   why.hidden = !row.error;
   why.textContent = row.error ?? "";
   const shares = Object.entries(row.probabilities ?? {});
   card.style.setProperty("--colour", colourOf(shares.findIndex(([name]) => name === row.label)));
   card.querySelector(".bars").replaceChildren(...shares.map(makeBar));
+  if (row.objects) heads.show(card, row);
   const image = card.querySelector("img");
   const draw = () => drawHeat(card.querySelector("canvas"), row, image.naturalWidth / image.naturalHeight);
   if (row.heat && image.naturalWidth) draw();
@@ -90,21 +95,4 @@ function findKeptBox({ width, height }, { resize, crop } = { resize: "stretch", 
   const sides = resize === "stretch" ? [width, height] : Array(2).fill(Math.min(width, height));
   const [keptWidth, keptHeight] = sides.map((side) => Math.round(side * crop));
   return [Math.round((width - keptWidth) / 2), Math.round((height - keptHeight) / 2), keptWidth, keptHeight];
-}
-
-function makeBar([name, share], index) {
-  const row = document.createElement("div");
-  row.className = "share";
-  row.style.setProperty("--share", share);
-  row.style.setProperty("--colour", colourOf(index));
-  const term = document.createElement("dt");
-  const value = document.createElement("dd");
-  term.textContent = name;
-  value.textContent = percent(share);
-  row.append(term, value);
-  return row;
-}
-
-function colourOf(index) {
-  return index < 0 ? "var(--muted)" : `var(--class-${index % 5})`;
 }

@@ -1,12 +1,21 @@
-// Rows to CSV with the columns of `catdog predict --format csv`, and when each was answered.
+// Rows to CSV with the columns of `catdog predict` or `catdog detect --format csv`, and when each was answered.
 
-/** Returns the text of a CSV file. */
+const CORNERS = ["xmin", "ymin", "xmax", "ymax"];
+
+/** Returns the text of a CSV file: a line a photo, or where a detector answered a line a head. */
 export function write(rows) {
   const classes = [...new Set(rows.flatMap((row) => Object.keys(row.probabilities ?? {})))];
-  const lines = [["source", "label", "confidence", ...classes, "error", "answered"]];
+  const findsHeads = rows.some((row) => row.objects !== undefined);
+  const size = findsHeads ? ["width", "height"] : [];
+  const corners = findsHeads ? CORNERS : [];
+  const lines = [["source", ...size, "label", "confidence", ...classes, ...corners, "error", "answered"]];
   for (const row of rows) {
-    const shares = classes.map((name) => row.probabilities?.[name]);
-    lines.push([row.name, row.label, row.confidence, ...shares, row.error, new Date(row.time).toISOString()]);
+    for (const { label, confidence, box } of row.objects?.length ? row.objects : [row]) {
+      const shares = classes.map((name) => row.probabilities?.[name]);
+      const places = corners.map((_, i) => box?.[i]);
+      const time = new Date(row.time).toISOString();
+      lines.push([row.name, ...size.map((side) => row[side]), label, confidence, ...shares, ...places, row.error, time]);
+    }
   }
   return lines.map((line) => line.map(quote).join(",") + "\n").join("");
 }
