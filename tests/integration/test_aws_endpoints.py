@@ -1099,9 +1099,9 @@ def test_a_transform_of_an_uploaded_dataset_asks_for_no_answer_about_its_manifes
     cloud: Cloud, model: Path, photo: Callable[..., bytes], tmp_path: Path
 ) -> None:
     for name in ("manifest.json", "report.json", ".DS_Store"):
-        cloud.s3.put_object(Bucket=BUCKET, Key=f"dataset/in/{name}", Body=b"{}")
-    cloud.s3.put_object(Bucket=BUCKET, Key="dataset/in/a photo without an ending", Body=photo("blue"))
-    job = job_with_one_answer(cloud, model, photo, "dataset", tmp_path)
+        cloud.s3.put_object(Bucket=BUCKET, Key=f"catdog/dataset/in/{name}", Body=b"{}")
+    cloud.s3.put_object(Bucket=BUCKET, Key="catdog/dataset/in/a photo without an ending", Body=photo("blue"))
+    job = job_with_one_answer(cloud, model, photo, "catdog/dataset", tmp_path)
     out = tmp_path / "results.jsonl"
     assert made(run("transform", "--job", job, "--out", out))["photos"] == 2
     assert [json.loads(line)["label"] for line in out.read_text().splitlines()] == ["dog", "cat"]  # in key order
