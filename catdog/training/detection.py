@@ -54,7 +54,8 @@ class AveragePrecision:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._places, _ = make_places(contract.input_size)
-        self._metric = MeanAveragePrecision()
+        self._photos: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        """What was found in each photo and what is there, as torchmetrics takes it."""
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Take a batch's outputs (N, K, C + 4) and targets (N, M, 5), both of the contract's input size."""
@@ -66,14 +67,21 @@ class AveragePrecision:
             find_objects(b, s, (size, size), self._contract, SCORE_FLOOR) for b, s in zip(boxes, scores, strict=True)
         ]
         rows = [row[row[:, 0] >= 0] for row in scale_targets(targets.cpu(), size)]
-        self._metric.update(
-            [_make_prediction(objects, self._contract.class_names) for objects in found],
-            [{"boxes": row[:, 1:], "labels": row[:, 0].long()} for row in rows],
-        )
+        for objects, row in zip(found, rows, strict=True):
+            truth = {"boxes": row[:, 1:], "labels": row[:, 0].long()}
+            self._photos.append((_make_prediction(objects, self._contract.class_names), truth))
 
     def compute(self) -> dict[str, float]:
         """Return the average precision over overlaps of 0.5 to 0.95, and at 0.5 and 0.75."""
-        measured = self._metric.compute()
+        photos = self._photos
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Gathered here, since torchmetrics takes all processes to have as many photos as each other.
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, photos)
+            photos = [photo for part in parts for photo in part]
+        metric = MeanAveragePrecision(sync_on_compute=False)
+        metric.update([found for found, _ in photos], [truth for _, truth in photos])
+        measured = metric.compute()
         return {name: float(measured[key]) for name, key in KEYS.items()}
 
 
