@@ -183,7 +183,7 @@ def _check_value(where: str, name: str, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{where}: must be a finite number, not {value}")
     try:
-        Settings(**{name: value})
+        resolve({name: value})
     except SettingsError as error:
         message = str(error).removeprefix(f"--{name.replace('_', '-')} ")
         raise SettingsError(f"{where}: {value!r} {message}") from error
