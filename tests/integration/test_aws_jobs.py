@@ -805,7 +805,7 @@ def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
     listed = done.stdout.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if re.match(r"  \w", line)] == [
         *("upload", "train", "tune", "status", "logs"),
-        *("image", "deploy", "invoke", "transform", "capture", "ps", "delete"),
+        *("image", "deploy", "rollback", "invoke", "transform", "capture", "ps", "delete"),
     ]
 
 

@@ -140,6 +140,7 @@ def test_the_history_stays_in_the_browser(open_page: Callable[..., Any], files: 
     page = open_page()
     give(page, files["red.png"], files["notes.jpg"])
     before = cards(page)
+    page.wait_for_function(COUNT_KEPT, arg=2)
     page.reload()
     assert cards(page, "#earlier") == before
     assert page.locator("#earlier img").first.is_visible()
@@ -204,7 +205,7 @@ def test_progress_of_many_and_stop(open_page: Callable[..., Any], files: dict[st
         go_on(decoders)
     give(page, *[files["red.png"] | {"name": f"{i}.png"} for i in range(12)])
     assert len(cards(page)) == 12
-    assert page.locator("#progress").is_hidden()
+    page.wait_for_selector("#progress", state="hidden")
 
 
 def test_a_busy_server_is_asked_again(open_page: Callable[..., Any], files: dict[str, Any]) -> None:

@@ -102,13 +102,17 @@ def measure_boxes(page: Any, card: int) -> list[list[float]]:
     """The boxes of a card, as shares of where its photo is shown; the surest lies on top and is the last."""
     return list(
         page.evaluate(
-            """(number) => {
+            """async (number) => {
                 const card = document.querySelectorAll(".card")[number];
-                const image = card.querySelector("img"), frame = image.getBoundingClientRect();
+                const image = card.querySelector("img"), boxes = [...card.querySelectorAll(".box")];
+                while (boxes.length && !(image.naturalWidth && image.clientWidth && boxes[0].clientWidth)) {
+                    await new Promise(requestAnimationFrame);
+                }
+                const frame = image.getBoundingClientRect();
                 const scale = Math.min(frame.width / image.naturalWidth, frame.height / image.naturalHeight);
                 const size = [image.naturalWidth * scale, image.naturalHeight * scale];
                 const corner = [frame.x + (frame.width - size[0]) / 2, frame.y + (frame.height - size[1]) / 2];
-                return [...card.querySelectorAll(".box")].map((box) => {
+                return boxes.map((box) => {
                     const at = box.getBoundingClientRect();
                     return [at.left - corner[0], at.top - corner[1], at.right - corner[0], at.bottom - corner[1]]
                         .map((edge, i) => edge / size[i % 2]);

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import SHARED_DATA
+
 ROOT = Path(__file__).parents[2]
 # A reader has ImageNet weights and an hour; the test has neither. Later arguments win over earlier ones.
 QUICKER = {
@@ -30,12 +32,13 @@ BLOCKS = [
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, real_photos: Callable[[int], list[tuple[str, bytes]]]) -> Path:
-    """A folder with what the README's reader has: a clone's docs, ``photos/`` and ``photos.zip``."""
+    """A folder with what the README's reader has: a clone's docs, photos, and Oxford's archives."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "docs").mkdir()
     space = yaml.safe_load((ROOT / "docs/space.yaml").read_text())
     (folder / "docs/space.yaml").write_text(yaml.safe_dump(space | {"settings": QUICKER_TRIALS}))
     (folder / "photos").mkdir()
+    (folder / "oxford-iiit-pet").symlink_to(SHARED_DATA / "oxford-iiit-pet")
     with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
         for name, data in real_photos(60):
             file = name.rsplit("/", 1)[1]

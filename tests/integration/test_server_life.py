@@ -247,7 +247,7 @@ def test_what_cannot_be_listened_on_and_a_bad_prefix_end_it_with_a_line() -> Non
             (
                 ["--port", "0", "--host", ""],
                 {},
-                "--host: is empty; give an address of this machine, or 0.0.0.0 for all",
+                "--host '': is empty; give it a value, or leave it out",
             ),
             (["--port", "0", "--host", "192.0.2.1"], {}, "--host 192.0.2.1: is no address of this machine; give one"),
             (["--port", "0", "--host", "nobody.invalid"], {}, "--host nobody.invalid: has no address ("),

@@ -129,7 +129,7 @@ def test_what_can_not_be_measured_is_one_line_and_exit_code_2(
         ((tiny_model, tmp_path / "file"), "file"),
         ((tiny_model, dataset.root, tmp_path), "is a dataset, which is evaluated alone"),
         ((tiny_model, damaged), photo.name),
-        ((tiny_model, dataset.root, "--out", tmp_path / "file"), "file: can't be written (Not a directory)"),
+        ((tiny_model, dataset.root, "--out", tmp_path / "file"), "file: is a file; give a folder"),
         ((tiny_model, dataset.root, "--out", dataset.root / "out"), "lies in"),
         (("", dataset.root), "'': no such run folder"),
         ((tiny_model, dataset.root, "--float"), "has no float weights; name a run folder with model.safetensors"),

@@ -212,7 +212,6 @@ def test_a_picture_that_it_did_not_make_is_never_replaced(run: Run, folder: Path
     "arguments",
     [
         ["predict", "photos", "--model", "heads.onnx"],
-        ["page", "--model", "heads.onnx", "--out", "site"],
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -25,7 +25,6 @@ from catdog.aws.failures import CloudError, find, is_aws_error
 from catdog.aws.hosting import VARIANT
 from catdog.aws.instances import PriceKind, estimate_cost, price_per_hour
 from catdog.aws.inventory import read_endpoint
-from catdog.aws.package import explain_export
 from catdog.aws.watch.cloudwatch import Log, LogLine, read_traffic
 from catdog.errors import SettingsError
 from catdog.text import printable
@@ -323,6 +322,8 @@ def _suggest_command(job: dict[str, Any]) -> str:
     name, is_done = job["name"], job["state"] == "Completed"
     if job["kind"] == "training" and is_done and job["metrics"].get("exported") == 0:
         say(f"{name}: its model has no ONNX file, which deploy needs; the job's log says why: export it here")
+        from catdog.aws.package import explain_export  # whose ONNX Runtime no other state needs
+
         return explain_export(str(job["model"]))
     if job["kind"] == "training" and is_done:
         return f"catdog aws deploy --from-job {name} --ttl 2h"
