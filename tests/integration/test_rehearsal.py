@@ -245,14 +245,14 @@ def test_a_spot_job_that_is_interrupted_goes_on(cloud: Cloud, dataset: str, tmp_
     # Before there is any checkpoint, and at some moment between or in the middle of two.
     moments = [("data: train", 0.0), (f"epoch={chance.randint(1, 3)} ", chance.uniform(0, 0.5))]
     cloud.sagemaker.interruptions[first] = moments
-    settings = ("--", *SMALL, "--epochs", "8")
+    settings = ("--", *SMALL, "--epochs", "24")  # an epoch takes a tenth of a second
     cloud.aws("train", dataset, "--spot", "--name", first, *settings)
     interrupted = [cloud.sagemaker.trainings[first]]
     while len(interrupted) <= len(moments):
         if cloud.sagemaker.trainings[first] is not interrupted[-1]:
             interrupted.append(cloud.sagemaker.trainings[first])
         time.sleep(0.05)
-    interrupted[-1].interrupt("epoch=5 ", chance.uniform(0, 0.5))  # and nobody waits for a machine any longer
+    interrupted[-1].interrupt("epoch=16 ", chance.uniform(0, 0.5))  # and nobody waits for a machine any longer
     cloud.sagemaker.wait_for(first)
     assert not any("SIGTERM" in container.log for container in interrupted)  # which the toolkit doesn't pass on
     assert cloud.aws("status", first).answer["state"] == "Stopped"
@@ -261,8 +261,8 @@ def test_a_spot_job_that_is_interrupted_goes_on(cloud: Cloud, dataset: str, tmp_
     log = cloud.sagemaker.trainings[second].log.splitlines()
     (line,) = [line for line in log if "going on from epoch" in line]
     history = (unpacked(cloud, done.answer["model"], tmp_path / "run") / "history.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in history[1:]] == [str(epoch) for epoch in range(1, 9)]
-    assert 0 < sum(line.startswith("epoch=") for line in log) <= 8 - 4
+    assert [row.split(",")[0] for row in history[1:]] == [str(epoch) for epoch in range(1, 25)]
+    assert 0 < sum(line.startswith("epoch=") for line in log) <= 24 - 15
     tell(f"a spot job is interrupted at {moments}, then for good, and the next says: {line.strip()}")
 
 
