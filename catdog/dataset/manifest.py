@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from catdog.boxes import Box
+from catdog.contract import NEITHER
 from catdog.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -49,6 +50,11 @@ class Photo:
     """The folder under ``photos/`` that holds the photos of one source."""
     boxes: tuple[Box, ...] | None = None
     """The pets' heads as people marked them, px of the upright image; None where nobody looked."""
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it is known where its pets' heads are: somebody looked, or it shows neither cat nor dog."""
+        return self.boxes is not None or self.label == NEITHER
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as the manifest holds them; without ``boxes`` where nobody looked for any."""

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import onnx
 
-from catdog.contract import NEITHER, Contract
+from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.detection.detector import Detector
 from catdog.errors import DataError, ExportError
@@ -126,7 +126,7 @@ def export_detector(
 
 def _choose_photos(data: Manifest, int8: bool) -> list[Photo]:
     known = [*data.of("val"), *data.of("test")]
-    photos = [photo for photo in known if photo.boxes is not None or photo.label == NEITHER]
+    photos = [photo for photo in known if photo.is_marked]
     boxes = sum(len(photo.boxes or ()) for photo in photos)
     if boxes < (needed := MIN_BOXES if int8 else 1):
         raise DataError(
@@ -140,7 +140,7 @@ def _choose_float_parts(
     float_path: Path, int8_path: Path, data: Manifest, contract: Contract, say: Callable[[str], None]
 ) -> tuple[onnx.ModelProto, str]:
     """Return the int8 model, also written to ``int8_path``, with no more in float than validation photos ask for."""
-    train = [photo for photo in data.of("train") if photo.boxes is not None or photo.label == NEITHER]
+    train = [photo for photo in data.of("train") if photo.is_marked]
     calibration = choose_stratified(train, CALIBRATION_PHOTOS)
     if len(calibration) < MIN_CALIBRATION_PHOTOS:
         raise DataError(
@@ -150,7 +150,7 @@ def _choose_float_parts(
     say(f"calibrating on {len(calibration)} training photos")
     paths = [data.root / photo.path for photo in calibration]
     quantizer = Quantizer(float_path, list(load_batches(paths, contract)))
-    validation = [photo for photo in data.of("val") if photo.boxes is not None or photo.label == NEITHER]
+    validation = [photo for photo in data.of("val") if photo.is_marked]
     needed = _measure_ap(Detector(float_path), validation, data)["ap"] - AP_LOSS
     for named, beginnings in IN_FLOAT:
         in_float = [layer for layer in quantizer.layers if layer.startswith(beginnings)]

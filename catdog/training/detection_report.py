@@ -32,7 +32,7 @@ from catdog.training.detection import (
     measure_boxes,
 )
 from catdog.training.detector import DetectionModel
-from catdog.training.evaluation import PREDICTIONS_NAME, ChosenPhotos
+from catdog.training.evaluation import PREDICTIONS_NAME, ChosenPhotos, describe_evaluation
 from catdog.training.history import say
 from catdog.training.settings import Settings
 from catdog.training.tasks import find_task
@@ -70,19 +70,7 @@ def evaluate_detector(
     """Return what ``metrics.json`` holds of the detector that the user calls ``name``, and the boxes that it found."""
     contract, photos = model.contract, chosen.photos
     found = find_in_photos(model, [chosen.manifest.root / photo.path for photo in photos], progress)
-    is_known = contract.data_fingerprint == chosen.manifest.fingerprint
-    about = {
-        "model": name,
-        "task": contract.task,
-        "arch": contract.arch,
-        "model_fingerprint": contract.model_fingerprint,
-        "data": chosen.name,
-        "data_fingerprint": chosen.manifest.fingerprint,
-        "split": chosen.part,
-        "left_out": chosen.left_out,
-        "trained_on_some": any(photo.split == "train" for photo in photos) if is_known else None,
-        "class_names": list(contract.class_names),
-    }
+    about = describe_evaluation(name, contract, chosen) | {"task": contract.task}
     return about | measure_boxes(found, photos, contract.class_names, contract.threshold), found
 
 

@@ -120,7 +120,7 @@ def choose_photos(
         raise DataError(f"{name}: photos of {theirs}, but the model answers {ours}; give photos of its classes")
     photos = manifest.photos if part == "all" else manifest.of(part)
     if contract.task == "detect":
-        photos = [photo for photo in photos if photo.boxes is not None or photo.label == NEITHER]
+        photos = [photo for photo in photos if photo.is_marked]
     if not photos:
         raise DataError(f"{name}: no photo in the {part} split; choose another one with --split")
     return ChosenPhotos(name, manifest, part, photos, left_out)
@@ -139,6 +139,22 @@ def answer_chosen(name: str, model: Model, chosen: ChosenPhotos, progress: Repor
     return probabilities
 
 
+def describe_evaluation(name: str, contract: Contract, chosen: ChosenPhotos) -> dict[str, Any]:
+    """Return what was measured on what, of a model of any task; ``trained_on_some`` is None where nobody knows."""
+    is_known = contract.data_fingerprint == chosen.manifest.fingerprint
+    return {
+        "model": name,
+        "arch": contract.arch,
+        "model_fingerprint": contract.model_fingerprint,
+        "data": chosen.name,
+        "data_fingerprint": chosen.manifest.fingerprint,
+        "split": chosen.part,
+        "left_out": chosen.left_out,
+        "trained_on_some": any(photo.split == "train" for photo in chosen.photos) if is_known else None,
+        "class_names": list(contract.class_names),
+    }
+
+
 def evaluate(
     name: str,
     contract: Contract,
@@ -155,17 +171,8 @@ def evaluate(
     names, photos = contract.class_names, chosen.photos
     labels = chosen.index_labels(names)
     clusters = [photo.cluster for photo in photos]
-    is_known = contract.data_fingerprint == chosen.manifest.fingerprint
     return {
-        "model": name,
-        "arch": contract.arch,
-        "model_fingerprint": contract.model_fingerprint,
-        "data": chosen.name,
-        "data_fingerprint": chosen.manifest.fingerprint,
-        "split": chosen.part,
-        "left_out": chosen.left_out,
-        "trained_on_some": any(photo.split == "train" for photo in photos) if is_known else None,
-        "class_names": list(names),
+        **describe_evaluation(name, contract, chosen),
         "temperature": contract.temperature,
         "threshold": contract.threshold,
         **measure(probabilities, labels, names, clusters),

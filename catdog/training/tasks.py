@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from catdog.contract import NEITHER, Contract
+from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split
 from catdog.dataset.manifest import PETS
 from catdog.errors import DataError
@@ -113,7 +113,7 @@ class Detect:
         return PETS
 
     def choose_photos(self, manifest: Manifest, split: Split) -> list[Photo]:
-        return [photo for photo in manifest.of(split) if photo.boxes is not None or photo.label == NEITHER]
+        return [photo for photo in manifest.of(split) if photo.is_marked]
 
     def check_photos(self, manifest: Manifest, data: str) -> None:
         for split in _LEARNT_FROM:
