@@ -19,6 +19,8 @@ from catdog.contract import METADATA_KEY, Contract
 # A process of root without this may read as little as anybody else.
 UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+# Torch's threads wait for each other by computing nothing, up to tenfold where several processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 TINY_CONTRACT = Contract(class_names=("cat", "dog"), input_size=16, threshold=0.6)
 
 

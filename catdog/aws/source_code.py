@@ -9,6 +9,7 @@ model only with a training that starts from it.
 
 from __future__ import annotations
 
+from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Final
@@ -23,12 +24,13 @@ SERVE_ENTRY: Final = "inference.py"
 _PACKAGE: Final = "catdog"
 
 
-def list_imported_files(entry: Path, root: Path = ROOT) -> list[Path]:
+@cache
+def list_imported_files(entry: Path, root: Path = ROOT) -> tuple[Path, ...]:
     """Return the files of this project that the file ``entry`` imports, directly or not, sorted."""
     finder = ModuleFinder([str(root)])  # which finds no other package there, and passes those over
     finder.run_script(str(entry))
     ours = [module for name, module in finder.modules.items() if name.partition(".")[0] == _PACKAGE]
-    return sorted(Path(module.__file__) for module in ours)  # type: ignore[attr-defined] # typeshed leaves it out
+    return tuple(sorted(Path(module.__file__) for module in ours))  # type: ignore[attr-defined] # typeshed leaves it out
 
 
 def list_training_files(root: Path = ROOT) -> list[str]:

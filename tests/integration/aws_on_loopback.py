@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -51,6 +52,17 @@ def use(
         environment.delenv(name)
     for name, value in {**DUMMY, "AWS_ENDPOINT_URL": endpoint, **more}.items():
         environment.setenv(name, value)
+    environment.setattr("botocore.loaders.Loader.FILE_LOADER_CLASS", staticmethod(_file_loader))
+
+
+@cache
+def _file_loader() -> Any:
+    """What reads botocore's descriptions of services: each once, not once a session, since SageMaker's takes 0.1 s."""
+    from botocore.loaders import JSONFileLoader
+
+    loader = JSONFileLoader()
+    loader.load_file = cache(loader.load_file)
+    return loader
 
 
 class QuietHandler(BaseHTTPRequestHandler):
