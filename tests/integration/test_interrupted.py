@@ -6,8 +6,6 @@ import csv
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,9 +16,9 @@ from safetensors.torch import save_file
 from catdog.contract import Contract
 from catdog.training.cli import main
 from catdog.training.model import new_network
+from tests.forked import Forked
 from tests.integration.test_train import paint
 
-ROOT = Path(__file__).parents[2]
 # A small network, every way of drawing random numbers, and a checkpoint at each of the 69 steps.
 SETTINGS = ["--arch", "cnn", "--size", "48", "--train-size", "32", "--batch-size", "4", "--device", "cpu"]
 SETTINGS += ["--epochs", "3", "--mixup", "0.2", "--cutmix", "1", "--ema", "0.9", "--clip-norm", "1", "--dropout", "0.3"]
@@ -39,21 +37,20 @@ def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return output
 
 
-def _start(photos: Path, output: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), "--data", str(photos), "--output", str(output), *SETTINGS, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def _start(photos: Path, output: Path, *more: str) -> Forked:
+    return Forked("train", "--data", photos, "--output", output, *SETTINGS, *more)
 
 
-def _wait_for_checkpoints(process: subprocess.Popen[str], file: Path, count: int) -> None:
+def wait_for_checkpoints(run: Forked, file: Path, count: int) -> None:
     """Until ``file`` was replaced ``count`` times, or the process has ended."""
     before = None
-    while count and process.poll() is None:
+    while count and run.runs():
         now = file.stat().st_ino if file.exists() else before
         count, before = count - (now != before), now
         time.sleep(0.002)
 
 
-def _learnt(run: Path) -> tuple[str, list[dict[str, str]]]:
+def learnt(run: Path) -> tuple[str, list[dict[str, str]]]:
     """What must not depend on interruptions: the weights, and every number but the speed."""
     rows = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
     for row in rows:
@@ -67,21 +64,18 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
     dice, output, kills = random.Random(0), tmp_path / "run", 0
     checkpoint = output / "checkpoints" / "run.ckpt"
     while kills < 4:
-        process = _start(photos, output)
-        _wait_for_checkpoints(process, checkpoint, dice.randint(2, 7))
+        run = _start(photos, output)
+        wait_for_checkpoints(run, checkpoint, dice.randint(2, 7))
         time.sleep(dice.uniform(0, 0.05))
-        process.kill()
-        error = process.communicate()[1]
-        assert process.returncode == -signal.SIGKILL, error
+        error = run.kill()
         assert not (output / "model.safetensors").exists()
         torch.load(checkpoint, weights_only=True)  # whole, whatever moment it was
         assert kills == 0 or "going on from epoch" in error
         kills += 1
-    process = _start(photos, output)
-    error = process.communicate()[1]
-    assert process.returncode == 0, error
-    assert "going on from epoch" in error
-    assert _learnt(output) == _learnt(uninterrupted)
+    ended = _start(photos, output).end()
+    assert ended.returncode == 0, ended.stderr
+    assert "going on from epoch" in ended.stderr
+    assert learnt(output) == learnt(uninterrupted)
     assert not checkpoint.parent.exists()
 
 
@@ -90,17 +84,17 @@ def test_a_signal_to_all_processes_is_answered_with_a_checkpoint_and_a_clean_exi
     photos: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "run"
-    process = _start(photos, output, "--workers", "2")
-    _wait_for_checkpoints(process, output / "checkpoints" / "run.ckpt", 2)
-    os.killpg(process.pid, number)  # as a terminal's Ctrl-C does, and torchrun
-    error = process.communicate()[1]
-    assert process.returncode == code, error
-    last = error.splitlines()[-1]
+    run = _start(photos, output, "--workers", "2")
+    wait_for_checkpoints(run, output / "checkpoints" / "run.ckpt", 2)
+    os.killpg(run.pid, number)  # as a terminal's Ctrl-C does, and torchrun
+    ended = run.end()
+    assert ended.returncode == code, ended.stderr
+    last = ended.stderr.splitlines()[-1]
     assert last.startswith(f"catdog train: stopped by {number.name} in epoch ")
     assert "the same command goes on from" in last
-    assert "Traceback" not in error
+    assert "Traceback" not in ended.stderr
     assert main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
-    assert _learnt(output) == _learnt(uninterrupted)
+    assert learnt(output) == learnt(uninterrupted)
 
 
 def test_a_pretrained_network_goes_on_across_its_phases(photos: Path, tmp_path: Path) -> None:
@@ -123,27 +117,23 @@ def test_a_pretrained_network_goes_on_across_its_phases(photos: Path, tmp_path: 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(["--data", str(photos), "--output", str(whole), *SETTINGS, *arguments]) == 0
     for checkpoints in (3, 10):  # in the frozen phase, and after it: five steps an epoch
-        process = _start(photos, cut, *arguments)
-        _wait_for_checkpoints(process, cut / "checkpoints" / "run.ckpt", checkpoints)
-        process.kill()
-        error = process.communicate()[1]
-        assert process.returncode == -signal.SIGKILL, error
+        run = _start(photos, cut, *arguments)
+        wait_for_checkpoints(run, cut / "checkpoints" / "run.ckpt", checkpoints)
+        run.kill()
     assert main(["--data", str(photos), "--output", str(cut), *SETTINGS, *arguments]) == 0
-    assert _learnt(cut) == _learnt(whole)
+    assert learnt(cut) == learnt(whole)
 
 
 def test_a_run_cut_off_while_it_finishes_is_finished(photos: Path, uninterrupted: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    process = _start(photos, output, "--export", "True")  # which takes a while after the weights are written
-    _wait_for_checkpoints(process, output / "model.safetensors", 1)
-    process.kill()
-    error = process.communicate()[1]
-    assert process.returncode == -signal.SIGKILL, error
+    run = _start(photos, output, "--export", "True")  # which takes a while after the weights are written
+    wait_for_checkpoints(run, output / "model.safetensors", 1)
+    run.kill()
     checkpoint = output / "checkpoints" / "run.ckpt"
     (checkpoint.parent / f".{checkpoint.name}.killed.tmp").write_bytes(b"half a checkpoint")
     assert checkpoint.exists()
     assert main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
-    assert _learnt(output) == _learnt(uninterrupted)
+    assert learnt(output) == learnt(uninterrupted)
     assert not checkpoint.parent.exists()
 
 
@@ -172,10 +162,9 @@ def test_the_checkpoint_of_another_run_is_refused_by_name(
 ) -> None:
     output = tmp_path / "run"
     arguments = ["--data", str(photos), "--output", str(output), *SETTINGS]
-    process = _start(photos, output)
-    _wait_for_checkpoints(process, output / "checkpoints" / "run.ckpt", 1)
-    process.kill()
-    process.communicate()
+    run = _start(photos, output)
+    wait_for_checkpoints(run, output / "checkpoints" / "run.ckpt", 1)
+    run.kill()
     assert main([*arguments, "--lr", "0.011"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert "run.ckpt: the checkpoint is of a run with --lr 0.05, this one has 0.011" in message

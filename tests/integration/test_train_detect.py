@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -25,7 +24,8 @@ from catdog.detection.detector import load_detector
 from catdog.training.cli import main
 from catdog.training.detection import find_in_photos, measure_boxes
 from catdog.training.model import load_checkpoint
-from tests.integration.test_interrupted import _learnt, _wait_for_checkpoints
+from tests.integration.forked import Forked
+from tests.integration.test_interrupted import learnt, wait_for_checkpoints
 from tests.integration.test_train import paint
 
 ROOT = Path(__file__).parents[2]
@@ -114,30 +114,26 @@ def test_metric_lines_are_all_that_stdout_has(
     assert [answer.error for answer in answers] == [None] * 8
 
 
-def _start(dataset: Manifest, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), "--data", str(dataset.root), "--output", str(output), *SMALL]
-    command += ["--checkpoint-minutes", "0.00001"]  # a checkpoint at each of the 12 steps
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def _start(dataset: Manifest, output: Path) -> Forked:
+    each_step = ["--checkpoint-minutes", "0.00001"]  # a checkpoint at each of the 12
+    return Forked("train", "--data", dataset.root, "--output", output, *SMALL, *each_step)
 
 
 def test_a_run_killed_twice_ends_as_if_it_never_was(dataset: Manifest, finished: Path, tmp_path: Path) -> None:
     dice, output = random.Random(0), tmp_path / "run"
     checkpoint = output / "checkpoints" / "run.ckpt"
     for kills in range(2):
-        process = _start(dataset, output)
-        _wait_for_checkpoints(process, checkpoint, dice.randint(2, 5))
+        run = _start(dataset, output)
+        wait_for_checkpoints(run, checkpoint, dice.randint(2, 5))
         time.sleep(dice.uniform(0, 0.05))
-        process.kill()
-        error = process.communicate()[1]
-        assert process.returncode == -signal.SIGKILL, error
+        error = run.kill()
         assert not (output / "model.safetensors").exists()
         torch.load(checkpoint, weights_only=True)
         assert kills == 0 or "going on from epoch" in error
-    process = _start(dataset, output)
-    error = process.communicate()[1]
-    assert process.returncode == 0, error
-    assert "going on from epoch" in error
-    assert _learnt(output) == _learnt(finished)
+    ended = _start(dataset, output).end()
+    assert ended.code == 0, ended.error
+    assert "going on from epoch" in ended.error
+    assert learnt(output) == learnt(finished)
     assert not checkpoint.parent.exists()
 
 
