@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check \
 	$$($(BIN)/python -c 'import sys; print("--constraint constraints.txt" * (sys.version_info >= (3, 11)))')
 
-.PHONY: help demo test rehearse wheel constraints java chromium
+.PHONY: help demo test lint types tests rehearsal rehearse wheel constraints java chromium
 .DELETE_ON_ERROR:
 
 help:
@@ -25,13 +25,23 @@ demo: $(VENV)/.core
 	if [ -z "$$photos" ]; then photos=$$($(BIN)/python benchmarks/demo_photos.py build/demo) || exit 1; fi; \
 	$(BIN)/catdog predict $$photos
 
-test: $(VENV)/.dev java chromium
+test: lint types tests rehearsal # make -j2 lets them overlap where they may
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/bandit -q -c pyproject.toml -r catdog export train.py inference.py
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --deselect tests/integration/test_rehearsal.py
-	$(BIN)/pytest -q tests/integration/test_rehearsal.py # alone: its endpoints must answer in time
+
+# In the order of their names: those of integration take longest and come first, so that all processes end together.
+tests: $(VENV)/.dev java chromium
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	--deselect tests/integration/test_rehearsal.py
+
+rehearsal: lint types tests # after all else and alone: its endpoints must answer in time
+	$(BIN)/pytest -q tests/integration/test_rehearsal.py
 
 rehearse: $(VENV)/.dev java
 	@command -v java >/dev/null || \
@@ -57,7 +67,7 @@ java:
 	apt-get update -qq && apt-get install -y -qq default-jre-headless >/dev/null; fi
 
 # The browser that the page is tried in; without one those tests are skipped.
-chromium:
+chromium: java # apt-get works once at a time
 	@if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null \
 	&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	apt-get update -qq && apt-get install -y -qq chromium >/dev/null; fi
