@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from catdog.dataset import build
 from catdog.image import load_pixels
 from catdog.training.model import load_checkpoint
+from tests.forked import end_together
 from tests.integration.test_train import paint
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +63,9 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
 def test_raw_photos_a_frozen_phase_and_a_bad_batch_size(tmp_path: Path) -> None:
     photos = paint(tmp_path / "photos", {"cats": 50, "dogs": 50})
     arguments = ["--data", str(photos), "--output", str(tmp_path / "run"), *SETTINGS, "--export", "False"]
-    odd = _torchrun([*arguments, "--batch-size", "15"])
-    assert odd.returncode != 0
-    assert "--batch-size 15: must be a multiple of the 2 processes" in odd.stderr
+    for odd in end_together(2, "train", *arguments, "--batch-size", "15"):
+        assert odd.returncode == 2
+        assert "--batch-size 15: must be a multiple of the 2 processes" in odd.stderr
 
     network_without_head = tmp_path / "weights.safetensors"
     from safetensors.torch import save_file
@@ -83,8 +84,9 @@ def test_raw_photos_a_frozen_phase_and_a_bad_batch_size(tmp_path: Path) -> None:
         "--trainable-from",
         "layer4",
     ]
-    done = _torchrun([*arguments, *frozen])
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("frozen phase: features of") == 2
-    assert [line.split("=")[0] for line in done.stdout.splitlines()] == ["epoch", "epoch", "val_accuracy"]
+    first, second = end_together(2, "train", *arguments, *frozen)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert (first.stderr + second.stderr).count("frozen phase: features of") == 2
+    assert [line.split("=")[0] for line in first.stdout.splitlines()] == ["epoch", "epoch", "val_accuracy"]
+    assert second.stdout == ""
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import Forked
 from tests.integration.test_train import SMALL, paint
 
 ROOT = Path(__file__).parents[2]
@@ -18,26 +19,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint(tmp_path_factory.mktemp("photos"), {"cats": 30, "dogs": 30})
 
 
-def train(photos: Path, output: Path, shell: str = "") -> subprocess.CompletedProcess[str]:
-    arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--arch", "cnn", "--cache", "none"]
-    command = f'set -o pipefail; "$@" {shell}'
-    return subprocess.run(
-        ["bash", "-c", command, "bash", sys.executable, "train.py", *arguments, "--export", "False"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+def arguments(photos: Path, output: Path) -> list[str]:
+    chosen = ["--data", str(photos), "--output", str(output), *SMALL, "--arch", "cnn", "--cache", "none"]
+    return [*chosen, "--export", "False"]
 
 
 def test_training_for_a_reader_that_goes_away_ends_quietly(photos: Path, tmp_path: Path) -> None:
-    done = train(photos, tmp_path / "run", "| head -1")
+    command = ["bash", "-c", 'set -o pipefail; "$@" | head -1', "bash", sys.executable, "train.py"]
+    done = subprocess.run(
+        [*command, *arguments(photos, tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 141, done.stderr
     assert done.stdout.startswith("epoch=1 ")
     assert "Traceback" not in done.stderr
 
 
 def test_training_on_a_full_disk_is_one_line(photos: Path, small_disk: Path) -> None:
-    done = train(photos, small_disk / "run")
+    done = Forked("train", *arguments(photos, small_disk / "run")).end()
     assert done.returncode == 2, done.stderr
     assert "(No space left on device); make room and go on" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ from catdog.training.cli import main
 from catdog.training.find_lr import suggest_rate
 from catdog.training.metrics import wilson_interval
 from catdog.training.model import load_checkpoint
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--weights", "none", "--size", "64", "--batch-size", "8", "--workers", "0", "--device", "cpu"]
@@ -101,7 +102,8 @@ def test_its_last_words_say_what_was_written_and_what_was_not(
     assert said[0].startswith(f"wrote {bare}: model.safetensors, with its contract")
     assert said[2] == f"no model.onnx was written; make it: catdog export {bare} --out {bare}/model.onnx"
     command, says = said[2].split(": ", 1)[1].split(), said[3].removeprefix("next: ").split()
-    assert subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode == 0
+    assert command[0] == "catdog"
+    assert Forked(*command[1:]).end().returncode == 0
     says[2] = str(photos / "cats/0.jpg")
     assert subprocess.run([sys.executable, "-m", *says], cwd=ROOT, check=False).returncode == 0
 
@@ -191,16 +193,14 @@ def test_two_trainings_do_not_share_a_folder(photos: Path, tmp_path: Path, capsy
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as a full disk would")
 def test_a_disk_that_fills_up_is_said_in_one_line(photos: Path, tmp_path: Path) -> None:
+    import resource
+
     output = tmp_path / "run"
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
-        "from catdog.training.cli import main; raise SystemExit(main())"
-    )
     arguments = ["--data", str(photos), "--output", str(output), "--arch", "cnn", "--size", "48", "--train-size", "32"]
     arguments += ["--epochs", "1", "--device", "cpu", "--workers", "0", "--cache", "none"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    run = Forked("train", *arguments)
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (300_000, 300_000))
+    done = run.end()
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"catdog train: error: {output}/checkpoints/run.ckpt: the checkpoint can't be written (")
@@ -225,7 +225,13 @@ def test_sagemaker_channels_and_metric_lines(tmp_path: Path) -> None:
     }
     process = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *SMALL, "--epochs", "1", "--export", "False", "--amp", "True"],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **channels},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            **channels,
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,

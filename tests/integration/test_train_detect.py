@@ -6,8 +6,6 @@ import csv
 import hashlib
 import json
 import random
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +22,10 @@ from catdog.detection.detector import load_detector
 from catdog.training.cli import main
 from catdog.training.detection import find_in_photos, measure_boxes
 from catdog.training.model import load_checkpoint
-from tests.integration.forked import Forked
+from tests.forked import Forked, end_together
 from tests.integration.test_interrupted import learnt, wait_for_checkpoints
 from tests.integration.test_train import paint
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["--task", "detect", "--weights", "none", "--size", "64", "--batch-size", "4", "--workers", "0"]
 SMALL += ["--device", "cpu", "--cache", "none", "--frozen-epochs", "0", "--epochs", "2", "--export", "False"]
 CHARTS = {
@@ -131,22 +128,19 @@ def test_a_run_killed_twice_ends_as_if_it_never_was(dataset: Manifest, finished:
         torch.load(checkpoint, weights_only=True)
         assert kills == 0 or "going on from epoch" in error
     ended = _start(dataset, output).end()
-    assert ended.code == 0, ended.error
-    assert "going on from epoch" in ended.error
+    assert ended.returncode == 0, ended.stderr
+    assert "going on from epoch" in ended.stderr
     assert learnt(output) == learnt(finished)
     assert not checkpoint.parent.exists()
 
 
 def test_two_processes_train_one_detector(dataset: Manifest, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["--data", str(dataset.root), "--output", str(output), *SMALL, "--epochs", "1", "--ema", "0"]
-    done = subprocess.run(
-        [*command, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if "=" in line]
-    assert [line.split("=")[0] for line in lines] == ["epoch", "val_ap"], "one process writes"
+    arguments = ["--data", dataset.root, "--output", output, *SMALL, "--epochs", "1", "--ema", "0"]
+    first, second = end_together(2, "train", *arguments)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert [line.split("=")[0] for line in first.stdout.splitlines()] == ["epoch", "val_ap"]
+    assert second.stdout == "", "one process writes"
     (row,) = csv.DictReader((output / "history.csv").read_text().splitlines())
     assert all(0 <= float(row[name]) <= 1 for name in ("train_overlap", "val_overlap", "val_ap", "val_ap50"))
     metrics = json.loads((output / "metrics.json").read_text())

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from catdog.training.settings import parse
 from catdog.training.space import TrialOutcome, read_space
 from catdog.training.tune import app
+from tests.forked import Forked
 from tests.integration.test_train import paint
 from tests.integration.test_train_detect import draw
 
@@ -57,10 +58,8 @@ def tune(space: Path, photos: Path, output: Path, trials: int, *more: str) -> Re
     return CliRunner().invoke(app, arguments)
 
 
-def start(space: Path, photos: Path, output: Path, trials: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "catdog.training.tune", str(space), "--data", str(photos)]
-    command += ["--output", str(output), "--trials", str(trials)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(space: Path, photos: Path, output: Path, trials: int) -> Forked:
+    return Forked("tune", space, "--data", photos, "--output", output, "--trials", trials)
 
 
 def rows(output: Path) -> list[dict[str, str]]:
@@ -155,24 +154,23 @@ def test_another_space_or_other_photos_are_refused_by_name(photos: Path, tmp_pat
 
 def test_a_trial_killed_midway_is_tried_again_first(photos: Path, tmp_path: Path) -> None:
     output, space = tmp_path / "search", write_space(tmp_path, {"epochs": 400})
-    process = start(space, photos, output, 3)
-    while process.poll() is None and not _running(output):
+    run = start(space, photos, output, 3)
+    while run.runs() and not _running(output):
         time.sleep(0.1)
-    assert process.poll() is None, process.communicate()
     busy = tune(space, photos, output, 3)
     assert busy.exit_code == 2
     assert "another search works there" in last_error(busy)
-    process.kill()
-    process.communicate()
+    run.kill()
     (killed,) = _running(output)
 
-    process = start(space, photos, output, 3)
-    while process.poll() is None and _running(output) in ([], [killed]):
+    run = start(space, photos, output, 3)
+    while run.runs() and _running(output) in ([], [killed]):
         time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    error = process.communicate()[1]
-    assert process.returncode == 143, error
+    time.sleep(0.5)
+    os.kill(run.pid, signal.SIGTERM)
+    ended = run.end()
+    error = ended.stderr
+    assert ended.returncode == 143, error
     assert "1 interrupted before; tried again first" in error
     assert error.splitlines()[-1].startswith("catdog tune: stopped by SIGTERM")
     assert error.splitlines()[-1].endswith("; the same command goes on")

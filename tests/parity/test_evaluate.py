@@ -20,12 +20,17 @@ from catdog.dataset import Manifest
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.training.model import answer_photos, load_checkpoint, new_network, save_checkpoint
 from tests.conftest import TINY_CONTRACT, build_tiny_model
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 CHARTS = {"confusion.png", "roc.png", "pr.png", "reliability.png", "coverage.png", "mistakes.png", "least_sure.png"}
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return Forked("evaluate", *arguments, COLUMNS="120").end()
+
+
+def run_anew(*arguments: object) -> subprocess.CompletedProcess[str]:
     # torch 2.6 leaves a temporary folder of its own to the interpreter's end.
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
     command = [sys.executable, *warnings, "-m", "catdog.training.evaluate", *map(str, arguments)]
@@ -38,8 +43,11 @@ def test_a_checkpoint_and_its_onnx_file_are_measured_alike(run_folder: Path, dat
     contract = model.contract
     write_onnx(to_onnx(model), contract, tmp_path / "model.onnx")
     measured = []
-    for given, out in ((run_folder, tmp_path / "torch"), (tmp_path / "model.onnx", tmp_path / "onnx")):
-        done = run(given, dataset.root, "--out", out)
+    for start, given, out in (
+        (run_anew, run_folder, tmp_path / "torch"),
+        (run, tmp_path / "model.onnx", tmp_path / "onnx"),
+    ):
+        done = start(given, dataset.root, "--out", out)
         assert done.returncode == 0, done.stderr
         assert f"{given} on 12 photos (test)" in done.stderr
         headline = json.loads(done.stdout)
@@ -146,7 +154,7 @@ def test_what_can_not_be_measured_is_one_line_and_exit_code_2(
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, catdog.training.evaluate; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    done = run("--help")
+    done = run_anew("--help")
     assert done.returncode == 0
     assert "catdog evaluate embedded data" in done.stdout
 

@@ -12,11 +12,16 @@ import torch
 from catdog.classifier import Classifier
 from catdog.dataset import Manifest
 from catdog.training.model import load_checkpoint, save_checkpoint
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return Forked("export", *arguments).end()
+
+
+def run_anew(*arguments: object) -> subprocess.CompletedProcess[str]:
     # torch 2.6 leaves a temporary folder of its own to the interpreter's end.
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
     command = [sys.executable, *warnings, "-m", "export", *map(str, arguments)]
@@ -25,7 +30,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_a_proven_file_is_written_and_reported(run_folder: Path, dataset: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
-    done = run(run_folder, "--out", out, "--data", dataset.root)
+    done = run_anew(run_folder, "--out", out, "--data", dataset.root)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["out"] == str(out)
@@ -62,7 +67,7 @@ def test_a_user_s_mistake_is_one_line_and_exits_2(run_folder: Path, dataset: Man
 
 
 def test_help_comes_without_torch_and_shows_examples() -> None:
-    assert "catdog export runs/first --out model.onnx" in run("--help").stdout
+    assert "catdog export runs/first --out model.onnx" in run_anew("--help").stdout
     names = "import sys, export.__main__; print('torch' in sys.modules, 'onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", names], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
