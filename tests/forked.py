@@ -9,6 +9,7 @@ An import of all that training needs takes a processor 5 seconds.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,7 @@ class Forked:
         given = (self._words, {**os.environ, **variables}, self._folder.name)
         self._process = _CONTEXT.Process(target=_run, args=given)
         self._process.start()
+        atexit.register(self._process.kill)  # else a test that fails is waited for until it has trained
         assert self._process.pid
         self.pid: Final = self._process.pid
 
@@ -48,8 +50,9 @@ class Forked:
         return ended.stderr
 
     def end(self) -> subprocess.CompletedProcess[str]:
-        """Wait until it ends; once."""
+        """Wait until it ends, and take what it said; once."""
         self._process.join()
+        atexit.unregister(self._process.kill)
         assert self._process.exitcode is not None
         with self._folder as folder:
             said = [Path(folder, name).read_text() for name in ("out", "error")]

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema.validators import validator_for
 from typer.testing import CliRunner
 
 from catdog.errors import SettingsError
@@ -92,7 +91,8 @@ def running_cloud(moto: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             SAGEMAKER_USER_CONFIG_OVERRIDE=nowhere,
         )
         # The SDK has its own schema checked at each of 20 looks at its configuration, 2 s for a job.
-        environment.setattr("jsonschema.validate", lambda given, schema: validator_for(schema)(schema).validate(given))
+        check = pytest.importorskip("jsonschema").validators.validator_for
+        environment.setattr("jsonschema.validate", lambda given, schema: check(schema)(schema).validate(given))
         find_account().client("s3").create_bucket(Bucket=BUCKET)
         yield server
         server.shutdown()
