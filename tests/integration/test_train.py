@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -146,6 +147,20 @@ def test_the_same_config_and_seed_give_the_same_weights(finished: Path, tmp_path
     assert main(["--config", config, "--output", str(other), "--seed", "1"]) == 0
     fingerprints = [Contract.read(f / "contract.json").model_fingerprint for f in (finished, again, other)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_two_threads_learn_the_same_each_time(photos: Path, tmp_path: Path) -> None:
+    """All other trainings of tests have one."""
+    before, outputs = torch.get_num_threads(), (tmp_path / "one", tmp_path / "two")
+    torch.set_num_threads(2)
+    try:
+        for output in outputs:
+            arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--arch", "cnn", "--epochs", "1"]
+            assert main([*arguments, "--export", "False"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    one, two = (Contract.read(output / "contract.json").model_fingerprint for output in outputs)
+    assert one == two
 
 
 def test_weights_can_be_measured_as_they_are(finished: Path, photos: Path, tmp_path: Path) -> None:
