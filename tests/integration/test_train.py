@@ -156,7 +156,7 @@ def test_two_threads_learn_the_same_each_time(photos: Path, tmp_path: Path) -> N
     try:
         for output in outputs:
             arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--arch", "cnn", "--epochs", "1"]
-            assert main([*arguments, "--export", "False"]) == 0
+            assert main([*arguments, "--size", "32", "--batch-size", "24", "--export", "False"]) == 0
     finally:
         torch.set_num_threads(before)
     one, two = (Contract.read(output / "contract.json").model_fingerprint for output in outputs)
