@@ -136,7 +136,7 @@ def test_a_run_killed_twice_ends_as_if_it_never_was(dataset: Manifest, finished:
 
 def test_two_processes_train_one_detector(dataset: Manifest, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    arguments = ["--data", dataset.root, "--output", output, *SMALL, "--epochs", "1", "--ema", "0"]
+    arguments = ["--data", dataset.root, "--output", output, *SMALL, "--epochs", "1", "--ema", "0", "--amp", "False"]
     first, second = end_together(2, "train", *arguments)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert [line.split("=")[0] for line in first.stdout.splitlines()] == ["epoch", "val_ap"]
@@ -150,7 +150,7 @@ def test_two_processes_train_one_detector(dataset: Manifest, tmp_path: Path) -> 
     again = tmp_path / "again"
     weights = ["--weights", str(output / "model.safetensors")]
     one = ["--data", str(dataset.root), "--output", str(again), *SMALL, *weights, "--epochs", "1", "--lr", "1e-30"]
-    assert main([*one, "--ema", "0", "--weight-decay", "0"]) == 0
+    assert main([*one, "--ema", "0", "--weight-decay", "0", "--amp", "False"]) == 0
     (alone,) = csv.DictReader((again / "history.csv").read_text().splitlines())
     for name in ("val_loss", "val_overlap", "val_ap", "val_ap50", "val_ap75"):
         assert float(row[name]) == pytest.approx(float(alone[name]), rel=1e-3, abs=1e-6), name
