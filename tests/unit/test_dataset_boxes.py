@@ -376,8 +376,9 @@ def test_sagemaker_s_layout_takes_no_other_folder_s_place(tmp_path: Path) -> Non
             write_sagemaker(manifest, taken)
     with pytest.raises(SettingsError, match="lies inside the dataset"):
         write_sagemaker(manifest, tmp_path / "data" / "new")
-    with pytest.raises(SettingsError, match="--prefix bucket"):
-        write_sagemaker(manifest, tmp_path / "new", "bucket/heads")
+    for prefix in ("bucket/heads", "s3://", "s3:///heads", "gs://bucket/heads"):
+        with pytest.raises(SettingsError, match=f"--prefix {prefix}: not an S3 address"):
+            write_sagemaker(manifest, tmp_path / "new", prefix)
     with pytest.raises(SettingsError, match="path on this machine"):
         write_sagemaker(manifest, Path("s3://bucket/heads"))
     (tmp_path / "data/photos/mine/b.webp").write_bytes(picture(99))
