@@ -211,6 +211,25 @@ def test_what_an_image_s_address_says() -> None:
     assert tell_support(public, date(2026, 11, 29))[0].endswith("until 2027-07-20")
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--memory", "3072"), "--memory 3072: needs --serverless"),  # it would make an endpoint that costs by the hour
+        (("--concurrency", "9"), "--concurrency 9: needs --serverless"),
+        (("--serverless", "--instances", "3"), "--instances 3: needs instances"),
+        (("--async-output", "s3://bucket/answers"), "--async-output s3://bucket/answers: needs --async"),
+        (("--autoscale-target", "300"), "--autoscale-target 300.0: needs --autoscale"),
+    ],
+)
+def test_an_option_of_another_kind_of_endpoint_is_refused(options: tuple[str, ...], says: str) -> None:
+    role = "arn:aws:iam::123456789012:role/catdog"
+    common = ("--region", "us-east-1", "--role", role, "--bucket", "bucket", "--dry-run")
+    done = CliRunner().invoke(app, ["deploy", "embedded", *options, *common])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_catdog_s_own_image_finds_the_model_where_sagemaker_puts_it() -> None:
     hosting = Hosting(allow_s3=["s3://photos/in"])
     variables = container_environment(hosting, "us-east-1", "a.b/catdog:1", 50 * 2**20 + 1)

@@ -188,6 +188,7 @@ def _complete(account: Account, name: str, hosting: Hosting, running: Running | 
     """Return ``hosting`` with what wasn't given: as it runs, or in the bucket; raises SettingsError."""
     if running is not None:
         hosting = inherit(hosting, running)
+    hosting.check_unused()
     place = f"s3://{account.require_bucket()}"
     if hosting.bounds and hosting.bounds[0] == 0 and not hosting.asynchronous:
         raise SettingsError(f"--autoscale {hosting.autoscale}: only an endpoint made with --async may have no instance")
