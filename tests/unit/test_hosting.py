@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, timezone
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -36,7 +37,7 @@ from catdog.aws.instances import (
     price_per_hour,
     read_prices,
 )
-from catdog.aws.inventory import check_endpoint_name, make_version_name
+from catdog.aws.inventory import check_endpoint_name, make_version_name, read_endpoint
 from catdog.aws.jobs.requests import Machines
 from catdog.errors import SettingsError
 from catdog.support import TRAINING
@@ -110,6 +111,34 @@ def test_the_key_of_an_update_is_left_out_of_a_disk_of_its_own() -> None:
 @pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])
 def test_a_version_s_name_is_one_that_sagemaker_takes(endpoint: str) -> None:
     assert check_endpoint_name(make_version_name(endpoint, STAMP)).endswith(STAMP)
+
+
+@pytest.mark.parametrize(
+    ("variants", "count"),
+    [
+        ([{"CurrentInstanceCount": 0, "DesiredInstanceCount": 0}], 0),  # asynchronous, and nobody asks
+        ([{"CurrentInstanceCount": 3, "DesiredInstanceCount": 2}], 3),
+        ([{"CurrentInstanceCount": 0, "DesiredInstanceCount": 2}], 2),
+        ([], 1),
+    ],
+)
+def test_an_endpoint_costs_what_its_instances_of_now_cost(variants: list[dict[str, int]], count: int) -> None:
+    class SageMaker:
+        def describe_endpoint(self, **_: str) -> dict[str, Any]:
+            now = datetime.now(timezone.utc)
+            return {"EndpointStatus": "InService", "CreationTime": now, "EndpointConfigName": "c"} | (
+                {"ProductionVariants": variants} if variants else {}
+            )
+
+        def describe_endpoint_config(self, **_: str) -> dict[str, Any]:
+            return {"ProductionVariants": [{"InstanceType": "ml.m5.large", "InitialInstanceCount": 1}]}
+
+    found = read_endpoint(SageMaker(), "catdog-a", {})
+    assert found is not None
+    told = found.to_json(datetime.now(timezone.utc), "us-east-1")
+    price = price_per_hour("ml.m5.large", "hosting", "us-east-1")
+    assert price is not None
+    assert (told["instances"], told["usd_per_hour"]) == (count, pytest.approx(count * price))
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a_b", "a" * 64, "a-", "ä"])
