@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +42,7 @@ from catdog.aws.instances import (
 )
 from catdog.aws.inventory import check_endpoint_name, make_version_name, read_endpoint
 from catdog.aws.jobs.requests import Machines
+from catdog.aws.watch.cloudwatch import Log
 from catdog.errors import SettingsError
 from catdog.support import TRAINING
 
@@ -139,6 +143,29 @@ def test_an_endpoint_costs_what_its_instances_of_now_cost(variants: list[dict[st
     price = price_per_hour("ml.m5.large", "hosting", "us-east-1")
     assert price is not None
     assert (told["instances"], told["usd_per_hour"]) == (count, pytest.approx(count * price))
+
+
+def test_a_log_of_any_length_is_read_in_bounded_memory() -> None:
+    class Logs:
+        """A day of lines, one a second."""
+
+        exceptions = SimpleNamespace(ResourceNotFoundException=KeyError)
+
+        def get_paginator(self, _: str) -> Logs:
+            return self
+
+        def paginate(self, startTime: int = 0, **_: str) -> Iterator[dict[str, Any]]:  # noqa: N803  AWS's name
+            for hour in range(24):
+                times = range(hour * 3_600_000, (hour + 1) * 3_600_000, 1000)
+                lines = ({"logStreamName": "a", "timestamp": at, "eventId": f"{at:056}", "message": ""} for at in times)
+                yield {"events": (line for line in lines if line["timestamp"] >= startTime)}
+
+    log = Log(Logs(), "group")
+    tracemalloc.start()
+    assert sum(1 for _ in log.read_new_lines()) == 24 * 3600
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20, "all lines' names take 20 MB"
+    tracemalloc.stop()
+    assert list(log.read_new_lines()) == [], "each line comes once"
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a_b", "a" * 64, "a-", "ä"])
