@@ -157,8 +157,9 @@ def test_a_log_of_any_length_is_read_in_bounded_memory() -> None:
         def paginate(self, startTime: int = 0, **_: str) -> Iterator[dict[str, Any]]:  # noqa: N803  AWS's name
             for hour in range(24):
                 times = range(hour * 3_600_000, (hour + 1) * 3_600_000, 1000)
-                lines = ({"logStreamName": "a", "timestamp": at, "eventId": f"{at:056}", "message": ""} for at in times)
-                yield {"events": (line for line in lines if line["timestamp"] >= startTime)}
+                some = (at for at in times if at >= startTime)
+                line = {"logStreamName": "a", "message": ""}
+                yield {"events": (line | {"timestamp": at, "eventId": f"{at:056}"} for at in some)}
 
     log = Log(Logs(), "group")
     tracemalloc.start()
