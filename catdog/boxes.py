@@ -39,6 +39,10 @@ class Box:
         """xmin, ymin, xmax and ymax, px."""
         return self.xmin, self.ymin, self.xmax, self.ymax
 
+    def scaled(self, x: float, y: float) -> Box:
+        """Return the box in a copy of the photo that is ``x`` times as wide and ``y`` times as high."""
+        return Box(self.label, self.xmin * x, self.ymin * y, self.xmax * x, self.ymax * y)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form that manifests and answers have: ``{"label": "cat", "box": [xmin, ymin, xmax, ymax]}``."""
         return {"label": self.label, "box": list(self.corners)}

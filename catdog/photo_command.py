@@ -15,7 +15,7 @@ import typer
 
 from catdog.answers import Answer, Form
 from catdog.sources import Input, list_inputs
-from catdog.sources.listing import STDIN
+from catdog.sources.listing import STDIN, can_count
 
 A = TypeVar("A", bound=Answer)
 
@@ -78,10 +78,15 @@ def show_bar(answers: Iterator[A], paths: list[str], chosen: Format) -> Iterator
 def _report(answers: Iterable[A], paths: list[str]) -> Iterator[A]:
     from catdog.progress import show_progress  # which most runs are too short for
 
-    with show_progress("answered", count=lambda: sum(1 for _ in list_photos(paths)), after_s=BAR_AFTER_S) as report:
+    with show_progress("answered", count=find_counter(paths), after_s=BAR_AFTER_S) as report:
         for done, answer in enumerate(answers, start=1):
             report(done)
             yield answer
+
+
+def find_counter(paths: list[str]) -> Callable[[], int] | None:
+    """Return what counts the photos, None where an archive would have to be read, or downloaded, a second time."""
+    return (lambda: sum(1 for _ in list_photos(paths))) if can_count(paths) else None
 
 
 def write_answers(

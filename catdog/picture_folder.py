@@ -58,7 +58,8 @@ class PictureFolder:
         if self._suffix == ".png":
             about = PngInfo()
             about.add_text("Software", self._mark)
-            options = {"format": "PNG", "pnginfo": about}
+            # A photo's colour profile would come before the mark; and after CMYK it is not that of these pixels.
+            options = {"format": "PNG", "pnginfo": about, "icc_profile": None}
         else:
             options = {"format": "JPEG", "comment": self._mark.encode(), "quality": _JPEG_QUALITY}
             if max(picture.size) > _JPEG_SIDE:

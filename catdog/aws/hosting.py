@@ -167,6 +167,20 @@ class Hosting:
         """Whether the instances have a GPU."""
         return not self.serverless and has_gpu(self.machine)
 
+    def check_unused(self) -> None:
+        """Raise SettingsError for an option that does nothing at an endpoint of this kind, as somebody expects it to.
+
+        An update is complete only once it has its endpoint's kind.
+        """
+        for option, given, is_used, needs in (
+            ("--memory", self.memory, self.serverless, "--serverless"),
+            ("--concurrency", self.concurrency, self.serverless, "--serverless"),
+            ("--instances", self.instances, not self.serverless, "instances; leave it or --serverless out"),
+            ("--async-output", self.async_output, self.asynchronous, "--async"),
+            ("--autoscale-target", self.autoscale_target, self.autoscale, "--autoscale"),
+        ):
+            _check(given is None or bool(is_used), option, given, f"needs {needs}")
+
     def _check_serverless(self) -> None:
         if self.asynchronous or self.instance_type:
             raise SettingsError("--serverless: has no instances, and no --async")

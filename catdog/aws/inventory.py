@@ -169,8 +169,9 @@ def read_endpoint(sagemaker: Any, name: str, tags: dict[str, str] | None = None)
     variants = _read_variants(sagemaker, config)
     first: dict[str, Any] = variants[0] if variants else {}
     counts = [
-        variant.get("CurrentInstanceCount") or variant.get("DesiredInstanceCount") or 0
+        variant.get("CurrentInstanceCount") or variant["DesiredInstanceCount"]  # of one that is made, the latter
         for variant in description.get("ProductionVariants", [])
+        if "DesiredInstanceCount" in variant
     ]
     created: datetime = description["CreationTime"]
     return ListedEndpoint(
@@ -181,7 +182,7 @@ def read_endpoint(sagemaker: Any, name: str, tags: dict[str, str] | None = None)
         tags=read_tags(sagemaker, description["EndpointArn"]) if tags is None else tags,
         instance_type=first.get("InstanceType"),
         memory_mb=first.get("ServerlessConfig", {}).get("MemorySizeInMB"),
-        instances=sum(counts) or first.get("InitialInstanceCount", 0),
+        instances=sum(counts) if counts else first.get("InitialInstanceCount", 0),
     )
 
 

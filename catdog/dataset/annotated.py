@@ -8,6 +8,7 @@ YOLO           labels/1.txt for images/1.jpg, or 1.txt beside 1.jpg; with data.y
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,9 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Final, TypeVar
 
-from catdog.dataset import voc, yolo
+from catdog.dataset import coco, voc, yolo
 from catdog.dataset.annotations import Annotation, Flaw, known_class
-from catdog.dataset.coco import parse_coco
 from catdog.errors import DataError, ImageError
-from catdog.image import MAX_BYTES
 from catdog.sources.trees import Tree
 
 _COCO_NAME: Final = re.compile(r"(^|/)(annotations/[^/]*|instances[^/]*|[^/]*annotations[^/]*)\.json$", re.IGNORECASE)
@@ -76,14 +75,14 @@ class _Photos:
         """Made when it is needed, since most sources have many photos and no annotations."""
         by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in map(PurePosixPath, self._paths):
-            by_stem[path.stem].append(path)
+            by_stem[_compose(path.stem)].append(path)
         return by_stem
 
     def __iter__(self) -> Iterator[PurePosixPath]:
         return (path for paths in self._by_stem.values() for path in paths)
 
     def has_stem(self, stem: str) -> bool:
-        return stem in self._by_stem
+        return _compose(stem) in self._by_stem
 
     def find(self, name: str, file: str, by_stem: bool = False) -> str | Flaw:
         """Return the path of the photo that ``file`` calls ``name``, or why there isn't one.
@@ -91,11 +90,12 @@ class _Photos:
         Tools disagree on which folder a name begins in. Of several photos it is the one that shares most of the name
         from its end; of those, the one beside the file. ``by_stem``: the name is without folders and ending.
         """
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        stem = name if by_stem else PurePosixPath(parts[-1]).stem if parts else ""
+        composed = _compose(name)
+        parts = PurePosixPath(composed.replace("\\", "/")).parts
+        stem = composed if by_stem else PurePosixPath(parts[-1]).stem if parts else ""
         candidates = self._by_stem.get(stem, [])
         if not by_stem:
-            shared = [_count_shared(parts, path.parts) for path in candidates]
+            shared = [_count_shared(parts, [*map(_compose, path.parts)]) for path in candidates]
             best = max(shared, default=0)
             candidates = [path for path, count in zip(candidates, shared, strict=True) if 0 < count == best]
         beside = [path for path in candidates if path.parent == PurePosixPath(file).parent]
@@ -109,7 +109,7 @@ class _Photos:
 
 def _read_coco(notes: Tree, photos: _Photos, found: Annotations) -> None:
     files = {name for name in notes.names if _COCO_NAME.search(f"{notes.name}/{name}")}
-    for name, (named, flaws) in _parse_each(notes, files, MAX_BYTES, parse_coco, found):
+    for name, (named, flaws) in _parse_each(notes, files, coco.MAX_BYTES, coco.parse_coco, found):
         found.files.add(name)
         found.flaws += flaws
         for photo, annotation in named:
@@ -191,6 +191,11 @@ def _list_yolo_files(photo: PurePosixPath) -> list[str]:
     last = next((i for i in range(len(parts) - 2, -1, -1) if parts[i].lower() == "images"), None)
     moved = [] if last is None else [str(PurePosixPath(*parts[:last], "labels", *parts[last + 1 :]))]
     return [*moved, str(beside)]
+
+
+def _compose(name: str) -> str:
+    """Return a name with each accented letter as one character: macOS writes two into archives, most tools one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _count_shared(some: Sequence[str], others: Sequence[str]) -> int:

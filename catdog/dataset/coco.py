@@ -10,6 +10,10 @@ from typing import Any, Final
 from catdog.dataset.annotations import Annotation, Corners, Flaw, Mark, known_class
 from catdog.errors import DataError
 
+MAX_BYTES: Final = 2**29  # of one file; COCO's own instances_train2017.json has 448 MiB
+MOST_OBJECTS: Final = 10_000_000
+"""Objects and lists in a file. By 240 bytes each they take 2.4 GB of memory at most; without a bound, half a megabyte
+of zip could hold a file of ``[],[],...`` that takes 11 GB."""
 _BROKEN: Final = (math.nan, math.nan, math.nan, math.nan)  # which no photo has room for
 
 
@@ -51,6 +55,8 @@ def parse_coco(data: bytes, path: str) -> tuple[list[tuple[str, Annotation]], li
 
 def _parse_lists(data: bytes, path: str) -> list[list[dict[str, Any]]]:
     """Return the images, categories and annotations, each of them some objects."""
+    if data.count(b"{") + data.count(b"[") > MOST_OBJECTS:
+        raise DataError(f"{path}: has more than {MOST_OBJECTS:,} objects and lists; divide it into several files")
     try:
         loaded = json.loads(data)
     except (ValueError, RecursionError) as error:

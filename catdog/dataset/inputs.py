@@ -20,7 +20,8 @@ from catdog.sources.trees import Tree, open_tree
 GivenSource = str | Path | tuple[str | Path, Split]
 """A path, or a path and the split that all its photos go into."""
 
-_MAX_NAME: Final = 100  # characters of one part of a path; file systems allow 255 bytes, UTF-8 takes up to 4 each
+_MAX_NAME: Final = 100  # characters of one part of a path
+_MAX_NAME_BYTES: Final = 240  # file systems allow 255, of which the number of a second one takes some
 _UNSAFE: Final = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f\ud800-\udfff]')  # for Windows; surrogates: no valid UTF-8
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows' devices
 
@@ -69,9 +70,11 @@ def open_trees(given: Sequence[GivenSource]) -> list[LabelledTree]:
 def safe_part(part: str) -> str:
     """One part of a path, made safe as a name on Linux, macOS and Windows."""
     part = _UNSAFE.sub("_", unicodedata.normalize("NFC", part))
-    if len(part) > _MAX_NAME:
-        stem, dot, ending = part.rpartition(".")
-        part = part[:_MAX_NAME] if not dot or len(ending) > 8 else f"{stem[: _MAX_NAME - len(ending) - 1]}.{ending}"
+    if len(part) > _MAX_NAME or len(part.encode()) > _MAX_NAME_BYTES:
+        found = re.fullmatch(r"(.*)(\.[^.]{0,8})", part, re.DOTALL)
+        stem, ending = found.groups() if found else (part, "")
+        stem = stem[: _MAX_NAME - len(ending)].encode()[: _MAX_NAME_BYTES - len(ending.encode())]
+        part = stem.decode("utf-8", "ignore") + ending
     part = part.rstrip(". ") or "_"
     return f"_{part}" if _RESERVED.match(part) else part
 

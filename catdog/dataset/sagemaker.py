@@ -22,6 +22,7 @@ from catdog.dataset.staging import open_staging, replace_folder
 from catdog.errors import DataError, ImageError, SettingsError
 from catdog.files import check_local
 from catdog.image import decode, encode, find_turn, read_file
+from catdog.sources.addresses import S3_SCHEME, split_s3_uri
 
 CHANNELS: Final[dict[str, Split]] = {"train": "train", "validation": "val"}
 _FOLDERS: Final = tuple(f"{channel}{ending}" for channel in CHANNELS for ending in ("", "_annotation"))
@@ -44,8 +45,11 @@ def write_sagemaker(
     Raises SettingsError for a bad prefix or target, and DataError where a channel would be empty or the dataset was
     changed since it was made.
     """
-    if prefix and not prefix.startswith("s3://"):
-        raise SettingsError(f"--prefix {prefix}: has to begin with s3://")
+    if prefix:
+        try:
+            prefix = S3_SCHEME + "/".join(split_s3_uri(prefix)).rstrip("/")
+        except SettingsError as error:
+            raise SettingsError(f"--prefix {error}") from error
     check_local("--out", out)
     target = out.resolve()
     _check_target(target, out, manifest.root)
@@ -69,7 +73,7 @@ def write_sagemaker(
                         (staging / channel / f"{stem}{ending}").write_bytes(data)
                         entry = _describe(photo, f"{stem}{ending}")
                         (staging / f"{channel}_annotation" / f"{stem}.json").write_text(json.dumps(entry), "utf-8")
-                        lines.write(json.dumps(_make_line(entry, channel, prefix.rstrip("/"), made)) + "\n")
+                        lines.write(json.dumps(_make_line(entry, channel, prefix, made)) + "\n")
                         done += 1
                         if progress:
                             progress(done, total)

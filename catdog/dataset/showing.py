@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from catdog.boxes import Box
 from catdog.colours import GREY
 from catdog.contact_sheet import MOST, Cell, contact_sheet, thumbnail
 from catdog.dataset.manifest import SHEET_NAME, Manifest, Photo
@@ -46,14 +43,7 @@ def check_count(count: int) -> None:
 
 def _make_cell(root: Path, photo: Photo) -> Cell:
     small = thumbnail(root / photo.path)
-    boxes = _scale(photo.boxes or (), small.width / photo.width, small.height / photo.height)
+    boxes = [box.scaled(small.width / photo.width, small.height / photo.height) for box in photo.boxes or ()]
     count = "not annotated" if photo.boxes is None else f"{len(boxes)} box" + ("" if len(boxes) == 1 else "es")
     colour = COLOURS.get(photo.label, GREY)
     return Cell(draw_boxes(small, boxes), f"{photo.label}, {count}", photo.path, colour)
-
-
-def _scale(boxes: Sequence[Box], x: float, y: float) -> list[Box]:
-    return [
-        dataclasses.replace(box, xmin=box.xmin * x, ymin=box.ymin * y, xmax=box.xmax * x, ymax=box.ymax * y)
-        for box in boxes
-    ]

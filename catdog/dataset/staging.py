@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from catdog.errors import SettingsError
 from catdog.files import lock_folder
 
 
@@ -25,8 +26,10 @@ def open_staging(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Pat
     """Yield an empty folder to build in, beside the target; put back or delete what a killed run left there.
 
     ``is_whole`` says whether a folder is what is built here. Raises SettingsError where another process builds the
-    same one at this moment.
+    same one at this moment, and where this process was started inside of the target.
     """
+    if Path.cwd().is_relative_to(target):  # whoever is in it would stay in the old folder, which is deleted
+        raise SettingsError(f"--out {target}: is replaced as a whole; start this from a folder outside of it")
     workshop = target.with_name(f".{target.name}.catdog")
     staging, old = workshop / "new", workshop / "old"
     try:

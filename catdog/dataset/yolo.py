@@ -63,8 +63,12 @@ def _read_lines(text: str, path: str, names: Mapping[int, str]) -> Iterator[tupl
         try:
             which, *values = map(float, line.split())
             kind = int(which)
+            if kind != which:
+                raise ValueError("no class's number")
         except (ValueError, OverflowError) as error:
-            raise DataError(f"{path}, line {number}: has to be numbers, not {line[:60]!r}") from error
+            raise DataError(
+                f"{path}, line {number}: has to be a class's number and shares, not {line[:60]!r}"
+            ) from error
         name = names.get(kind, f"class {kind}")
         if len(values) == 4:
             x, y, width, height = values

@@ -66,6 +66,8 @@ def answer_heads(
             if found.objects is None:
                 return PredictionWithHeads.failed(photo.source, found.error)
             (whole,) = classifier.stream([data], names=[photo.source], threshold=threshold)
+            if whole.error is not None:
+                return PredictionWithHeads.failed(photo.source, whole.error)
             boxes = [head.box for head in found.objects]
             image = open_photo(data, photo.source) if boxes else None
             crops = [crop_around(image, box, HEAD_TO_CROP) for box in boxes if image]

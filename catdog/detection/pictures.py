@@ -72,8 +72,9 @@ def draw_heads(image: Image.Image, heads: Sequence[DetectedObject], photo: Size)
     picture = image.copy()
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     x, y = picture.width / photo[0], picture.height / photo[1]
-    boxes = [Box(h.label, h.box.xmin * x, h.box.ymin * y, h.box.xmax * x, h.box.ymax * y) for h in heads]
-    return draw_boxes(picture, boxes, [f"{head.label} {head.confidence:.0%}" for head in heads])
+    return draw_boxes(
+        picture, [head.box.scaled(x, y) for head in heads], [f"{head.label} {head.confidence:.0%}" for head in heads]
+    )
 
 
 def cut_out(image: Image.Image, box: Box) -> Image.Image:

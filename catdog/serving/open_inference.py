@@ -14,9 +14,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from catdog import __version__
 from catdog.contract import Task
@@ -208,11 +210,16 @@ def _read_base64(data: Any) -> list[bytes]:
         raise _UnfitError(f"{_INPUT}: data must be a list of base64 texts") from error
 
 
-def _read_numbers(data: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _read_numbers(data: Any) -> npt.NDArray[np.uint8]:
+    """Return a tensor's numbers one after the other, from a flat list or from lists inside each other."""
+    # Not by numpy, which takes a text among numbers for the type of all, and the memory of so long a text for each.
     try:
-        values = np.asarray(data)
-    except ValueError:  # rows of different lengths
-        values = np.empty(0)
-    if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
-        raise _UnfitError(f"{_INPUT}: data must be whole numbers from 0 to 255")
-    return values.astype(np.uint8).ravel()
+        while isinstance(data, list) and data and isinstance(data[0], list):
+            if len(set(map(len, data))) > 1:
+                raise ValueError("rows of different lengths")
+            data = [*chain.from_iterable(data)]
+        if not isinstance(data, list):
+            raise TypeError("no list")
+        return np.frombuffer(bytes(data), np.uint8)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _UnfitError(f"{_INPUT}: data must be whole numbers from 0 to 255") from error

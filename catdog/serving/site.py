@@ -149,10 +149,7 @@ def _change_index(text: str) -> str:
 
 def _read_runtime(folder: Path | None) -> dict[str, bytes]:
     """Return onnxruntime-web's files; raises SettingsError where they can't be had or are others than expected."""
-    kept = _cache_folder()
-    if folder is None and not all((kept / path).is_file() for path, _ in RUNTIME_FILES.values()):
-        _download(kept)
-    source = kept if folder is None else folder
+    source = _fill_cache() if folder is None else folder
     found = {}
     for name, (path, digest) in RUNTIME_FILES.items():
         try:
@@ -162,6 +159,22 @@ def _read_runtime(folder: Path | None) -> dict[str, bytes]:
         if hashlib.sha256(found[name]).hexdigest() != digest:
             raise SettingsError(f"{source / path}: is not that of version {RUNTIME_VERSION}; {_advice()}")
     return found
+
+
+def _fill_cache() -> Path:
+    """Return the folder in which the runtime is kept for later runs, once it is there; raises SettingsError."""
+    try:
+        # A RuntimeError says that there is no home.
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        kept = root / "catdog" / f"{RUNTIME}-{RUNTIME_VERSION}"
+        if not all((kept / path).is_file() for path, _ in RUNTIME_FILES.values()):
+            _download(kept)
+        return kept
+    except (OSError, RuntimeError) as error:
+        raise SettingsError(
+            f"{RUNTIME} can't be kept for later runs ({getattr(error, 'strerror', None) or error}); name a folder for "
+            f"that by XDG_CACHE_HOME, or {_advice()}"
+        ) from error
 
 
 def _download(folder: Path) -> None:
@@ -186,11 +199,6 @@ def _download(folder: Path) -> None:
                     raise SettingsError(f"what npm gave for {RUNTIME} {RUNTIME_VERSION} isn't it; {_advice()}")
                 with replace_file(folder / path) as temporary:
                     temporary.write_bytes(content)
-
-
-def _cache_folder() -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "catdog" / f"{RUNTIME}-{RUNTIME_VERSION}"
 
 
 def _advice() -> str:

@@ -126,6 +126,7 @@ def test_a_coco_box_of_no_numbers_is_left_out_alone(bbox: Any) -> None:
         (b"[" * 100_000, "no JSON"),
         (b'{"images": ' + b"9" * 10_000 + b"}", "no JSON"),
         (b"[]", "no COCO file"),
+        (b"[" + b"[]," * 10_000_000 + b"0]", "more than 10,000,000 objects and lists"),
         (b'{"images": [], "annotations": []}', "no COCO file"),  # of captions
         (b'{"images": [1], "annotations": [], "categories": []}', "no COCO file"),
         (coco([], [], ("person",)), "none of its 1 categories is called cat or dog"),
@@ -133,7 +134,7 @@ def test_a_coco_box_of_no_numbers_is_left_out_alone(bbox: Any) -> None:
         (coco([{"id": 1, "file_name": 5}], []), "no file_name"),
         (coco([], [{"image_id": 1, "category_id": {}}]), "category_id"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_coco_that_is_hostile_or_damaged_is_refused(data: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
@@ -151,7 +152,11 @@ def test_yolo_boxes_are_middle_and_sides_as_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"cat 0 0 1 1", b"0 0.5 0.5 0.5", b"0 1 2 3 4 5", b"nan 0 0 1 1", b"inf 0 0 1 1", b"\xff\xfe", b"a photo"]
+    "data",
+    [
+        *(b"cat 0 0 1 1", b"0 0.5 0.5 0.5", b"0 1 2 3 4 5", b"nan 0 0 1 1", b"inf 0 0 1 1", b"\xff\xfe", b"a photo"),
+        b"0.3 0.5 0.2 0.2 0.9",  # without a class, but with a score
+    ],
 )
 def test_yolo_that_is_damaged_is_refused(data: bytes) -> None:
     with pytest.raises(DataError, match=r"^1\.txt"):

@@ -127,3 +127,12 @@ def test_exit_codes_pass_through(tmp_path: Path, tiny_model: Path) -> None:
     assert catdog("predict", str(tmp_path / "no.jpg"), "--model", str(tiny_model)).returncode == 1
     assert catdog("predict", "a.jpg", "--model", "no.onnx").returncode == 2
     assert catdog("train", "--lr", "much").returncode == 2
+
+
+def test_a_runtime_that_cannot_be_kept_is_one_line(tmp_path: Path) -> None:
+    done = catdog("page", "--out", str(tmp_path / "site"), XDG_CACHE_HOME=str(tmp_path / ("x" * 300)))
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (2, "", False)
+    line = done.stderr.splitlines()[-1]  # ONNX Runtime warns before it that it can't keep something there
+    assert line.startswith(("catdog page: error: onnxruntime-web", "catdog page: error: npm"))
+    assert "with --runtime" in line
+    assert not (tmp_path / "site").exists()

@@ -164,6 +164,13 @@ def test_coco(tmp_path: Path) -> None:
     assert found["reasons"] == {"ambiguous": 1, "annotated_twice": 1, "damaged": 2, "no_photo": 1, "wrong_size": 1}
 
 
+def test_an_accent_is_the_same_however_a_system_writes_it(tmp_path: Path) -> None:
+    decomposed, composed = "Ka\u0308tzchen.jpg", "K\u00e4tzchen.jpg"  # as macOS has it in an archive, and as CVAT does
+    notes = coco([{"id": 1, "file_name": composed}], [{"image_id": 1, "category_id": 1, "bbox": [10, 20, 20, 20]}])
+    manifest = annotated({**pictures(decomposed), "annotations/a.json": notes}, tmp_path, "mine.zip")
+    assert list(boxes_of(manifest).values()) == [(CAT,)]
+
+
 def test_voc_beside_photos_and_as_the_challenge_had_it(tmp_path: Path) -> None:
     files = {
         **pictures("a/1.jpg", "b/1.jpg", "JPEGImages/2.jpg", "JPEGImages/3.jpg"),
@@ -376,8 +383,9 @@ def test_sagemaker_s_layout_takes_no_other_folder_s_place(tmp_path: Path) -> Non
             write_sagemaker(manifest, taken)
     with pytest.raises(SettingsError, match="lies inside the dataset"):
         write_sagemaker(manifest, tmp_path / "data" / "new")
-    with pytest.raises(SettingsError, match="--prefix bucket"):
-        write_sagemaker(manifest, tmp_path / "new", "bucket/heads")
+    for prefix in ("bucket/heads", "s3://", "s3:///heads", "gs://bucket/heads"):
+        with pytest.raises(SettingsError, match=f"--prefix {prefix}: not an S3 address"):
+            write_sagemaker(manifest, tmp_path / "new", prefix)
     with pytest.raises(SettingsError, match="path on this machine"):
         write_sagemaker(manifest, Path("s3://bucket/heads"))
     (tmp_path / "data/photos/mine/b.webp").write_bytes(picture(99))

@@ -342,6 +342,15 @@ def test_an_empty_folder_is_a_fine_target(tmp_path: Path) -> None:
     assert build([make(tmp_path / "photos", class_folders())], tmp_path / "out").photos
 
 
+def test_the_folder_that_one_is_in_is_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make(tmp_path / "photos", class_folders())
+    build([source], tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out" / "photos")
+    with pytest.raises(SettingsError, match=r"--out .*out: is replaced as a whole; start this from a folder outside"):
+        build([source], "..", replace=True)
+    assert Path("photos").is_dir(), "it would be gone"
+
+
 def test_nothing_usable_is_an_error_that_says_why(tmp_path: Path) -> None:
     source = make(tmp_path / "photos", {"cats/1.jpg": b"", "dogs/2.jpg": b"", "dogs/3.jpg": b"text"})
     with pytest.raises(DataError, match=r"no photo can be used: 2 empty, 1 unsupported; the first one: photos: cats/1"):

@@ -273,5 +273,6 @@ def test_safe_parts() -> None:
         "_nul.txt",
         "null",
     ]
+    assert safe_part("猫" * 96 + ".jpeg") == "猫" * 78 + ".jpeg", "at most 240 of the 255 bytes that file systems allow"
     taken: set[str] = set()
     assert [unique(name, taken) for name in ("a/b.jpg", "A/B.jpg", "a/b.jpg")] == ["a/b.jpg", "A/B~2.jpg", "a/b~3.jpg"]

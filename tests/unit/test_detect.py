@@ -24,10 +24,13 @@ from catdog.cli import app
 from catdog.detection.__main__ import as_table
 from catdog.detection.answers import Detection, as_csv
 from catdog.detection.decoding import DetectedObject
-from catdog.detection.heads import crop_around
+from catdog.detection.detector import load_detector
+from catdog.detection.heads import answer_heads, crop_around
 from catdog.errors import ModelError
 from catdog.image import decode, open_photo
 from catdog.onnx_model import find_model
+from catdog.photo_command import list_photos
+from catdog.prediction import Prediction
 from tests.detectors import build_detector, draw_photo
 
 Run = Callable[..., Result]
@@ -251,6 +254,17 @@ def test_predict_answers_each_pet_of_a_photo(predict: Run, folder: Path, tiny: C
     assert (none["objects"], none["error"]) == ([], None)
     assert (broken["label"], broken["objects"]) == (None, None)
     assert broken["error"].startswith("photos/broken.jpg: ")
+
+
+def test_a_photo_without_an_answer_has_no_answers_for_its_pets(folder: Path, tiny: Classifier) -> None:
+    class Full(Classifier):
+        def stream(self, photos: Any, *, names: Any = (), **_: Any) -> Iterator[Prediction]:
+            return iter([Prediction.failed(names[0], "not enough memory")])
+
+    heads = load_detector(folder / "heads.onnx")
+    photos = list_photos([str(folder / "photos/both.png")])
+    (found,) = answer_heads(Full(tiny.data), heads, photos)
+    assert (found.error, found.objects) == ("not enough memory", None)
 
 
 def test_predict_s_heads_as_csv_and_as_a_table(predict: Run) -> None:

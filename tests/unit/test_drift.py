@@ -7,6 +7,7 @@ import io
 import json
 import random
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from catdog.drift.report import Bounds, LeastSure
 from catdog.drift.tables import read_answers, read_lines, read_reference
 from catdog.drift.tally import MOST_LABELS, OTHER, Answer, Reference, Tally, estimate_chance, measure_psi
 from catdog.errors import DataError, SettingsError
+from catdog.sources import objects
+from tests.integration.aws_on_loopback import moto_server, use
 
 pytest.importorskip("matplotlib", reason="draws the chart: pip install '.[drift]'")
 
@@ -281,3 +284,22 @@ def test_bounds_are_shares_and_a_psi_needs_a_reference(run: Run, tmp_path: Path)
 def test_silence_is_no_good_news(run: Run, tmp_path: Path) -> None:
     empty = write_table(tmp_path / "now.csv", [])
     assert run(empty)[0] == 1
+
+
+def test_captured_heads_are_no_silence_and_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("moto.server", reason="no S3 server to test against: pip install 'moto[server]'")
+    boto3 = pytest.importorskip("boto3", reason="s3:// needs boto3")
+    from catdog.aws.watch.captured import read_captured
+
+    answer = {"source": "image", "width": 9, "height": 9, "objects": [], "error": None}
+    line = {"captureData": {"endpointOutput": {"data": json.dumps(answer), "encoding": "JSON"}}}
+    hour = datetime(2026, 11, 28, 17, tzinfo=timezone.utc)
+    with moto_server() as port:
+        use(monkeypatch, f"http://127.0.0.1:{port}")
+        objects.close()
+        s3 = boto3.session.Session().client("s3")
+        s3.create_bucket(Bucket="bucket")
+        s3.put_object(Bucket="bucket", Key=f"heads/AllTraffic/{hour:%Y/%m/%d/%H}/a.jsonl", Body=json.dumps(line))
+        with pytest.raises(DataError, match="answers with heads, as a detector does"):
+            list(read_captured("s3://bucket/heads", ["AllTraffic"], hour, hour, pytest.fail))
+        objects.close()

@@ -9,6 +9,7 @@ import json
 import logging
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import inference
 from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.errors import CatdogError, ContractError, ImageError, ModelError, SettingsError
-from catdog.serving import endpoint, golden, loading
+from catdog.serving import endpoint, golden, loading, open_inference
 from catdog.serving.limits import MAX_PHOTOS
 from catdog.serving.requests import Request, parse_prefixes, parse_request
 from tests.conftest import TINY_CONTRACT, build_tiny_model
@@ -299,6 +300,22 @@ def test_a_name_that_is_not_unicode_comes_back(ask: Ask) -> None:
     status, _, body = ask(listed("s3://bucket/\ud800.jpg"), "application/json")
     assert status == 200
     assert json.loads(body)[0]["source"] == "s3://bucket/\\ud800.jpg"  # valid Unicode, as all JSON readers want it
+
+
+def test_a_tensor_in_json_takes_no_more_memory_than_its_text() -> None:
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 100, 100, 3]}
+    rows = [[[row, column, 7] for column in range(100)] for row in range(100)]
+    for data in (rows, [rows], np.ravel(rows).tolist()):
+        _, request = open_inference.read_request(json.dumps({"inputs": [tensor | {"data": data}]}).encode(), None)
+        assert isinstance(request, Request)
+        np.testing.assert_array_equal(request.photos[0], np.array(rows, np.uint8))
+    body = json.dumps({"inputs": [tensor | {"data": ["x" * 2000, *[0] * 29_999]}]}).encode()
+    tracemalloc.start()
+    _, refusal = open_inference.read_request(body, None)
+    assert isinstance(refusal, endpoint.Refusal)
+    assert "whole numbers from 0 to 255" in refusal.message
+    assert tracemalloc.get_traced_memory()[1] < 10 * len(body), "numpy would take 240 MB for these 92 kB"
+    tracemalloc.stop()
 
 
 def test_only_what_is_allowed_is_read_from_s3() -> None:

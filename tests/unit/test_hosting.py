@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import date, timedelta
+import tracemalloc
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -36,8 +40,9 @@ from catdog.aws.instances import (
     price_per_hour,
     read_prices,
 )
-from catdog.aws.inventory import check_endpoint_name, make_version_name
+from catdog.aws.inventory import check_endpoint_name, make_version_name, read_endpoint
 from catdog.aws.jobs.requests import Machines
+from catdog.aws.watch.cloudwatch import Log
 from catdog.errors import SettingsError
 from catdog.support import TRAINING
 
@@ -110,6 +115,58 @@ def test_the_key_of_an_update_is_left_out_of_a_disk_of_its_own() -> None:
 @pytest.mark.parametrize("endpoint", ["catdog-a", "catdog-" + "x" * 56, "catdog-" + "a-" * 27 + "b"])
 def test_a_version_s_name_is_one_that_sagemaker_takes(endpoint: str) -> None:
     assert check_endpoint_name(make_version_name(endpoint, STAMP)).endswith(STAMP)
+
+
+@pytest.mark.parametrize(
+    ("variants", "count"),
+    [
+        ([{"CurrentInstanceCount": 0, "DesiredInstanceCount": 0}], 0),  # asynchronous, and nobody asks
+        ([{"CurrentInstanceCount": 3, "DesiredInstanceCount": 2}], 3),
+        ([{"CurrentInstanceCount": 0, "DesiredInstanceCount": 2}], 2),
+        ([], 1),
+    ],
+)
+def test_an_endpoint_costs_what_its_instances_of_now_cost(variants: list[dict[str, int]], count: int) -> None:
+    class SageMaker:
+        def describe_endpoint(self, **_: str) -> dict[str, Any]:
+            now = datetime.now(timezone.utc)
+            return {"EndpointStatus": "InService", "CreationTime": now, "EndpointConfigName": "c"} | (
+                {"ProductionVariants": variants} if variants else {}
+            )
+
+        def describe_endpoint_config(self, **_: str) -> dict[str, Any]:
+            return {"ProductionVariants": [{"InstanceType": "ml.m5.large", "InitialInstanceCount": 1}]}
+
+    found = read_endpoint(SageMaker(), "catdog-a", {})
+    assert found is not None
+    told = found.to_json(datetime.now(timezone.utc), "us-east-1")
+    price = price_per_hour("ml.m5.large", "hosting", "us-east-1")
+    assert price is not None
+    assert (told["instances"], told["usd_per_hour"]) == (count, pytest.approx(count * price))
+
+
+def test_a_log_of_any_length_is_read_in_bounded_memory() -> None:
+    class Logs:
+        """A day of lines, one a second."""
+
+        exceptions = SimpleNamespace(ResourceNotFoundException=KeyError)
+
+        def get_paginator(self, _: str) -> Logs:
+            return self
+
+        def paginate(self, startTime: int = 0, **_: str) -> Iterator[dict[str, Any]]:  # noqa: N803  AWS's name
+            for hour in range(24):
+                times = range(hour * 3_600_000, (hour + 1) * 3_600_000, 1000)
+                some = (at for at in times if at >= startTime)
+                line = {"logStreamName": "a", "message": ""}
+                yield {"events": (line | {"timestamp": at, "eventId": f"{at:056}"} for at in some)}
+
+    log = Log(Logs(), "group")
+    tracemalloc.start()
+    assert sum(1 for _ in log.read_new_lines()) == 24 * 3600
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20, "all lines' names take 20 MB"
+    tracemalloc.stop()
+    assert list(log.read_new_lines()) == [], "each line comes once"
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a_b", "a" * 64, "a-", "ä"])
@@ -211,6 +268,25 @@ def test_what_an_image_s_address_says() -> None:
     assert tell_support(newest, date(2027, 9, 29))[1]
     public = "public.ecr.aws/deep-learning-containers/pytorch:2.13-cu133-amzn2023-sagemaker"
     assert tell_support(public, date(2026, 11, 29))[0].endswith("until 2027-07-20")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--memory", "3072"), "--memory 3072: needs --serverless"),  # it would make an endpoint that costs by the hour
+        (("--concurrency", "9"), "--concurrency 9: needs --serverless"),
+        (("--serverless", "--instances", "3"), "--instances 3: needs instances"),
+        (("--async-output", "s3://bucket/answers"), "--async-output s3://bucket/answers: needs --async"),
+        (("--autoscale-target", "300"), "--autoscale-target 300.0: needs --autoscale"),
+    ],
+)
+def test_an_option_of_another_kind_of_endpoint_is_refused(options: tuple[str, ...], says: str) -> None:
+    role = "arn:aws:iam::123456789012:role/catdog"
+    common = ("--region", "us-east-1", "--role", role, "--bucket", "bucket", "--dry-run")
+    done = CliRunner().invoke(app, ["deploy", "embedded", *options, *common])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_catdog_s_own_image_finds_the_model_where_sagemaker_puts_it() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from catdog.errors import ImageError
 from catdog.image import MAX_BYTES
-from catdog.photo_command import list_photos
+from catdog.photo_command import find_counter, list_photos
 from catdog.sources.contents import Failed, Stdin, Web
 from tests.conftest import UNPRIVILEGED
 
@@ -143,3 +144,12 @@ def test_stdin_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     (photo,) = list_photos(["-"])
     with pytest.raises(ImageError, match=f"-: over the limit of {MAX_BYTES} bytes"):
         photo.content.read(photo.source)
+
+
+def test_the_bar_counts_no_archive_that_has_to_be_read_for_it(tree: Path) -> None:
+    with tarfile.open("photos.tar.gz", "w:gz") as archive:
+        archive.add("b.jpg")
+    count = find_counter(["sub", "b.jpg", "-"])
+    assert count is not None
+    assert count() == 6
+    assert find_counter(["b.jpg", "photos.tar.gz"]) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Annotated, Any, Final
 
 import typer
@@ -34,6 +32,7 @@ from catdog.aws.inventory import (
     make_version_name,
 )
 from catdog.aws.package import ARCHIVE_NAME, find_job_model, prepare_upload
+from catdog.edge import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, stop_on_sigterm
 from catdog.errors import SettingsError
 from catdog.onnx_model import EMBEDDED
 from catdog.sources.addresses import S3_SCHEME as SCHEME
@@ -115,7 +114,7 @@ def deploy(
     endpoint = check_endpoint_name(name or f"{PROJECT}-{now:%Y%m%d-%H%M%S}", must_be_ours=True)
     choose_image(image, account.region, hosting)  # refused before AWS is asked about anything
     expiry = {EXPIRY_TAG: f"{now + parse_duration('--ttl', ttl):{TIME_FORMAT}}"} if ttl else {}
-    with treat_sigterm_as_ctrl_c(), TemporaryDirectory(prefix="catdog-") as folder:
+    with end_quietly(), TemporaryDirectory(prefix="catdog-") as folder:
         running = None if account.dry_run else read_running(account, endpoint)
         if account.dry_run and name:
             say(
@@ -166,28 +165,20 @@ def estimate_hosting(hosting: Hosting, region: str) -> dict[str, Any]:
 
 
 @contextmanager
-def treat_sigterm_as_ctrl_c() -> Iterator[None]:
-    """Make SIGTERM undo what was done, as Ctrl-C does; the exit code is 128 plus the signal's number."""
-    number = signal.SIGINT
-
-    def stop(received: int, _: FrameType | None) -> None:
-        nonlocal number
-        number = signal.Signals(received)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+def end_quietly() -> Iterator[None]:
+    """End Ctrl-C and SIGTERM with their exit codes alone, since what was begun is undone and nothing of it goes on."""
     try:
-        yield
+        with stop_on_sigterm():
+            yield
     except KeyboardInterrupt as error:
-        raise typer.Exit(128 + number) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        raise typer.Exit(EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED) from error
 
 
 def _complete(account: Account, name: str, hosting: Hosting, running: Running | None) -> Hosting:
     """Return ``hosting`` with what wasn't given: as it runs, or in the bucket; raises SettingsError."""
     if running is not None:
         hosting = inherit(hosting, running)
+    hosting.check_unused()
     place = f"s3://{account.require_bucket()}"
     if hosting.bounds and hosting.bounds[0] == 0 and not hosting.asynchronous:
         raise SettingsError(f"--autoscale {hosting.autoscale}: only an endpoint made with --async may have no instance")

@@ -220,7 +220,7 @@ def _print_table(endpoints: list[dict[str, Any]]) -> None:
             if endpoint["expires_at"]
             else ""
         )
-        count = f"{endpoint['instances']} x " if endpoint["instances"] else ""
+        count = "" if endpoint["instances"] is None else f"{endpoint['instances']} x "
         say(
             f"{endpoint['endpoint']}  {endpoint['status']}  {count}{endpoint['instance_type']}  {price}"
             f"  {endpoint['age_hours']} h{until}  {endpoint['owner']}"

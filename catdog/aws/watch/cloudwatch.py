@@ -73,6 +73,7 @@ class Log:
         newest = self._from_ms
         try:
             for page in pages:
+                self._forget(newest)  # a log of a day has millions of lines
                 for event in page["events"]:
                     stream, written, key = event["logStreamName"], int(event["timestamp"]), str(event["eventId"])
                     if key in self._seen or not stream.startswith(self._prefix):
@@ -90,8 +91,13 @@ class Log:
                     )
         except self._client.exceptions.ResourceNotFoundException:
             return
-        self._from_ms = max(self._from_ms, newest - round(OVERLAP.total_seconds() * 1000))
-        self._seen = {key: written for key, written in self._seen.items() if written >= self._from_ms}
+        self._from_ms = self._forget(newest)
+
+    def _forget(self, newest_ms: int) -> int:
+        """Forget the lines that aren't read again after one of this time, and return from when on they are."""
+        from_ms = max(self._from_ms, newest_ms - round(OVERLAP.total_seconds() * 1000))
+        self._seen = {key: written for key, written in self._seen.items() if written >= from_ms}
+        return from_ms
 
 
 def metric_queries(endpoint: str, variants: Sequence[str]) -> list[dict[str, Any]]:
