@@ -165,7 +165,7 @@ def test_a_detector_s_answers_are_what_its_document_says(tmp_path: Path) -> None
     with ServerProcess(tmp_path / "log", "--model", str(tmp_path / "heads.onnx")) as server:
         http = server.wait_ready().http
         given = http.get("/openapi.json").json()
-        png = {"content": both, "headers": {"Content-Type": "image/png"}}
+        png: dict[str, Any] = {"content": both, "headers": {"Content-Type": "image/png"}}
         answers = {
             "one": ("/predict", http.post("/predict", **png)),
             "many": ("/invocations", http.post("/invocations", json={"images": images})),
@@ -191,11 +191,12 @@ def test_a_detector_s_answers_are_what_its_document_says(tmp_path: Path) -> None
     for text in output["data"]:
         heads.validate(json.loads(text))
 
-    for change in (  # a document that fits everything would say nothing
+    changes: list[Callable[[Any], object]] = [  # a document that fits everything would say nothing
         lambda answer: answer["objects"][0]["box"].pop(),
         lambda answer: answer["objects"][0].update(confidence=1.5),
         lambda answer: answer.pop("width"),
-    ):
+    ]
+    for change in changes:
         wrong = answers["one"][1].json()
         change(wrong)
         response = httpx.Response(200, json=wrong, request=answers["one"][1].request)
