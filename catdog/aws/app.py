@@ -153,6 +153,14 @@ def parse_duration(flag: str, text: str) -> timedelta:
     return duration
 
 
+def lengthen_pauses(longest_s: float) -> Iterator[float]:
+    """Yield 1, 2, 4 ... seconds, and then ``longest_s`` for ever: what is over soon is seen soon, with few requests."""
+    pause_s = 1.0
+    while True:
+        yield min(pause_s, longest_s)
+        pause_s *= 2
+
+
 def say(text: str) -> None:
     """Tell the user something, on stderr."""
     typer.echo(text, err=True)

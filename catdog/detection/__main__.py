@@ -26,6 +26,7 @@ from catdog.answers import Form, as_json, as_jsonl
 from catdog.detection.answers import NO_PET, Detection, as_csv
 from catdog.detection.detector import load_detector
 from catdog.edge import EXIT_FAILED, edge
+from catdog.machine import usable_cores
 from catdog.photo_command import (
     ChosenFormat,
     Format,
@@ -83,7 +84,11 @@ def detect(
         for flag, folder in (("--draw", draw), ("--crop", crop)):
             if folder:
                 check_apart(flag, folder, paths)
-        answers = write_pictures(detector, photos, draw, crop, threshold)
+
+        def answer(source: str, data: bytes) -> Detection:
+            return next(detector.stream([data], names=[source], threshold=threshold))
+
+        answers = write_pictures(answer, photos, draw, crop, min(usable_cores(), 8))
     if write_answers(show_bar(answers, paths, chosen), chosen, FORMATS, detector.contract.class_names):
         raise typer.Exit(EXIT_FAILED)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +13,9 @@ from catdog.ahead import map_in_order
 from catdog.boxes import Box
 from catdog.detection.answers import Detection
 from catdog.detection.decoding import DetectedObject
-from catdog.detection.detector import Detector
 from catdog.drawing import draw_boxes
 from catdog.errors import ImageError, SettingsError
 from catdog.image import Size, open_sized_photo, out_of_memory
-from catdog.machine import usable_cores
 from catdog.picture_folder import PictureFolder
 from catdog.sources import Input
 
@@ -25,16 +23,17 @@ MAX_SIDE: Final = 2048  # px, of the longer side of a photo that is drawn on; he
 
 
 def write_pictures(
-    detector: Detector,
+    detect: Callable[[str, bytes], Detection],
     photos: Iterable[Input],
     drawn: Path | None,
     cropped: Path | None,
-    threshold: float | None = None,
+    threads: int,
 ) -> Iterator[Detection]:
     """Yield the answer to each photo, and write the photo with its boxes to ``drawn`` and its heads to ``cropped``.
 
-    They are NAME.jpg, and NAME-1.jpg, NAME-2.jpg ... with the surest first. Raises SettingsError where a folder holds
-    JPEG files that aren't from here, before anything is answered, and where a picture can't be written.
+    They are NAME.jpg, and NAME-1.jpg, NAME-2.jpg ... with the surest first. ``detect`` answers a photo, given by its
+    source and its bytes, on one of ``threads`` threads. Raises SettingsError where a folder holds JPEG files that
+    aren't from here, before anything is answered, and where a picture can't be written.
     """
     if drawn and cropped and drawn.resolve() == cropped.resolve():
         raise SettingsError(f"--crop {cropped}: is the folder of --draw; give each its own")
@@ -45,7 +44,7 @@ def write_pictures(
         photo, drawn_name, cropped_name = item
         try:
             data = photo.content.read(photo.source)
-            (found,) = detector.stream([data], names=[photo.source], threshold=threshold)
+            found = detect(photo.source, data)
             if found.objects is None:
                 return found
             image, size = open_sized_photo(data, photo.source, None if crop else MAX_SIDE)
@@ -64,7 +63,7 @@ def write_pictures(
         (photo, draw.choose_name(photo.source) if draw else "", crop.choose_name(photo.source) if crop else "")
         for photo in photos
     )
-    return map_in_order(answer, named, min(usable_cores(), 8))
+    return map_in_order(answer, named, threads)
 
 
 def draw_heads(image: Image.Image, heads: Sequence[DetectedObject], photo: Size) -> Image.Image:

@@ -129,8 +129,11 @@ def write_report(
 ) -> Any:
     """Return the report, ready for JSON, and write it with its pictures to ``out``, where that is given.
 
-    ``about`` says what was read and comes first. Raises SettingsError if the folder can't be written to.
+    ``about`` says what was read and comes first. Raises SettingsError if the folder can't be written to, and for a
+    bound on what the model doesn't answer.
     """
+    if bounds.unsure is not None and tally.of_detector:
+        raise SettingsError("--max-unsure: a detector is never unsure; use --max-psi, which rises with what it misses")
     report = {**about, **tally.to_json()}
     report["passed"] = bounds.list_passed(report)
     if out is not None:
@@ -150,8 +153,12 @@ def describe_report(report: Mapping[str, Any]) -> list[str]:
     for period in (
         (*report["periods"], {"period": "all", **report}) if len(report["periods"]) != 1 else report["periods"]
     ):
-        shares = ", ".join(f"{label} {share:.1%}" for label, share in period["shares"].items())
-        parts = [f"{period['photos']:,} photos", *([shares] if shares else [])]
+        parts = [f"{period['photos']:,} photos"]
+        if period.get("with_head") is not None:
+            heads = ", ".join(f"{label} {number:.2f}" for label, number in period["heads_per_photo"].items())
+            parts += [f"{period['with_head']:.1%} with a head", *([f"heads a photo: {heads}"] if heads else [])]
+        elif period.get("shares"):
+            parts.append(", ".join(f"{label} {share:.1%}" for label, share in period["shares"].items()))
         if period["errors"]:
             parts.append(f"{period['errors']:,} without an answer")
         if period["psi"] is not None:
@@ -169,7 +176,8 @@ def draw_chart(report: Mapping[str, Any], bounds: Bounds, title: str, path: Path
 
     periods, reference = report["periods"], report["reference"]
     places = range(len(periods))
-    labels = sorted({*report["labels"], *(reference["shares"] if reference else ())} - {UNSURE})
+    key = "heads_per_photo" if "heads_per_photo" in report else "shares"
+    labels = sorted({*report[key], *(reference[key] if reference else ())} - {UNSURE})
     colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(labels)} | {UNSURE: PURPLE}
     rows = 2 if reference else 1
     with new_figure(path, 11, 3.6 * rows + 0.3) as figure:
@@ -184,18 +192,20 @@ def draw_chart(report: Mapping[str, Any], bounds: Bounds, title: str, path: Path
             volume.legend()
         volume.set(title="Photos")
         volume.yaxis.set_major_locator(MaxNLocator(integer=True))
-        columns = [
-            *([("reference", reference["shares"])] if reference else []),
-            *((p["period"], p["shares"]) for p in periods),
-        ]
+        columns = [*([{"period": "reference", **reference}] if reference else []), *periods]
         bottom = [0.0] * len(columns)
-        for label in [*labels, UNSURE]:
-            heights = [column.get(label, 0.0) for _, column in columns]
+        for label in labels if key == "heads_per_photo" else [*labels, UNSURE]:
+            heights = [column[key].get(label, 0.0) for column in columns]
             shares.bar(range(len(columns)), heights, bottom=bottom, color=colours[label], label=_as_label(label))
             bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
-        _name_periods(shares, [name for name, _ in columns])
-        shares.set(title="Answers", ylim=(0, 1))
-        shares.yaxis.set_major_formatter(PercentFormatter(1))
+        _name_periods(shares, [column["period"] for column in columns])
+        if key == "heads_per_photo":
+            found = [column["with_head"] for column in columns]
+            shares.plot(range(len(columns)), found, "o", color="black", label="photos with a head")
+            shares.set(title="Heads a photo", ylim=(0, max(1, *bottom) * 1.05))
+        else:
+            shares.set(title="Answers", ylim=(0, 1))
+            shares.yaxis.set_major_formatter(PercentFormatter(1))
         handles, names = shares.get_legend_handles_labels()
         shares.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1, 0.5))  # as they are stacked
         _name_periods(volume, [period["period"] for period in periods])
@@ -229,7 +239,7 @@ def _draw_confidences(axes: Any, confidence: Mapping[str, Any]) -> None:
         places = [i - 0.2 + 0.4 * k for i in range(len(photos))]
         shares = [n / (sum(photos) or 1) for n in photos]
         axes.bar(places, shares, 0.4, color=colour, label=f"{name}, {sum(photos):,} photos")
-    ends = [f"to {edge:.6g}" for edge in confidence["edges"]] + ["above"]
+    ends = [f"to {edge:.6g}" if edge else "no head" for edge in confidence["edges"]] + ["above"]
     axes.set_xticks(range(len(ends)), ends, rotation=35, ha="right", fontsize=8)
     axes.set(title="Confidence of the answers")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -11,20 +11,27 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from catdog.detection.answers import NO_PET
+from catdog.detection.decoding import MAX_OBJECTS
 from catdog.drift.tally import Answer, Reference, Tally
 from catdog.errors import DataError
+from catdog.score.rows import HEAD, begins_photo
 from catdog.sources.names import is_object_uri
 from catdog.sources.stores import open_store
 
 REPORT_NAME: Final = "drift.json"
 PREDICTIONS_NAME: Final = "predictions.csv"  # in the folder of an evaluation
+METRICS_NAME: Final = "metrics.json"  # likewise
 MOST_LINE_BYTES: Final = 2**20
 _MOST_REPORT_BYTES: Final = 64 * 2**20
 _READ_ROWS: Final = 10_000  # at once
-_COLUMNS: Final = ("source", "status", "label", "confidence", "error")
+_BOX: Final = frozenset(("xmin", "width"))  # columns by which a table with a row a head is known
+_EVALUATED_BOX: Final = frozenset(("xmin", "truth"))  # likewise the boxes in a detector's evaluation
+_COLUMNS: Final = ("source", "status", "label", "confidence", "error", HEAD, *_BOX)
 
 
 def read_answers(table: str) -> Iterator[Answer]:
@@ -35,13 +42,51 @@ def read_answers(table: str) -> Iterator[Answer]:
         raise DataError(f"{table}: must end in {', '.join(_READERS)}, as catdog score's results do")
     with store.open(name) as file:
         try:
-            for row in _READERS[ending](file):
-                if not {"label", "confidence"} <= row.keys():
+            for row in join_heads(_READERS[ending](file)):
+                if row.keys() >= _EVALUATED_BOX:
+                    raise DataError(
+                        f"{table}: lists all boxes of an evaluation, also those under the detector's threshold; give "
+                        "its folder as --reference, or a result of catdog score"
+                    )
+                if "objects" not in row and not {"label", "confidence"} <= row.keys():
                     raise ValueError("without label and confidence")
                 yield Answer.from_row(row)
         # Arrow's own errors are children of ValueError, OSError, KeyError, TypeError and RuntimeError.
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, csv.Error) as error:
             raise DataError(f"{table}: is no table of catdog's answers, or damaged") from error
+
+
+def join_heads(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield a table's rows; those of a detector as one a photo with a list ``objects``, as its JSON is.
+
+    Rows of the same source that follow each other are of one photo. Raises ValueError for more heads than a photo has.
+    """
+    photo: list[Mapping[str, Any]] = []
+    for row in chain(rows, [None]):
+        if photo and (row is None or not _is_next_head(row, photo[-1])):
+            yield _join_photo(photo)
+            photo = []
+        if row is not None and row.keys() >= _BOX:
+            photo.append(row)
+            if len(photo) > MAX_OBJECTS:
+                raise ValueError("more heads than a photo has")
+        elif row is not None:
+            yield row
+
+
+def _is_next_head(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    return (
+        row.keys() >= _BOX
+        and row.get("source") == before.get("source")
+        and bool(row.get("label") and before.get("label"))
+        and not (HEAD in row and begins_photo(row[HEAD]))
+    )
+
+
+def _join_photo(rows: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    told = {name: rows[0].get(name) for name in ("source", "status", "error")}
+    has_failed = told["error"] or told["status"] not in (None, "", "ok")
+    return told | {"objects": None if has_failed else [row for row in rows if row.get("label")]}
 
 
 def read_reference(place: str) -> Reference:
@@ -53,6 +98,8 @@ def read_reference(place: str) -> Reference:
         names = [name for name in (PREDICTIONS_NAME, REPORT_NAME) if (Path(place) / name).is_file()]
         if not names:
             raise DataError(f"{place}: holds neither {PREDICTIONS_NAME} of catdog evaluate nor {REPORT_NAME}")
+        if names[0] == PREDICTIONS_NAME and (boxes := _read_evaluated_boxes(Path(place))):
+            return boxes
         place = str(Path(place) / names[0])
     if Path(place).suffix.lower() == ".json":
         return _read_report(place)
@@ -88,10 +135,32 @@ def _read_report(place: str) -> Reference:
         )
         if not sound:
             raise ValueError("no histogram")
-        shares = {str(label): float(share) for label, share in report["shares"].items()}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        of_detector = "heads_per_photo" in report
+        told = report["heads_per_photo" if of_detector else "shares"]
+        shares = {str(label): float(share) for label, share in told.items()}
+        with_head = float(report["with_head"] or 0) if of_detector else None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{place}: is no {REPORT_NAME} of catdog drift or catdog aws capture") from error
-    return Reference(place, edges, photos, shares)
+    return Reference(place, edges, photos, shares, with_head)
+
+
+def _read_evaluated_boxes(folder: Path) -> Reference | None:
+    """Return what a detector's evaluation says at the detector's threshold; None for a classifier's evaluation."""
+    tally, place = Tally(), str(folder / PREDICTIONS_NAME)
+    try:
+        metrics = json.loads((folder / METRICS_NAME).read_bytes()) if (folder / METRICS_NAME).is_file() else {}
+        if metrics.get("task") != "detect":
+            return None
+        threshold, photos = metrics["at_threshold"]["threshold"], metrics["photos"]
+        with (folder / PREDICTIONS_NAME).open("rb") as file:
+            for path, boxes in groupby(_read_csv(file), lambda row: row["path"]):
+                sure = [box for box in boxes if float(box["confidence"]) >= threshold]
+                tally.add(place, Answer.from_row({"source": path, "objects": sure}))
+        for _ in range(tally.photos, min(photos, 2**31)):  # those without any box are not in the table
+            tally.add(place, Answer("", NO_PET, None, ()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        raise DataError(f"{folder}: is no evaluation of catdog's, or damaged") from error
+    return tally.make_reference(place)
 
 
 def _read_text(file: BinaryIO) -> Iterator[str]:

@@ -7,6 +7,9 @@
 Confidences are compared by the population stability index, the sum over bins of (a - b) ln(a / b), a and b being a
 bin's shares of the two sides (Siddiqi 2006, "Credit Risk Scorecards"; Kullback and Leibler's divergence J of 1951).
 The bins are the reference's tenths. Siddiqi reads under 0.1 as no change, from 0.25 on as a large one.
+
+A photo that a detector answered counts by its surest head, and with a confidence of 0 where it has none: heads of one
+photo are not independent, and a detector that misses more of them has changed, too.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from catdog.contract import UNSURE
+from catdog.detection.answers import NO_PET
+from catdog.detection.decoding import MAX_OBJECTS
 from catdog.errors import DataError
 from catdog.prediction import DECIMALS
 
@@ -40,22 +45,31 @@ class Answer(NamedTuple):
 
     source: str
     label: str | None
+    """Of a detector, that of the surest head, or NO_PET."""
     confidence: float | None
-    """Of the label, [0, 1]; of "unsure", the largest probability."""
+    """Of the label, [0, 1]; of "unsure", the largest probability; None of NO_PET."""
+    heads: tuple[str, ...] | None = None
+    """The labels of all heads that a detector found; None of a classifier's answer and of a failed one."""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Answer:
-        """Read an answer as catdog writes it, from JSON or from a table's columns; raises ValueError for another."""
-        source, label, confidence = row.get("source") or "", row.get("label"), row.get("confidence")
-        if label in (None, ""):
+        """Read an answer as catdog writes it, from JSON or from a table's columns; raises ValueError for another.
+
+        Rows of a detector's table have to be one a photo, as ``catdog.drift.tables.join_heads`` makes them.
+        """
+        source, objects = str(row.get("source") or ""), row.get("objects")
+        if objects is not None and "label" not in row:  # an answer of catdog predict --detect has both
+            if not isinstance(objects, list) or len(objects) > MAX_OBJECTS:
+                raise ValueError("no list of heads")
+            found = [_read_label(head) for head in objects]
+            label, confidence = max(found, key=lambda head: head[1], default=(NO_PET, None))
+            return cls(source, label, confidence, tuple(label for label, _ in found))
+        if row.get("label") in (None, ""):
             status = row.get("status")
             if status == "ok" or not (status or row.get("error")):
                 raise ValueError("neither a label nor an error")
-            return cls(str(source), None, None)
-        value = float(confidence) if isinstance(confidence, (int, float, str)) else math.nan
-        if not isinstance(label, str) or len(label) > _LONGEST_LABEL or not 0 <= value <= 1:
-            raise ValueError("no label with a confidence")
-        return cls(str(source), label, value)
+            return cls(source, None, None)
+        return cls(source, *_read_label(row))
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,9 @@ class Reference:
     photos: tuple[int, ...]
     """Answered photos in each bin, one number more than there are edges."""
     shares: Mapping[str, float]
-    """Of the answered photos, by label."""
+    """Of the answered photos, by label; of a detector, heads a photo by label."""
+    with_head: float | None = None
+    """Of a detector: the share of answered photos with a head."""
 
     def __post_init__(self) -> None:
         if sum(self.photos) < FEWEST_PHOTOS:
@@ -89,18 +105,22 @@ class Counts:
     photos: int = 0
     errors: int = 0
     labels: Counter[str] = field(default_factory=Counter)
+    """Answered photos by label; of a detector, heads by label."""
+    with_head: int = 0
+    """Photos in which a detector found a head."""
 
-    def to_json(self, reference: Reference | None) -> dict[str, Any]:
+    def to_json(self, reference: Reference | None, of_detector: bool) -> dict[str, Any]:
         """Return the counts, their shares and, with a reference, the PSI and how high chance alone takes it."""
         answered = self.photos - self.errors
-        unsure = self.labels.get(UNSURE, 0)
         compared = reference is not None and answered > 0
+        labels, shares = dict(sorted(self.labels.items())), self.to_shares()
+        told: dict[str, Any] = {"labels": labels, "shares": shares, "unsure": self.to_share(self.labels[UNSURE])}
+        if of_detector:
+            told = {"heads": labels, "heads_per_photo": shares, "with_head": self.to_share(self.with_head)}
         return {
             "photos": self.photos,
             "errors": self.errors,
-            "labels": dict(sorted(self.labels.items())),
-            "shares": _to_shares(self.labels, answered),
-            "unsure": round(unsure / answered, 6) if answered else None,
+            **told,
             "failed": round(self.errors / self.photos, 6) if self.photos else None,
             "psi": round(measure_psi(reference.photos, self.bins), 4) if reference and compared else None,
             "psi_by_chance": (
@@ -110,12 +130,25 @@ class Counts:
             ),
         }
 
+    def to_share(self, count: int) -> float | None:
+        """Return a count's share of the answered photos, None where there are none."""
+        answered = self.photos - self.errors
+        return round(count / answered, 6) if answered else None
+
+    def to_shares(self) -> dict[str, float]:
+        """Return the share of each label."""
+        found = {label: self.to_share(count) for label, count in sorted(self.labels.items())}
+        return {label: share for label, share in found.items() if share is not None}
+
 
 class Tally:
     """Counts answers by period, and all of them together."""
 
     def __init__(self, reference: Reference | None = None) -> None:
         self.reference = reference
+        self._of_detector: tuple[str, bool] | None = None  # and where that was seen
+        if reference:
+            self._of_detector = reference.name, reference.with_head is not None
         self.skipped: Counter[str] = Counter()
         """What could not be read as an answer, by reason."""
         self._edges = [round(edge * _LEVELS) for edge in reference.edges] if reference else []
@@ -128,55 +161,81 @@ class Tally:
         """How many photos were counted."""
         return self._all.photos
 
+    @property
+    def of_detector(self) -> bool:
+        """Whether the answers are a detector's."""
+        return self._of_detector is not None and self._of_detector[1]
+
     def open(self, period: str) -> None:
         """Begin a period, which is listed even if no answer comes in it."""
         self._periods.setdefault(period, self._new_counts())
 
     def add(self, period: str, answer: Answer) -> None:
-        """Count an answer."""
+        """Count an answer; raises DataError where those before are of another kind of model."""
         self.open(period)
-        level = None if answer.confidence is None else round(answer.confidence * _LEVELS)
-        label = answer.label
-        if label is not None and label not in self._all.labels and len(self._all.labels) >= MOST_LABELS:
-            label = OTHER
-        for counts in (self._all, self._periods[period]):
+        both = self._all, self._periods[period]
+        for counts in both:
             counts.photos += 1
-            if label is None or level is None:
-                counts.errors += 1
-                continue
-            counts.labels[label] += 1
+            counts.errors += answer.label is None
+        if answer.label is None:
+            return
+        self._check_kind(period, answer)
+        level = round((answer.confidence or 0.0) * _LEVELS)
+        self._levels[level] += 1
+        for label in (answer.label,) if answer.heads is None else answer.heads:
+            known = label in self._all.labels or len(self._all.labels) < MOST_LABELS
+            for counts in both:
+                counts.labels[label if known else OTHER] += 1
+        for counts in both:
+            counts.with_head += bool(answer.heads)
             if self._edges:
                 counts.bins[bisect_left(self._edges, level)] += 1
-        if level is not None:
-            self._levels[level] += 1
+
+    def _check_kind(self, period: str, answer: Answer) -> None:
+        kinds, found = ("answers about whole photos", "a detector's heads"), answer.heads is not None
+        seen_in, expected = self._of_detector = self._of_detector or (period, found)
+        if found != expected:
+            raise DataError(
+                f"{period}: has {kinds[found]}, and {seen_in} has {kinds[expected]}, which can't be compared; give "
+                "only those of one kind of model"
+            )
 
     def make_reference(self, name: str) -> Reference:
         """Return what was counted as a reference for other answers; raises DataError if it is too little for one."""
         edges, photos = _split_into_tenths(self._levels)
-        answered = self._all.photos - self._all.errors
-        return Reference(name, edges, photos, _to_shares(self._all.labels, answered))
+        with_head = self._all.to_share(self._all.with_head) if self.of_detector else None
+        return Reference(name, edges, photos, self._all.to_shares(), with_head)
 
     def to_json(self) -> dict[str, Any]:
         """Return all counts, ready for JSON; ``confidence`` is what makes this a reference for later answers."""
         edges, photos = _split_into_tenths(self._levels)
-        return {
-            **self._all.to_json(self.reference),
-            "confidence": {"edges": list(edges), "photos": list(photos)},
-            "reference": None if self.reference is None else {
+        reference = None
+        if self.reference is not None:
+            shares = dict(self.reference.shares)
+            reference = {
                 "name": self.reference.name,
                 "photos": sum(self.reference.photos),
-                "shares": dict(self.reference.shares),
+                **(
+                    {"heads_per_photo": shares, "with_head": self.reference.with_head}
+                    if self.of_detector
+                    else {"shares": shares}
+                ),
                 "confidence": {
                     "edges": list(self.reference.edges),
                     "photos": list(self.reference.photos),
                     "now": self._all.bins,
                 },
-            },
+            }
+        return {
+            **self._all.to_json(self.reference, self.of_detector),
+            "confidence": {"edges": list(edges), "photos": list(photos)},
+            "reference": reference,
             "skipped": dict(sorted(self.skipped.items())),
             "periods": [
-                {"period": name, **counts.to_json(self.reference)} for name, counts in self._periods.items()
+                {"period": name, **counts.to_json(self.reference, self.of_detector)}
+                for name, counts in self._periods.items()
             ],
-        }  # fmt: skip
+        }
 
     def _new_counts(self) -> Counts:
         return Counts([0] * (len(self._edges) + 1) if self._edges else [])
@@ -219,5 +278,13 @@ def _split_into_tenths(levels: Sequence[int]) -> tuple[tuple[float, ...], tuple[
     )
 
 
-def _to_shares(labels: Mapping[str, int], answered: int) -> dict[str, float]:
-    return {label: round(count / answered, 6) for label, count in sorted(labels.items())} if answered else {}
+def _read_label(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Return label and confidence of a photo or a head; raises ValueError or AttributeError."""
+    label, confidence = row.get("label"), row.get("confidence")
+    try:
+        value = float(confidence) if isinstance(confidence, (int, float, str)) else math.nan
+    except OverflowError:  # an integer of 400 digits
+        value = math.inf
+    if not isinstance(label, str) or len(label) > _LONGEST_LABEL or not 0 <= value <= 1:
+        raise ValueError("no label with a confidence")
+    return label, value

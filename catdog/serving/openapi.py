@@ -60,26 +60,27 @@ _SCHEMAS: Final[Json] = {
             "source": {"type": "string", "description": "The file's name, or the photo's place in the request."},
             "width": {"type": ["integer", "null"], "minimum": 1, "description": "px, of the upright photo."},
             "height": {"type": ["integer", "null"], "minimum": 1, "description": "px."},
-            "objects": {
-                "type": ["array", "null"],
-                "description": "The heads of cats and dogs, the surest first; empty where the photo shows none.",
-                "items": {
-                    "type": "object",
-                    "required": ["label", "confidence", "box"],
-                    "properties": {
-                        "label": {"type": "string"},
-                        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
-                        "box": {
-                            "type": "array",
-                            "description": "xmin, ymin, xmax, ymax: px of the upright photo, from its upper left.",
-                            "items": {"type": "number", "minimum": 0},
-                            "minItems": 4,
-                            "maxItems": 4,
-                        },
-                    },
+            "objects": {"oneOf": [{"$ref": "#/components/schemas/Heads"}, {"type": "null"}]},
+            "error": {"type": ["string", "null"]},
+        },
+    },
+    "Heads": {
+        "type": "array",
+        "description": "The heads of cats and dogs, the surest first; empty where the photo shows none.",
+        "items": {
+            "type": "object",
+            "required": ["label", "confidence", "box"],
+            "properties": {
+                "label": {"type": "string"},
+                "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+                "box": {
+                    "type": "array",
+                    "description": "xmin, ymin, xmax, ymax: px of the upright photo, from its upper left.",
+                    "items": {"type": "number", "minimum": 0},
+                    "minItems": 4,
+                    "maxItems": 4,
                 },
             },
-            "error": {"type": ["string", "null"]},
         },
     },
     "SageMakerDetection": {
@@ -266,7 +267,7 @@ def _describe_infer() -> Json:
         "description": (
             f"One input, image: BYTES [N], encoded photos (base64 in JSON), or UINT8 [N, H, W, 3], pixels, N being at "
             f"most {MAX_PHOTOS}. Tensors may also follow the JSON as bytes. A classifier gives probabilities and "
-            "label, a detector objects: BYTES [N], JSON of each photo's heads."
+            "label, a detector objects: BYTES [N], each photo's heads as JSON, by the schema Heads."
         ),
         "parameters": [header],
         "requestBody": {"required": True, "content": {JSON_TYPE: {"schema": asked}}},

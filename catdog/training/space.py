@@ -130,8 +130,10 @@ def read_space(path: str | Path) -> Space:
         _check_names(f"{path}: {key}", part, list(_DEFAULTS))
     if not searched:
         raise SettingsError(f"{path}: search: is empty; name a setting and its range, as in lr: {{min: 0.01, max: 1}}")
-    settings = {name: _check_fixed(f"{path}: settings: {name}", name, value) for name, value in fixed.items()}
-    search = {name: _check_searched(f"{path}: search: {name}", name, value) for name, value in searched.items()}
+    # A value is judged beside the task, since some belong to one of them.
+    task = {"task": _check_value(f"{path}: settings: task", "task", fixed["task"], {})} if "task" in fixed else {}
+    settings = {name: _check_fixed(f"{path}: settings: {name}", name, value, task) for name, value in fixed.items()}
+    search = {name: _check_searched(f"{path}: search: {name}", name, value, task) for name, value in searched.items()}
     if both := [name for name in search if name in settings]:
         raise SettingsError(f"{path}: search: {both[0]}: is in settings too; keep one of them")
     space = Space(path, settings, search)
@@ -140,19 +142,19 @@ def read_space(path: str | Path) -> Space:
     return space
 
 
-def _check_fixed(where: str, name: str, value: Any) -> Any:
+def _check_fixed(where: str, name: str, value: Any, task: Mapping[str, Any]) -> Any:
     if name in FROM_COMMAND:
         raise SettingsError(f"{where}: is not for trials; leave it out (the command has --data and --output)")
-    return _check_value(where, name, value)
+    return _check_value(where, name, value, task)
 
 
-def _check_searched(where: str, name: str, given: Any) -> Range | Choices:
+def _check_searched(where: str, name: str, given: Any, task: Mapping[str, Any]) -> Range | Choices:
     if name in NOT_SEARCHED:
         raise SettingsError(f"{where}: can't be searched, only set under settings: it doesn't say what to learn")
     if name == "task":
         raise SettingsError(f"{where}: can't be searched, only set under settings: two tasks' scores can't be compared")
     if isinstance(given, list):
-        values = tuple(_check_value(where, name, value) for value in given)
+        values = tuple(_check_value(where, name, value, task) for value in given)
         if len(set(values)) < max(2, len(values)):
             raise SettingsError(f"{where}: needs two or more choices, all different; a single value goes into settings")
         return Choices(values)
@@ -163,7 +165,7 @@ def _check_searched(where: str, name: str, given: Any) -> Range | Choices:
         raise SettingsError(f"{where}: has no range; give a list of choices")
     if missing := [key for key in ("min", "max") if key not in given]:
         raise SettingsError(f"{where}: needs {missing[0]}")
-    low, high = (_check_value(where, name, given[key]) for key in ("min", "max"))
+    low, high = (_check_value(where, name, given[key], task) for key in ("min", "max"))
     scale = given.get("scale", "linear")
     if scale not in ("linear", "log"):
         raise SettingsError(f"{where}: scale must be log or linear, not {scale!r}")
@@ -174,8 +176,11 @@ def _check_searched(where: str, name: str, given: Any) -> Range | Choices:
     return Range(low, high, scale == "log")
 
 
-def _check_value(where: str, name: str, value: Any) -> Any:
-    """Return ``value`` as the setting's type; raises SettingsError where it is another or out of its bounds."""
+def _check_value(where: str, name: str, value: Any, task: Mapping[str, Any]) -> Any:
+    """Return ``value`` as the setting's type; raises SettingsError where it is another or out of its bounds.
+
+    ``task``: the setting of this name, where the file has it.
+    """
     try:
         value = check_type(name, value)
     except SettingsError as error:
@@ -183,7 +188,7 @@ def _check_value(where: str, name: str, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{where}: must be a finite number, not {value}")
     try:
-        resolve({name: value})
+        resolve({**task, name: value})
     except SettingsError as error:
         message = str(error).removeprefix(f"--{name.replace('_', '-')} ")
         raise SettingsError(f"{where}: {value!r} {message}") from error

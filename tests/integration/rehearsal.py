@@ -4,7 +4,8 @@
         ...                                       # CreateTrainingJob trains, CreateEndpoint serves, and so on
 
 A training job runs in a training_container.Container; its output, log, metrics and failure go where AWS puts them. An
-endpoint and a transform job get TorchServe, started by the real ``serve``, with the model.tar.gz of CreateModel.
+endpoint and a transform job get TorchServe, started by the real ``serve``, with the model.tar.gz of CreateModel. The
+server of before an update answers until the new one does.
 """
 
 from __future__ import annotations
@@ -66,10 +67,13 @@ class SageMaker:
         self._work: list[Future[None]] = []
         self._ended: dict[str, Future[None]] = {}
         self._servers: dict[str, Serve] = {}
+        self._numbers = itertools.count()
         self.trainings: dict[str, Container] = {}
         """By the job's name; those that have ended, too."""
         self.interruptions: dict[str, list[tuple[str, float]]] = {}
         """By a spot job's name: when its machines are taken away, one after the other, for Container.interrupt."""
+        self.patience_s = INVOKE_S
+        """How long a request may take."""
         self.damage: Callable[[bytes], bytes] = bytes
         """What happens to a model.tar.gz on its way from S3 to an endpoint."""
 
@@ -104,9 +108,9 @@ class SageMaker:
         elif operation == "CreateTransformJob":
             self._say(asked["TransformJobName"], TransformJobStatus="InProgress")
             self._begin(self._transform, asked)
-        elif operation == "CreateEndpoint":
+        elif operation in ("CreateEndpoint", "UpdateEndpoint"):
             name = asked["EndpointName"]
-            self._say(name, EndpointStatus="Creating")
+            self._say(name, EndpointStatus="Creating" if operation == "CreateEndpoint" else "Updating")
             self._ended[name] = self._begin(self._serve, name)
         elif operation == "DeleteEndpoint":
             self._begin(self._stop_serving, asked["EndpointName"])
@@ -189,7 +193,8 @@ class SageMaker:
         try:
             config = self._sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
             variant = self._sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]
-            server = self._server(variant["ModelName"], self._folder / "endpoints" / config, self.damage)
+            folder = self._folder / "endpoints" / f"{config}.{next(self._numbers)}"
+            server = self._server(variant["ModelName"], folder, self.damage)
         except (tarfile.TarError, EOFError) as error:
             self._say(name, EndpointStatus="Failed", FailureReason=f"Failed to extract model data archive: {error}")
             return
@@ -200,10 +205,12 @@ class SageMaker:
             if not _pings(server):
                 self._say(name, EndpointStatus="Failed", FailureReason="The container did not pass the ping check.")
                 return
-            self._servers[name] = server
             stack.pop_all()
-        self._shim.targets[name] = _target(server)
+        former, self._servers[name] = self._servers.get(name), server
+        self._shim.targets[name] = _target(server, self.patience_s)
         self._say(name, EndpointStatus="InService")  # SageMaker, too, asks no more than /ping
+        if former:
+            former.__exit__(None, None, None)
 
     def _stop_serving(self, name: str) -> None:
         self._ended[name].result(START_S)
@@ -235,10 +242,10 @@ class SageMaker:
         self._say(name, TransformStartTime=began, TransformEndTime=time.time(), **state)
 
 
-def _target(server: Serve) -> Target:
+def _target(server: Serve, patience_s: float) -> Target:
     def invoke(body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
         headers = {name: value for name, value in (("Content-Type", content_type), ("Accept", accept)) if value}
-        answer = server.request("POST", "/invocations", body, headers, timeout=INVOKE_S)
+        answer = server.request("POST", "/invocations", body, headers, timeout=patience_s)
         return answer.status, answer.body, answer.content_type
 
     return invoke

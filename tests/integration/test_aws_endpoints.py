@@ -33,6 +33,8 @@ from catdog.aws.package import build_package
 from catdog.classifier import Classifier
 from catdog.sources import objects
 from tests.conftest import TINY_CONTRACT, build_tiny_model
+from tests.detectors import CONTRACT as DETECTOR
+from tests.detectors import build_detector, draw_photo
 from tests.integration.aws_on_loopback import moto_server, use
 from tests.integration.control_plane import ControlPlane
 from tests.integration.runtime_shim import Deployed, Handler, RuntimeShim, fetch, forward
@@ -184,6 +186,15 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     contract = TINY_CONTRACT.with_(threshold=1.0).to_json()
     (folder / "model.onnx").write_bytes(build_tiny_model(contract))
     (folder / "contract.json").write_text(contract)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of a detector, which finds red heads, of cats, and blue ones, of dogs."""
+    folder = tmp_path_factory.mktemp("heads")
+    (folder / "model.onnx").write_bytes(build_detector())
+    (folder / "contract.json").write_text(DETECTOR.to_json())
     return folder
 
 
@@ -519,6 +530,55 @@ def test_a_container_that_only_pings_ends_a_new_endpoint(fault: str, message: st
     result = run("deploy", model, "--name", "catdog-pings", *FAST)
     assert (result.exit_code, cloud.left()) == (1, [])
     assert message in result.stderr
+
+
+def test_a_detector_is_not_put_on_a_gpu(cloud: Cloud, model: Path, detector: Path) -> None:
+    gpu = ("--instance-type", "ml.g5.xlarge")
+    for arguments in (
+        ("deploy", detector),
+        ("deploy", detector, "--dry-run"),
+        ("transform", detector, "s3://photos/in", "s3://photos/out"),
+    ):
+        result = run(*arguments, *gpu)
+        assert (result.exit_code, result.stdout) == (2, "")
+        line = result.stderr.splitlines()[-1]
+        assert line.endswith(
+            "a detector runs on the CPU here, and a GPU would be idle; give --instance-type ml.c7i.large"
+        )
+    assert not [name for name in cloud.plane.seen if name.startswith(("Create", "PUT"))]
+    made(run("deploy", model, "--name", "catdog-gpu", "--instance-type", "ml.g4dn.xlarge", "--no-wait"))
+    before = cloud.left()
+    refused = run("deploy", detector, "--name", "catdog-gpu", "--no-wait")  # an update keeps the instance type
+    assert (refused.exit_code, cloud.left()) == (2, before)
+    made(run("deploy", detector, "--name", "catdog-gpu", "--instance-type", "ml.c5.large", "--no-wait"))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([], "answers its test photo cat.png with without a head instead of cat 1.000 at"),
+        ([("cat", 0.9)], "with cat 0.900 at 40 60 100 110 instead of cat 1.000 at"),
+        (None, "answers its test photo large.jpg for another task than the model's"),
+    ],
+    ids=["missed", "less sure", "a classifier"],
+)
+def test_wrong_heads_end_a_new_endpoint(
+    found: Any, said: str, cloud: Cloud, detector: Path, handler: Handler, tmp_path: Path
+) -> None:
+    draw_photo((320, 240), ("red", (40, 60, 100, 110))).save(tmp_path / "cat.png")
+    right = Deployed(cloud.sagemaker, cloud.s3, "catdog-wrong", tmp_path)
+
+    def answer(body: bytes, kind: str, accept: str) -> tuple[int, bytes, str]:
+        status, data, media_type = right(body, kind, accept)
+        if body == (tmp_path / "cat.png").read_bytes():
+            objects = [{"label": label, "confidence": value, "box": [40, 60, 100, 110]} for label, value in found]
+            data = json.dumps(json.loads(data) | {"objects": objects}).encode()
+        return status, data, media_type
+
+    cloud.shim.targets["catdog-wrong"] = handler if found is None else answer
+    result = run("deploy", detector, "--name", "catdog-wrong", "--test-photo", tmp_path / "cat.png", *FAST)
+    assert (result.exit_code, cloud.left()) == (1, [])
+    assert said in result.stderr
 
 
 def test_an_update_replaces_config_and_model(cloud: Cloud, model: Path, other_model: Path) -> None:
@@ -914,6 +974,51 @@ def test_each_photo_has_its_own_error(served: str, photo: Callable[..., bytes], 
     assert [row["source"] for row in rows] == [str(path) for path in sorted(tmp_path.iterdir())]
     assert "6 MB at most" in rows[3]["error"]
     assert all("\n" not in row["error"] for row in rows[1:])
+
+
+def test_a_detector_s_answers_are_drawn_as_catdog_detect_draws_them(
+    cloud: Cloud, detector: Path, tmp_path: Path
+) -> None:
+    from catdog.detection.__main__ import app as detect
+
+    cloud.serve("catdog-heads")
+    (tmp_path / "in").mkdir()
+    draw_photo((320, 240), ("red", (40, 60, 100, 110)), ("blue", (200, 20, 280, 90))).save(tmp_path / "in" / "a.png")
+    draw_photo((64, 48)).save(tmp_path / "in" / "b.jpg")
+    (tmp_path / "in" / "c.jpg").write_bytes(b"\xff\xd8\xff cut off")
+    report = made(run("deploy", detector, "--name", "catdog-heads", "--test-photo", tmp_path / "in" / "a.png", *FAST))
+    assert report["tested"]["largest_difference"] == 0
+    for kind in ("table", "csv"):
+        here = CliRunner().invoke(detect, [str(tmp_path / "in"), "--model", str(detector), "--format", kind])
+        assert run("invoke", "catdog-heads", tmp_path / "in", "--format", kind).stdout == here.stdout
+    here = CliRunner().invoke(
+        detect, [str(tmp_path / "in"), "--model", str(detector), "--draw", str(tmp_path / "here")]
+    )
+    for _ in range(2):  # it may replace its own
+        there = run("invoke", "catdog-heads", tmp_path / "in", "--draw", tmp_path / "there")
+        assert (there.exit_code, there.stdout) == (here.exit_code, here.stdout) == (1, here.stdout)
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+    assert sorted(drawn) == ["a.jpg", "b.jpg"]
+    assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+
+
+def test_what_cannot_be_drawn_is_one_line(
+    served: str, cloud: Cloud, photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    for folder, name in (("in", "red.jpg"), ("theirs", "holiday.jpg")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(photo("red", "JPEG"))
+    for out, options, said, asked in (
+        ("theirs", (), "holiday.jpg: is there already, and not from this command", 0),
+        ("in/drawn", (), "lies in", 0),
+        ("drawn", ("--bench", "3"), "--draw: shows answers", 0),
+        ("drawn", (), f"{served} serves a classifier", 1),
+    ):
+        result = run("invoke", served, tmp_path / "in", "--draw", tmp_path / out, *options)
+        assert (result.exit_code, result.stdout, len(cloud.shim.asked)) == (2, "", asked)
+        (line,) = result.stderr.splitlines()
+        assert said in line
+    assert sorted(path.name for path in tmp_path.rglob("*.jpg")) == ["holiday.jpg", "red.jpg"]
 
 
 def test_a_serverless_endpoint_takes_smaller_photos(served: str, cloud: Cloud, tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ from catdog.aws.watch import capture, captured, logs  # noqa: F401  they registe
 from catdog.aws.watch.cloudwatch import Log
 from catdog.classifier import Classifier
 from catdog.contact_sheet import THUMBNAIL_PX
+from catdog.detection.detector import Detector
 from catdog.drift.tally import Answer
 from catdog.serving.endpoint import answer_request, read_request, write_reply
 from catdog.sources import objects
+from tests.detectors import build_detector, draw_photo
 from tests.integration.aws_on_loopback import use
 from tests.integration.aws_server import Cloud
 from tests.integration.test_aws_jobs import ROLE, Outcome, assert_golden, job, write_log
@@ -116,7 +118,9 @@ def make_record(
     }
 
 
-def ask(classifier: Classifier, body: bytes, kind: str, accept: str = "application/json", **more: Any) -> Any:
+def ask(
+    classifier: Classifier | Detector, body: bytes, kind: str, accept: str = "application/json", **more: Any
+) -> Any:
     """The record of a request that the real handler answered."""
     reply = write_reply(answer_request(read_request(body, kind), classifier), accept)
     return make_record(body, kind, reply.body, reply.content_type, **more)
@@ -174,6 +178,33 @@ def test_answers_of_every_form_are_counted_by_day_and_the_least_sure_are_shown(
     assert asked <= {"DescribeEndpoint", "DescribeEndpointConfig", "GET"}
     listed = [operation for operation, _ in cloud.seen if "list-type=2" in operation]
     assert all("AllTraffic" in operation for operation in listed)
+
+
+def test_a_detector_s_answers_of_every_form_are_counted_by_photo(
+    aws: Callable[..., Outcome], me: Account, cloud: Cloud, tiny: Classifier, tmp_path: Path
+) -> None:
+    detector, buffers = Detector(build_detector(grid=8), threads=1), (io.BytesIO(), io.BytesIO())
+    heads = ("red", (4, 4, 16, 16)), ("blue", (104, 104, 116, 116))
+    draw_photo((160, 160), *heads).save(buffers[0], "PNG")
+    draw_photo((160, 160), heads[0]).save(buffers[1], "PNG")
+    both, cat, none = *(buffer.getvalue() for buffer in buffers), encode((0, 0, 0))
+    images = json.dumps({"images": [base64.b64encode(photo).decode() for photo in (both, none, b"?", both)]}).encode()
+    kinds = ("application/json", "application/jsonlines", "text/csv")
+    put_lines(
+        me,
+        *(ask(detector, images, "application/json", kind) for kind in kinds),
+        ask(detector, b"?", "image/jpeg"),
+        ask(detector, cat, "image/png"),
+    )
+    done = aws("capture", NAME, "--since", "1h", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    report = done.answer
+    assert (report["photos"], report["errors"], report["skipped"]) == (14, 4, {})
+    assert report["heads"] == {"cat": 7, "dog": 6}
+    assert (report["with_head"], report["heads_per_photo"]) == (0.7, {"cat": 0.7, "dog": 0.6})
+    put_lines(me, ask(tiny, RED, "image/png"), key="b.jsonl")  # before an update of the endpoint, say
+    refused = aws("capture", NAME, "--since", "1h")
+    assert (refused.code, "has answers about whole photos" in refused.err) == (2, True)
 
 
 def test_what_a_stranger_may_have_written_is_counted_and_told(

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.detectors import build_detector, draw_photo
+
 pq = pytest.importorskip("pyarrow.parquet", reason="scoring writes Parquet: pip install pyarrow")
 pytest.importorskip("ray", reason="no Ray to test on: pip install 'ray[data]'")
 
@@ -210,6 +212,22 @@ def test_same_rows_on_two_nodes_and_one_line_for_an_error(
     errors = run(tmp_path, "photos", "--out", "x.parquet", "--sort-into", "sorted", *ray, code=2)
     assert len(errors.splitlines()) == 1, errors
     assert errors.startswith(f"catdog score: error: {tmp_path}/sorted/cat: photos can't be sorted into it (")
+
+
+def test_a_detector_s_rows_are_the_same_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "heads.onnx").write_bytes(build_detector())
+    (tmp_path / "photos").mkdir()
+    heads = [("red", (40, 60, 100, 110)), ("blue", (200, 20, 280, 90))]
+    for number in range(40):  # with two heads, one or none, and some that are damaged
+        draw_photo((320, 240), *heads[number % 3 :]).save(tmp_path / "photos" / f"{number:02}.png")
+    for number in range(0, 40, 9):
+        (tmp_path / "photos" / f"{number:02}.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    common = ("photos", "--task", "detect", "--model", "heads.onnx")
+    run(tmp_path, *common, "--out", "local.parquet", "--workers", "1", code=1)
+    run(tmp_path, *common, "--out", "ray.parquet", "--engine", "ray", "--ray-address", cluster.address, code=1)
+    rows = pq.read_table(tmp_path / "ray.parquet")
+    assert {*rows["head"].to_pylist()} == {1, 2, None}
+    assert rows.equals(pq.read_table(tmp_path / "local.parquet"))
 
 
 def test_no_cluster_is_one_line_at_once(tmp_path: Path) -> None:

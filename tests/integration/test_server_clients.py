@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 from catdog.classifier import Classifier
+from catdog.detection.detector import Detector
 from catdog.serving.openapi import describe
 from catdog.serving.requests import IMAGE_TYPES, MULTIPART_TYPE, NPY_TYPE
 from catdog.serving.server import Settings
+from tests.detectors import build_detector, draw_photo
 from tests.integration.server_process import ServerProcess
 
 Encode = Callable[..., bytes]
@@ -148,3 +152,54 @@ def test_the_document_says_what_the_server_does(case: Any, server: ServerProcess
     if case.media_type == MULTIPART_TYPE:
         excluded.append(schemathesis.checks.negative_data_rejection)
     case.call_and_validate(base_url=server.url, excluded_checks=excluded)
+
+
+def test_a_detector_s_answers_are_what_its_document_says(tmp_path: Path) -> None:
+    """Each form in which a server gives boxes, as schemathesis and jsonschema read the document that it gives."""
+    jsonschema = pytest.importorskip("jsonschema", reason="comes with schemathesis")
+    (tmp_path / "heads.onnx").write_bytes(build_detector())
+    draw_photo((320, 240), ("red", (40, 60, 100, 110)), ("blue", (200, 20, 280, 90))).save(tmp_path / "both.png")
+    both = (tmp_path / "both.png").read_bytes()
+    images = [base64.b64encode(data).decode() for data in (both, both, b"junk")]
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [2], "data": images[:2]}
+    with ServerProcess(tmp_path / "log", "--model", str(tmp_path / "heads.onnx")) as server:
+        http = server.wait_ready().http
+        given = http.get("/openapi.json").json()
+        png: dict[str, Any] = {"content": both, "headers": {"Content-Type": "image/png"}}
+        answers = {
+            "one": ("/predict", http.post("/predict", **png)),
+            "many": ("/invocations", http.post("/invocations", json={"images": images})),
+            "lines": ("/predict", http.post("/predict", json={"image": images[0]}, headers={"Accept": "text/csv"})),
+            "sagemaker": ("/predict", http.post("/predict?format=sagemaker", **png)),
+            "refused": ("/predict", http.post("/predict?explain=1", **png)),
+            "tensor": (INFER, http.post(INFER, json={"inputs": [tensor]})),
+            "binary": (INFER, http.post(INFER, json={"inputs": [tensor], "parameters": {"binary_data_output": True}})),
+        }
+        described = http.get("/v2/models/catdog")
+    expected = Detector(tmp_path / "heads.onnx", threads=1).detect(both).to_dict()["objects"]
+    assert [head["label"] for head in expected] == ["cat", "dog"]
+    assert {name: response.status_code for name, (_, response) in answers.items() if response.status_code != 200} == {
+        "refused": 400
+    }
+    schema = schemathesis.openapi.from_dict(given)
+    for path, response in answers.values():
+        schema[path]["POST"].validate_response(response)
+    schema["/v2/models/catdog"]["GET"].validate_response(described)
+    (output,) = answers["tensor"][1].json()["outputs"]
+    assert [json.loads(text) for text in output["data"]] == [expected] * 2  # BYTES of JSON, which have a schema as well
+    heads = jsonschema.Draft202012Validator(given | {"$ref": "#/components/schemas/Heads"})
+    for text in output["data"]:
+        heads.validate(json.loads(text))
+
+    changes: list[Callable[[Any], object]] = [  # a document that fits everything would say nothing
+        lambda answer: answer["objects"][0]["box"].pop(),
+        lambda answer: answer["objects"][0].update(confidence=1.5),
+        lambda answer: answer.pop("width"),
+    ]
+    for change in changes:
+        wrong = answers["one"][1].json()
+        change(wrong)
+        response = httpx.Response(200, json=wrong, request=answers["one"][1].request)
+        response.elapsed = timedelta(0)
+        with pytest.raises(Exception, match=r"is not valid under|oneOf"):
+            schema["/predict"]["POST"].validate_response(response)

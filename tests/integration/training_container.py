@@ -76,8 +76,9 @@ class Container:
         machine = self.request["ResourceConfig"]["InstanceType"]
         # A container has /opt/ml/checkpoints; here, without root, it takes a setting.
         place = {"checkpoint_dir": json.dumps(str(self.base / "checkpoints"))}
+        given = {k: v.replace("/opt/ml/", f"{self.base}/") for k, v in self.request["HyperParameters"].items()}
         config = {
-            "hyperparameters": self.request["HyperParameters"] | place,
+            "hyperparameters": given | place,
             "inputdataconfig": channels,
             "resourceconfig": {
                 "current_host": HOST,

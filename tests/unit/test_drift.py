@@ -16,17 +16,22 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from catdog.boxes import Box
 from catdog.contact_sheet import MOST
+from catdog.detection.answers import Detection, as_csv
+from catdog.detection.decoding import DetectedObject
 from catdog.drift.__main__ import app
 from catdog.drift.report import Bounds, LeastSure
 from catdog.drift.tables import read_answers, read_lines, read_reference
 from catdog.drift.tally import MOST_LABELS, OTHER, Answer, Reference, Tally, estimate_chance, measure_psi
 from catdog.errors import DataError, SettingsError
+from catdog.score import rows as score_rows
 from catdog.sources import objects
 from tests.integration.aws_on_loopback import moto_server, use
 
 pytest.importorskip("matplotlib", reason="draws the chart: pip install '.[drift]'")
 
+METRICS = {"task": "detect", "photos": 300, "at_threshold": {"threshold": 0.6}}
 HEADER = ["source", "status", "label", "confidence", "cat", "dog", "error"]
 Run = Callable[..., "tuple[int, dict[str, Any], str]"]
 
@@ -47,6 +52,25 @@ def write_table(path: Path, confidences: Sequence[float], errors: int = 0, thres
             writer.writerow([f"{i}.jpg", "ok", label, value, value, 1 - value, ""])
         for i in range(errors):
             writer.writerow([f"damaged{i}.jpg", "corrupt", "", "", "", "", f"damaged{i}.jpg: truncated"])
+    return path
+
+
+def make_detections(
+    confidences: Sequence[float], threshold: float = 0.7, errors: int = 0, twice: int = 5
+) -> list[Detection]:
+    """Photos of a cat or a dog in turn, every ``twice``-th of both; without a head below the threshold."""
+
+    def find(i: int, value: float) -> tuple[DetectedObject, ...]:
+        labels = ("cat", "dog")[i % 2 :: -1 if i % 2 else 1] if i % twice == 0 else (("cat", "dog")[i % 2],)
+        heads = (DetectedObject(value - 0.1 * k, Box(label, k, 0, 9, 9)) for k, label in enumerate(labels))
+        return tuple(head for head in heads if head.confidence >= threshold)
+
+    found = [Detection(f"{i}.jpg", 20, 10, find(i, value)) for i, value in enumerate(confidences)]
+    return found + [Detection.failed(f"damaged{i}.jpg", "truncated") for i in range(errors)]
+
+
+def write_detections(path: Path, detections: Sequence[Detection]) -> Path:
+    path.write_text("".join(json.dumps(row.to_dict()) + "\n" for row in detections))
     return path
 
 
@@ -192,10 +216,74 @@ def test_a_report_is_a_reference_for_the_next_one(run: Run, tmp_path: Path, refe
     assert read_reference(str(tmp_path / "first")).shares == read_reference(str(reference)).shares
 
 
+def test_a_detector_s_answers_are_the_same_in_every_form(tmp_path: Path) -> None:
+    """JSON lines and CSV of catdog detect, and tables of catdog score, which have a row a head."""
+    pq = pytest.importorskip("pyarrow.parquet", reason="reads Parquet: pip install '.[score]'")
+    csv_writer = pytest.importorskip("pyarrow.csv")
+    detections = make_detections(draw_confidences(300, 3), errors=3)
+    wanted = list(read_answers(str(write_detections(tmp_path / "a.jsonl", detections))))
+    assert [answer.label for answer in wanted[:2]] == ["cat", "dog"]
+    assert wanted[0].heads == ("cat", "dog")
+    assert {answer.label for answer in wanted} == {"cat", "dog", "no pet", None}
+    (tmp_path / "b.csv").write_text("".join(as_csv(detections, ("cat", "dog"))))
+    table = score_rows.table(
+        [row.source for row in detections],
+        [
+            score_rows.Row("ok" if row.error is None else "corrupt", heads=row.objects or (), error=row.error)
+            for row in detections
+        ],
+        score_rows.BOX_COLUMNS,
+        "0" * 64,
+    )
+    pq.write_table(table, tmp_path / "c.parquet")
+    csv_writer.write_csv(table, tmp_path / "d.csv")
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    for name in ("b.csv", "c.parquet", "d.csv", "e.jsonl"):
+        assert list(read_answers(str(tmp_path / name))) == wanted, name
+
+
+def test_a_photo_that_comes_twice_is_two_photos(tmp_path: Path) -> None:
+    """Where a table numbers its heads; the rows of one photo follow each other."""
+    head = "a.jpg,ok,cat,0.9,{},0,0,9,9,20,10,,,,"
+    rows = [head.format(number) for number in (1, 2, 1, 2)] + ["a.jpg,ok,,,,,,,,20,10,,,,"] * 2
+    columns = ",".join(score_rows.columns(score_rows.BOX_COLUMNS))
+    (tmp_path / "a.csv").write_text("\n".join([columns, *rows]) + "\n")
+    found = [answer.heads for answer in read_answers(str(tmp_path / "a.csv"))]
+    assert found == [("cat", "cat"), ("cat", "cat"), (), ()]
+
+
+def test_a_detector_s_evaluation_counts_from_its_threshold_on(tmp_path: Path) -> None:
+    """Its predictions.csv has boxes of every confidence, and none of photos in which nothing was found at all."""
+    detections = make_detections(draw_confidences(200, 6), threshold=0.0)
+    with (tmp_path / "predictions.csv").open("w", newline="") as file:  # as catdog evaluate writes it
+        writer = csv.writer(file)
+        writer.writerow(["path", "truth", "label", "confidence", "xmin", "ymin", "xmax", "ymax"])
+        for row in detections:
+            writer.writerows([row.source, "cat", h.label, h.confidence, *h.box.corners] for h in row.objects or ())
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
+    made = read_reference(str(tmp_path))
+    sure = [[h.label for h in row.objects or () if h.confidence >= 0.6] for row in detections]
+    assert (sum(made.photos), made.with_head) == (300, round(sum(map(bool, sure)) / 300, 6))
+    assert made.shares["cat"] == round(sum(labels.count("cat") for labels in sure) / 300, 6)
+    with pytest.raises(DataError, match="under the detector's threshold; give its folder"):
+        read_reference(str(tmp_path / "predictions.csv"))
+    for damaged in ("[]", '{"task": "detect"}', json.dumps(METRICS | {"photos": "x"}), "[" * 100_000):
+        (tmp_path / "metrics.json").write_text(damaged)
+        with pytest.raises(DataError, match="is no evaluation"):
+            read_reference(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("a.csv", b"", "too few"),
+        ("a.jsonl", b'{"source": "a", "objects": {}, "error": null}\n', "is no table"),
+        ("a.jsonl", b'{"source": "a", "objects": null, "error": null}\n', "is no table"),
+        ("a.jsonl", b'{"source": "a", "objects": [7]}\n', "is no table"),
+        ("a.jsonl", b'{"objects": [{"label": "cat", "confidence": 1' + b"0" * 400 + b"}]}\n", "is no table"),
+        ("a.jsonl", json.dumps({"objects": [{"label": "cat", "confidence": 0.9}] * 101}).encode(), "is no table"),
+        ("a.csv", b"source,label,confidence,xmin,width\n" + b"a,cat,0.9,0,9\n" * 101, "is no table"),
+        ("a.csv", b"source,status,label,confidence,xmin,width\na,ok,cat,2,0,9\n", "is no table"),
         ("a.csv", b"source,label\nx,cat\n", "is no table"),
         ("a.csv", b"source,label,confidence\nx,cat,2\n", "is no table"),
         ("a.csv", b"source,label,confidence\nx,cat,nan\n", "is no table"),
@@ -260,6 +348,50 @@ def test_what_changed_is_told_and_drawn(
         with Image.open(tmp_path / "out" / name) as picture:
             picture.load()
     assert run(same, "--reference", reference, "--out", "out", "--max-psi", 0.1, "--max-unsure", "50%")[0] == 0
+
+
+def test_what_changed_of_a_detector_s_heads_is_told_and_drawn(run: Run, tmp_path: Path) -> None:
+    """More photos without a head are a change, though the confidences of the others are the same."""
+    values = draw_confidences(2000, 3)
+    reference = write_detections(tmp_path / "reference.jsonl", make_detections(values))
+    same = write_detections(tmp_path / "same.jsonl", make_detections(draw_confidences(1000, 3, seed=3), errors=5))
+    blind = [row if i % 3 else Detection(row.source, 20, 10, ()) for i, row in enumerate(make_detections(values))]
+    other = write_detections(tmp_path / "other.jsonl", blind)
+    out = tmp_path / "out"
+    code, report, err = run(same, other, "--reference", reference, "--out", out, "--max-psi", 0.1)
+    first, second = report["periods"]
+    assert code == 1
+    assert first["psi"] < first["psi_by_chance"] < 0.1 < second["psi"]
+    assert report["passed"] == [f"--max-psi 0.1: the confidences' PSI is {report['psi']:.3f}"]
+    heads = [len(row.objects or ()) for row in blind]
+    assert second["with_head"] == round(sum(map(bool, heads)) / 2000, 6)
+    assert sum(second["heads"].values()) == sum(heads)
+    assert second["heads_per_photo"]["cat"] == round(second["heads"]["cat"] / 2000, 6)
+    assert (first["errors"], first["failed"], "unsure" in first) == (5, round(5 / 1005, 6), False)
+    assert f"{second['with_head']:.1%} with a head; heads a photo: cat {second['heads_per_photo']['cat']:.2f}" in err
+    for name in ("drift.png", "least_sure.png"):
+        with Image.open(out / name) as picture:
+            picture.load()
+    code, again, _ = run(reference, "--reference", out, "--max-errors", "1%")
+    assert (code, again["reference"]["with_head"]) == (0, report["with_head"])
+    code, _, err = run(same, "--max-unsure", "1%")
+    assert (code, "a detector is never unsure" in err) == (2, True)
+
+
+def test_heads_and_whole_photos_are_not_mixed(run: Run, tmp_path: Path, reference: Path) -> None:
+    heads = write_detections(tmp_path / "heads.jsonl", make_detections(draw_confidences(200, 6)))
+    photos = write_table(tmp_path / "photos.csv", [0.9] * 9)
+    for arguments, first, second in (
+        ((heads, photos), heads, photos),
+        ((photos, heads), photos, heads),
+        ((heads, "--reference", reference), reference, heads),
+        ((photos, "--reference", heads), heads, photos),
+    ):
+        code, _, err = run(*arguments)
+        (line,) = err.splitlines()
+        assert code == 2
+        assert line.startswith(f"catdog drift: error: {second}: has ")
+        assert f", and {first} has " in line
 
 
 def test_bounds_are_shares_and_a_psi_needs_a_reference(run: Run, tmp_path: Path) -> None:

@@ -222,6 +222,8 @@ def test_the_media_type_is_told_by_the_bytes(data: bytes, kind: str) -> None:
         *(b"", b"null", b"[]", b"7", b"{}", b"[[1,2]]", b"\xff", b"[" * 100_000),
         b'{"label": "bird", "confidence": 1, "probabilities": {"cat": 1}}',
         b'{"label": "cat", "confidence": "x", "probabilities": {"cat": 1}}',
+        b'{"width": 9, "height": 9, "objects": [{"label": "cat", "confidence": 1, "box": [0, 0, 9, 9.1]}]}',
+        b'{"width": 9, "height": 9, "objects": [{"label": "cat", "confidence": 1, "box": [-1, 0, 9, 9]}]}',
     ],
 )
 def test_an_answer_that_is_not_catdog_s_is_no_prediction(body: bytes) -> None:

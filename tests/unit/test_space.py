@@ -52,6 +52,19 @@ def test_a_point_s_settings_are_params_over_fixed_over_the_architecture_s_defaul
     assert (settings.weights, settings.ema) == ("none", 0.998)  # a cnn's
 
 
+def test_values_are_those_of_the_task(tmp_path: Path) -> None:
+    text = "search: {lr: [0.01, 0.02]}\nsettings: {resize: letterbox, size: 320, task: detect}"
+    settings = read_space(write(tmp_path, text)).trial({"lr": 0.02})
+    assert (settings.task, settings.resize, settings.size) == ("detect", "letterbox", 320)
+    for fixed, said in (
+        ("resize: letterbox", "settings: resize: .*letterbox belongs to --task detect"),
+        ("task: detect, crop: 0.9", "settings: crop: 0.9 must be 1 where --task is detect"),
+        ("lr: 0.1, task: detekt", "settings: task: 'detekt' must be one of classify, detect"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            read_space(write(tmp_path, f"settings: {{{fixed}}}\nsearch: {{size: [64, 96]}}"))
+
+
 def test_the_example_is_a_space() -> None:
     space = read_space(ROOT / "docs/space.yaml")
     assert {"lr", "backbone_lr", "trainable_from", "size"} <= space.search.keys()

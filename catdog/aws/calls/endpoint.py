@@ -288,7 +288,10 @@ def parse_answer(source: str, body: bytes, endpoint: str) -> Answer:
             width, height = data["width"], data["height"]
             if not all(type(side) is int and 0 < side < 2**31 for side in (width, height)):
                 raise ValueError("not the size of a photo")
-            return Detection(source, width, height, read_heads(data["objects"]))
+            heads = read_heads(data["objects"])
+            if any(min(h.box.xmin, h.box.ymin) < 0 or h.box.xmax > width or h.box.ymax > height for h in heads):
+                raise ValueError("a head outside of the photo")
+            return Detection(source, width, height, heads)
         probabilities = {str(name): float(p) for name, p in data["probabilities"].items()}
         confidence, label = float(data["confidence"]), data["label"]
         if label != UNSURE and label not in probabilities:

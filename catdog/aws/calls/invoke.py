@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -29,14 +30,16 @@ from catdog.aws.hosting import ASYNC_PREFIX
 from catdog.aws.inventory import check_endpoint_name, find_payload_limit
 from catdog.detection.__main__ import FORMATS as BOX_FORMATS
 from catdog.detection.answers import Detection
+from catdog.detection.pictures import write_pictures
 from catdog.edge import EXIT_FAILED
-from catdog.errors import DataError, ImageError
+from catdog.errors import DataError, ImageError, SettingsError
 from catdog.photo_command import Format, choose_format, write_answers
 from catdog.predict import FORMATS
 from catdog.prediction import Prediction
 from catdog.score.rows import BOX_COLUMNS
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
+from catdog.sources.names import check_apart
 
 PARALLEL: Final = 4
 """Requests at once; a worker answers one at a time, and an ml.m5.large has two."""
@@ -53,6 +56,9 @@ again after a pause.
 With --async, photos go through S3 and are deleted there once they are answered, after Ctrl-C as well. Where an answer
 takes longer than --timeout, its photo stays, and a line says where the answer will come.
 
+--draw DIR writes each photo with the boxes that a detector found, as catdog detect does; only its own pictures are
+replaced.
+
 --bench N sends N requests of these photos and gives the latency's percentiles and the rate instead.
 
 \b
@@ -60,6 +66,7 @@ Examples:
   catdog aws invoke NAME cat.jpg
   catdog aws invoke NAME photos/ "old/**/*.png" --format csv > answers.csv
   cat dog.jpg | catdog aws invoke NAME -
+  catdog aws invoke NAME holiday/ --draw drawn
   catdog aws invoke NAME cat.jpg dog.jpg --bench 200 --parallel 8
 
 \b
@@ -78,6 +85,9 @@ def invoke(
     format: Annotated[
         Format | None, typer.Option(help="Default: a table in a terminal, else JSON lines.", show_default=False)
     ] = None,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of a detector: also write each photo with its boxes.")
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, max=MOST_PARALLEL, help="Requests at once.")] = PARALLEL,
     bench: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure N requests; print JSON.")] = None,
     asynchronous: Annotated[
@@ -87,6 +97,10 @@ def invoke(
         float, typer.Option(metavar="SECONDS", min=0, help="With --async: how long to wait for each answer.")
     ] = ASYNC_PATIENCE_S,
 ) -> None:
+    if draw is not None:
+        if bench:
+            raise SettingsError("--draw: shows answers, and --bench only measures them; give one of them")
+        check_apart("--draw", draw, paths)
     runtime = account.client("sagemaker-runtime")
     name = check_endpoint_name(endpoint)
     find_limit = partial(find_payload_limit, account.client("sagemaker"), name)
@@ -106,12 +120,28 @@ def invoke(
             result = measure(target, photos, bench, parallel)
             print_result(result)
             failures = result["failed"]
+        elif draw is not None:
+            drawn = write_pictures(partial(detect, target), photos, draw, None, parallel)
+            failures = _print(drawn, format)
         else:
             failures = _print(answer_photos(target, photos, parallel), format)
     finally:
         if isinstance(target, AsyncEndpoint):
             target.close()
     raise typer.Exit(EXIT_FAILED if failures else 0)
+
+
+def detect(endpoint: AnyEndpoint, source: str, data: bytes) -> Detection:
+    """Return a detector's answer about one encoded photo; raises SettingsError where a classifier is deployed."""
+    answer = endpoint.answer(source, data)
+    if isinstance(answer, Detection):
+        return answer
+    if answer.error is not None:
+        return Detection.failed(source, answer.error)
+    raise SettingsError(
+        f"--draw: {endpoint.name} serves a classifier, whose answers have no boxes; leave --draw out, or name an "
+        "endpoint with a detector"
+    )
 
 
 def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, parallel: int) -> dict[str, Any]:
@@ -154,9 +184,9 @@ def measure(endpoint: AnyEndpoint, photos: Iterable[Input], requests: int, paral
     }
 
 
-def _print(answers: Iterator[Answer], format: Format | None) -> int:
+def _print(answers: Iterable[Answer], format: Format | None) -> int:
     """Print all answers to stdout, and return how many of them are failures."""
-    names, answers = peek_class_names(answers, list_columns)
+    names, answers = peek_class_names(iter(answers), list_columns)
     chosen = choose_format(format)
     if names != BOX_COLUMNS:
         return write_answers((row for row in answers if isinstance(row, Prediction)), chosen, FORMATS, names)

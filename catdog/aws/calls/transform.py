@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import command, print_dry_run, print_result, say, say_support
+from catdog.aws.app import command, lengthen_pauses, print_dry_run, print_result, say, say_support
 from catdog.aws.calls.results import S3Folder, join_outputs, open_table, write_table
 from catdog.aws.failures import CloudError, Undo, create_once, delete_if_present, explain_error, is_aws_error
 from catdog.aws.hosting import Hosting, choose_image, container_environment, model_request
@@ -195,7 +195,7 @@ def _finish(account: Account, job: str, out: str | None) -> None:
 
 def _wait(sagemaker: Any, job: str) -> dict[str, Any]:
     """Return the job's description once it has ended."""
-    last_status = ""
+    last_status, pauses = "", lengthen_pauses(POLL_S)
     while True:
         description: dict[str, Any] = sagemaker.describe_transform_job(TransformJobName=job)
         status = description["TransformJobStatus"]
@@ -204,7 +204,7 @@ def _wait(sagemaker: Any, job: str) -> dict[str, Any]:
         if status != last_status:
             say(f"{job}: {status}; this takes some minutes")
             last_status = status
-        time.sleep(POLL_S)
+        time.sleep(next(pauses))
 
 
 def _delete_model(sagemaker: Any, name: str) -> None:

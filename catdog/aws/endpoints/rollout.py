@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final
 from typer import Option
 
 from catdog.aws.account import Account
-from catdog.aws.app import say
+from catdog.aws.app import lengthen_pauses, say
 from catdog.aws.calls.endpoint import (
     Answer,
     AnyEndpoint,
@@ -160,7 +160,7 @@ def wait_until_settled(sagemaker: Any, name: str, minutes: float, config: str | 
     ``config`` is the config that was just asked for. While another one is in service and no failure is reported,
     SageMaker may not have begun yet; that is believed only after STALE_S.
     """
-    start, last_status = time.monotonic(), ""
+    start, last_status, pauses = time.monotonic(), "", lengthen_pauses(POLL_S)
     while True:
         description: dict[str, Any] = sagemaker.describe_endpoint(EndpointName=name)
         status, waited = description["EndpointStatus"], time.monotonic() - start
@@ -171,12 +171,12 @@ def wait_until_settled(sagemaker: Any, name: str, minutes: float, config: str | 
         if status != last_status:
             say(f"{name}: {status}; this takes some minutes")
             last_status = status
-        time.sleep(POLL_S)
+        time.sleep(next(pauses))
 
 
 def delete_endpoint(sagemaker: Any, name: str, minutes: float) -> None:
     """Delete the endpoint if it exists; while SageMaker creates or updates it, that is refused, so wait."""
-    deadline = time.monotonic() + minutes * 60
+    deadline, pauses = time.monotonic() + minutes * 60, lengthen_pauses(POLL_S)
     while True:
         try:
             delete_if_present(sagemaker.delete_endpoint, EndpointName=name)
@@ -186,7 +186,7 @@ def delete_endpoint(sagemaker: Any, name: str, minutes: float) -> None:
             is_final = description is None or description["EndpointStatus"] in SETTLED
             if is_final or time.monotonic() > deadline:
                 raise
-        time.sleep(POLL_S)
+        time.sleep(next(pauses))
 
 
 def check_answers(account: Account, plan: Plan, patience_s: float) -> dict[str, Any]:

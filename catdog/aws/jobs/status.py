@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from catdog.aws.account import PROJECT, Account
-from catdog.aws.app import EXIT_CODES, command, parse_duration, print_dry_run, print_result, say
+from catdog.aws.app import EXIT_CODES, command, lengthen_pauses, parse_duration, print_dry_run, print_result, say
 from catdog.aws.failures import CloudError, find, is_aws_error
 from catdog.aws.hosting import VARIANT
 from catdog.aws.instances import PriceKind, estimate_cost, price_per_hour
@@ -125,7 +125,7 @@ def watch_job(
 
     Raises CloudError with AWS's reason if the job failed or was stopped, and what boto3 raises: then the job goes on.
     """
-    log, last_step = Log.of(account, kind, name), ""
+    log, last_step, pauses = Log.of(account, kind, name), "", lengthen_pauses(poll_s)
     try:
         while True:
             job = describe(account, name, kind)
@@ -136,7 +136,7 @@ def watch_job(
                 tell(_format_line(line))
             if job["state"] in ENDED:
                 break
-            time.sleep(poll_s)
+            time.sleep(next(pauses))
         if log and log.has_lines:
             time.sleep(min(poll_s, LATE_LOG_S))
             for line in log.read_new_lines():
