@@ -48,8 +48,7 @@ class Classifier(OnnxModel):
         super().__init__(model, threads, name, provider, threshold)
         if fast and self.contract.fast_size is None:
             raise ModelError(
-                f"{self.name}: has no fast pass; leave --fast out, or take a file that this catdog's export wrote with "
-                "--int8 and that says so"
+                f"{self.name}: has no fast pass; leave --fast out, or make the file anew with catdog export --int8"
             )
         self.fast = fast
 

@@ -212,7 +212,7 @@ def shrink(photos: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     """
     small = np.empty((len(photos), side, side, 3), np.uint8)
     for at, photo in enumerate(photos):
-        small[at] = Image.fromarray(photo).resize((side, side), Image.Resampling.BOX)
+        small[at] = np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BOX))
     return small
 
 

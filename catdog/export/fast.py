@@ -30,6 +30,7 @@ from catdog.prediction import rank_answers
 from catdog.training.model import Probabilities, load_batches
 
 STEP_PX: Final = 16
+LEAST_PX: Final = 32  # that the small CNN can take
 SHARES: Final = (0.5, 0.8)
 """Sizes that are tried, as shares of the whole one's: smaller ones are sure too rarely, larger ones save too little."""
 BOUNDS: Final = (0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9975, 0.999)
@@ -58,16 +59,14 @@ class Agreement:
 
     def is_within(self, factor: float = 1.0) -> bool:
         """Whether all is within ``factor`` times the limits."""
-        return (
-            self.flips <= factor * FLIPS * self.photos
-            and self.verdicts <= factor * VERDICTS * self.photos
-            and self.accuracy_loss <= factor * ACCURACY_LOSS
-        )
+        limits = (FLIPS * self.photos, VERDICTS * self.photos, ACCURACY_LOSS)
+        measured = (self.flips, self.verdicts, self.accuracy_loss)
+        return all(lost <= factor * most + 1e-9 for lost, most in zip(measured, limits, strict=True))  # of rounding
 
     def __str__(self) -> str:
         return (
             f"of {self.photos} photos {self.again:.1%} are answered again, {self.flips} get another class and "
-            f"{self.verdicts} another answer, accuracy changes by {-self.accuracy_loss:+.2f} points"
+            f"{self.verdicts} another answer, {self.accuracy_loss:.2f} points of accuracy are lost"
         )
 
 
@@ -77,13 +76,14 @@ def choose_fast_pass(model: Classifier, validation: Labelled, held_out: Labelled
     Raises ImageError for a photo that can't be read.
     """
     contract = model.contract
+    for name, photos in (("validation", validation), ("test", held_out)):
+        if not photos.paths:
+            return contract, f"no fast pass: the {name} split has no photos"
     first, last = (round(share * contract.input_size / STEP_PX) * STEP_PX for share in SHARES)
-    sizes = [size for size in range(max(STEP_PX, first), last + 1, STEP_PX) if size < contract.input_size]
+    sizes = [size for size in range(max(LEAST_PX, first), last + 1, STEP_PX) if size < contract.input_size]
     found = _find_cheapest(contract, validation, _answer_at(model, validation.paths, sizes))
     if found is None:
         return contract, "no fast pass: none agrees well enough on the validation photos and saves a fifth of the work"
-    if not held_out.paths:
-        return contract, "no fast pass: the test split has no photos to prove it on"
     chosen, fitted = found
     size, bound = chosen.fast_size, chosen.fast_bound
     assert size is not None

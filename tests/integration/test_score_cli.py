@@ -312,8 +312,8 @@ def test_fast_gives_the_rows_of_predict_and_is_another_run(
     before = everything(folder)
     refused = score("photos", "--out", "none.jsonl", "--fast", code=2)
     assert refused.stderr.splitlines() == [
-        f"catdog score: error: {tiny_model}: has no fast pass; leave --fast out, or take a file that this catdog's "
-        "export wrote with --int8 and that says so"
+        f"catdog score: error: {tiny_model}: has no fast pass; leave --fast out, or make the file anew with "
+        "catdog export --int8"
     ]
     assert everything(folder) == before
 

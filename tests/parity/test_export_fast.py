@@ -58,7 +58,7 @@ def test_what_agrees_too_little_saves_too_little_or_is_not_proven_is_no_fast_pas
     model = Classifier(build_fast_model(CONTRACT), threads=1)
     validation, test = split(photos, "val"), split(photos, "test")
     contract, note = choose_fast_pass(model, validation, replace(test, paths=[], labels=test.labels[:0], splits=[]))
-    assert (contract, note) == (model.contract, "no fast pass: the test split has no photos to prove it on")
+    assert (contract, note) == (model.contract, "no fast pass: the test split has no photos")
     never_sure = Classifier(build_fast_model(CONTRACT.with_(input_size=16)), threads=1)
     contract, note = choose_fast_pass(never_sure, validation, test)  # 16 px has no smaller size
     assert contract.fast_size is None
