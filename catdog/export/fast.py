@@ -111,7 +111,7 @@ def compare_passes(
         verdicts.append(np.where(reach >= contract.threshold, answers, -1))
     return Agreement(
         photos=len(labels),
-        again=float(1 - stands.mean()),
+        again=float((~stands).mean()),
         flips=int((fast.argmax(1) != whole.argmax(1)).sum()),
         verdicts=int((verdicts[0] != verdicts[1]).sum()),
         accuracy_loss=measure_accuracy(whole, labels) - measure_accuracy(fast, labels),
