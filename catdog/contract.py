@@ -60,6 +60,10 @@ class Contract:
     """Confidence under which the answer is "unsure", or under which a box is not given, [0, 1]."""
     neither_threshold: float = 0.5
     """Probability of the class "neither", where there is one, from which on it is the answer, [0, 1]."""
+    fast_size: int | None = None
+    """Side of the smaller square, px, that ``--fast`` answers first; None where the model has no such pass."""
+    fast_bound: float | None = None
+    """Confidence from which on the answer at that size stands, [0, 1]; other photos are answered at ``input_size``."""
     arch: str = ""
     """torchvision's name of the architecture."""
     model_fingerprint: str = ""
@@ -89,6 +93,11 @@ class Contract:
         _check(_is_number(self.threshold) and 0 <= self.threshold <= 1, "threshold must be in [0, 1]")
         refused = self.neither_threshold
         _check(_is_number(refused) and 0 <= refused <= 1, "neither_threshold must be in [0, 1]")
+        small, bound = self.fast_size, self.fast_bound
+        _check((small is None) == (bound is None), "fast_size and fast_bound go together")
+        is_smaller = small is None or (_is_whole(small) and 8 <= small < self.input_size)
+        _check(is_smaller and (small is None or self.task == "classify"), "fast_size must be 8 px or more, and smaller")
+        _check(bound is None or (_is_number(bound) and 0 <= bound <= 1), "fast_bound must be in [0, 1]")
         texts = (self.arch, self.model_fingerprint, self.data_fingerprint)
         _check(all(isinstance(text, str) for text in texts), "arch and fingerprints must be text")
         measured = self.quality.values() if isinstance(self.quality, Mapping) else [None]

@@ -204,6 +204,18 @@ def resize(image: Image.Image, contract: Contract, photo: Size | None = None) ->
     return np.asarray(image.resize(size, _FILTERS[contract.interpolation], box=box), dtype=np.uint8)
 
 
+def shrink(photos: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Return photos that ``resize`` made, uint8 (N, H, W, 3), at a smaller size: uint8 (N, side, side, 3).
+
+    A pixel is the mean of those that it covers. Of Pillow's filters this one is the quickest that leaves nothing out,
+    and the one after which a model's answers change least (docs/decisions.md).
+    """
+    small = np.empty((len(photos), side, side, 3), np.uint8)
+    for at, photo in enumerate(photos):
+        small[at] = np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BOX))
+    return small
+
+
 def find_kept_box(photo: Size, contract: Contract) -> tuple[float, float, float, float]:
     """Return the part of a photo that the model sees: left, top, right and bottom, px, of an upright photo's size.
 

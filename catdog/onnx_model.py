@@ -115,20 +115,26 @@ class OnnxModel(ABC):
         except MemoryError:
             return out_of_memory(name)
 
-    def _run(self, images: npt.NDArray[np.uint8], outputs: list[str]) -> list[npt.NDArray[np.float32]]:
-        size = self.contract.input_size
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise ModelError(
-                f"images must be uint8 (N, {size}, {size}, 3), these are {images.dtype} {tuple(images.shape)}"
-            )
+    def _run(
+        self, images: npt.NDArray[np.uint8], outputs: list[str], size: int | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        self._check_images(images, size)
         if not len(images):
-            shapes = {o.name: [0, *o.shape[1:]] for o in self._session.get_outputs()}
-            return [np.empty(shapes[name], np.float32) for name in outputs]
+            shapes = {o.name: o.shape[1:] for o in self._session.get_outputs()}
+            # Of no photos, a side that has a name instead of a number, since it depends on theirs, is 0.
+            return [np.empty([0, *(n if isinstance(n, int) else 0 for n in shapes[o])], np.float32) for o in outputs]
         try:
             results = self._session.run(outputs, {INPUT_NAME: images})
         except Exception as error:  # its exceptions share no public base
             raise ModelError(f"{self.name}: the model fails on photos ({first_line(error)})") from error
         return [np.asarray(result, np.float32) for result in results]
+
+    def _check_images(self, images: npt.NDArray[np.uint8], size: int | None = None) -> None:
+        size = size or self.contract.input_size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise ModelError(
+                f"images must be uint8 (N, {size}, {size}, 3), these are {images.dtype} {tuple(images.shape)}"
+            )
 
     def _open_session(self) -> ort.InferenceSession:
         asked, here = self._provider or CPU_PROVIDER, ort.get_available_providers()
@@ -156,7 +162,8 @@ class OnnxModel(ABC):
         inputs, size = self._session.get_inputs(), self.contract.input_size
         fits = (
             [(i.name, i.type) for i in inputs] == [(INPUT_NAME, "tensor(uint8)")]
-            and inputs[0].shape[1:] == [size, size, 3]
+            and len(inputs[0].shape) == 4
+            and self._fits_photos(inputs[0].shape[1:])
             and self._fits(self._session.get_outputs())
         )
         if not fits:
@@ -164,6 +171,13 @@ class OnnxModel(ABC):
                 f"{self.name}: the model's inputs and outputs don't fit its contract "
                 f"({INPUT_NAME} uint8 (N, {size}, {size}, 3) -> {self._describe_outputs()})"
             )
+
+    def _fits_photos(self, shape: list[object]) -> bool:
+        """Whether a photo of the contract's size fits, and of its smaller one, where it names one."""
+        *sides, colours = shape
+        is_free = all(isinstance(side, str) for side in sides)  # a name: any number of px
+        is_fixed = sides == [self.contract.input_size] * 2 and self.contract.fast_size is None
+        return colours == 3 and (is_free or is_fixed)
 
     @abstractmethod
     def _fits(self, outputs: Sequence[Any]) -> bool:

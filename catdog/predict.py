@@ -71,6 +71,9 @@ def predict(
             metavar="T", callback=check_share, help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}".'
         ),
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Look at a smaller picture first: cheaper, a few answers differ.")
+    ] = False,
     explain: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write a picture a photo that shows where the model looked.")
     ] = None,
@@ -84,7 +87,7 @@ def predict(
 ) -> None:
     if (detector and not detect) or (detect and explain):
         raise typer.BadParameter("--detector goes with --detect, and --detect without --explain")
-    chosen, classifier, photos = choose_format(format), load(model), list_photos(paths)
+    chosen, classifier, photos = choose_format(format), load(model, fast=fast), list_photos(paths)
     names = classifier.contract.class_names
     if detect:
         failures = _answer_heads(classifier, detector, paths, chosen, threshold)

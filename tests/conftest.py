@@ -22,6 +22,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 # Torch's threads wait for each other by computing nothing, up to tenfold where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 TINY_CONTRACT = Contract(class_names=("cat", "dog"), input_size=16, threshold=0.6)
+FAST_CONTRACT = TINY_CONTRACT.with_(fast_size=8, fast_bound=0.9)  # where a photo of one colour is at least 141
 
 
 def _fail_if_skipped(report: Any) -> None:
@@ -44,12 +45,18 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 
 def build_tiny_model(
-    contract: str | None, *, size: int = 16, input_name: str = "image", classes: int = 2, weight: float = 1 / 16
+    contract: str | None,
+    *,
+    size: int | str = 16,
+    input_name: str = "image",
+    classes: int = 2,
+    weight: float = 1 / 16,
+    over: str = "ReduceMean",
 ) -> bytes:
     """An ONNX file: class 0 for red photos, class 1 for blue ones, softmax((mean red, mean blue) / 16).
 
     ``contract`` goes into its metadata; ``size``, ``input_name`` and ``classes`` may contradict it. ``weight``: of the
-    mean colours, 1/16.
+    mean colours, 1/16; ``over``: the operation that takes the mean.
     """
     onnx = pytest.importorskip("onnx")
     helper, types = onnx.helper, onnx.TensorProto
@@ -58,7 +65,7 @@ def build_tiny_model(
     graph = helper.make_graph(
         [
             helper.make_node("Cast", [input_name], ["pixels"], to=types.FLOAT),
-            helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
+            helper.make_node(over, ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
             helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         ],
@@ -71,6 +78,14 @@ def build_tiny_model(
     if contract is not None:
         helper.set_model_props(model, {METADATA_KEY: contract})
     return bytes(model.SerializeToString())
+
+
+def build_fast_model(contract: Contract) -> bytes:
+    """A model for photos of any size that answers as the tiny one at 16x16 px, and is less sure of smaller ones.
+
+    softmax(sums of red and blue / 4096): at 8x8 px that is softmax((mean red, mean blue) / 64).
+    """
+    return build_tiny_model(contract.to_json(), size="side", weight=1 / 4096, over="ReduceL1")
 
 
 def build_looking_model(contract: Contract) -> bytes:
@@ -113,6 +128,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a model that answers cat for red and dog for blue, 16x16 px, threshold 0.6."""
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     path.write_bytes(build_tiny_model(TINY_CONTRACT.to_json()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def fast_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a model that answers as the tiny one, and with ``--fast`` less surely and first at 8x8 px."""
+    path = tmp_path_factory.mktemp("model") / "fast.onnx"
+    path.write_bytes(build_fast_model(FAST_CONTRACT))
     return path
 
 

@@ -10,6 +10,7 @@ import os
 from catdog.classifier import Classifier, load
 from catdog.contract import Task
 from catdog.detection.detector import Detector, load_detector
+from catdog.errors import SettingsError
 from catdog.onnx_model import OtherTaskError
 
 Model = Classifier | Detector
@@ -22,17 +23,20 @@ def load_model(
     threads: int | None = None,
     provider: str | None = None,
     threshold: float | None = None,
+    fast: bool = False,
 ) -> Model:
     """Return the classifier or the detector that a model is; where it is ``task``'s, it has to be that.
 
     The other arguments are those of ``catdog.load``. The embedded model is the classifier, unless ``task`` says
-    otherwise. Raises as ``catdog.load`` does.
+    otherwise. Raises as ``catdog.load`` does, and SettingsError for a detector that is to be ``fast``.
     """
-    if task == "detect":
-        return load_detector(model, threads=threads, provider=provider, threshold=threshold)
-    try:
-        return load(model, threads=threads, provider=provider, threshold=threshold)
-    except OtherTaskError:
-        if task is not None:
-            raise
-        return load_detector(model, threads=threads, provider=provider, threshold=threshold)
+    if task != "detect":
+        try:
+            return load(model, threads=threads, provider=provider, threshold=threshold, fast=fast)
+        except OtherTaskError:
+            if task is not None:
+                raise
+    detector = load_detector(model, threads=threads, provider=provider, threshold=threshold)
+    if fast:
+        raise SettingsError(f"--fast: goes with a classifier; {detector.name} is a detector, which has no fast pass")
+    return detector

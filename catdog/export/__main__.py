@@ -35,8 +35,9 @@ and gives probabilities float32 (N, C); normalisation, temperature and softmax a
 Before the file appears, torch and ONNX Runtime answer the same photos, from the encoded bytes on: photos of the
 validation and test splits, and awkward ones made from them (tiny, huge, grey, palette, CMYK, 16-bit, alpha, every EXIF
 orientation). Float: probabilities within 1e-4 and no label flipped. --int8: also at most 0.1 points of accuracy lost,
-on at least 1,500 photos. A detector's file gives boxes and scores: within 0.1 px and 1e-3, and as int8 at most 0.005 of
-average precision lost, on at least 50 boxes. The table goes to stderr, the same as a line of JSON to stdout.
+on at least 1,500 photos; the file also gets what --fast of other commands needs, where these photos allow it. A
+detector's file gives boxes and scores: within 0.1 px and 1e-3, and as int8 at most 0.005 of average precision lost, on
+at least 50 boxes. The table goes to stderr, the same as a line of JSON to stdout.
 
 \b
 Examples:

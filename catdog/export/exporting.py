@@ -1,6 +1,7 @@
 """Export a checkpoint as a proven ONNX file: every step of ``catdog export`` in its order.
 
-    load -> float model -> [calibrate -> int8 model, with the float layers that it needs] -> proof -> the file's name
+    load -> float model -> [calibrate -> int8 model, with the float layers that it needs -> its fast pass]
+         -> proof -> the file's name
 
 All is written under temporary names; the file gets its own when no gate has failed.
 """
@@ -12,13 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from catdog.classifier import Classifier
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, SettingsError
 from catdog.export.detection import BoxProof, export_detector
+from catdog.export.fast import choose_fast_pass
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.export.photos import Labelled, choose_stratified, make_awkward_photos
-from catdog.export.proof import Engine, Gates, Proof, ProofError, prove
+from catdog.export.proof import Engine, EngineKind, Gates, Proof, ProofError, prove
 from catdog.export.quantize import Quantizer, choose_float_layers
 from catdog.files import replace_file
 from catdog.image import read_file
@@ -84,7 +87,8 @@ def _export_classifier(
     contract = model.contract
     if tuple(data.class_names) != contract.class_names:
         raise DataError(f"{data.root}: classes {data.class_names}, but the model knows {contract.class_names}")
-    labelled = Labelled.of(data, _choose_proof_photos(data, int8, min_photos))
+    proof_photos = _choose_proof_photos(data, int8, min_photos)
+    labelled = Labelled.of(data, proof_photos)
     calibration = Labelled.of(data, _choose_calibration_photos(data, min_photos)) if int8 else None
     awkward = make_awkward_photos(read_file(labelled.paths[0]))
 
@@ -100,8 +104,13 @@ def _export_classifier(
             quantized, in_float = choose_float_layers(
                 quantizer, engines[1], calibration, validation, gates.accuracy_loss, int8_path, say
             )
-            engines.append(Engine.of_file("int8", int8_path))
-            notes.append(f"layers in float: {', '.join(in_float) or 'none'}")
+            say("choosing the fast pass")
+            held_out = Labelled.of(data, [photo for photo in proof_photos if photo.split == "test"])
+            contract, note = choose_fast_pass(Classifier(int8_path), validation, held_out)
+            write_onnx(quantized, contract, int8_path)
+            kinds: list[EngineKind] = ["int8", "fast"] if contract.fast_size else ["int8"]
+            engines += [Engine.of_file(kind, int8_path) for kind in kinds]
+            notes += [f"layers in float: {', '.join(in_float) or 'none'}", note]
         say(f"comparing on {len(labelled.paths)} photos and {len(awkward)} awkward ones")
         proof = prove(engines, labelled, awkward, gates, notes)
         if proof.failures:
@@ -135,8 +144,12 @@ def _choose_calibration_photos(data: Manifest, min_photos: int) -> list[Photo]:
 
 
 def _add_quality(contract: Contract, proof: Proof) -> Contract:
-    row, measured = proof.rows[-1], dict(contract.quality)
-    for split, percent in row.accuracy.items():
-        if split != "all":
-            measured |= {f"int8_{split}_accuracy": percent / 100, f"int8_{split}_photos": proof.photos[split]}
+    measured = dict(contract.quality)
+    for row in proof.rows:
+        for split, percent in row.accuracy.items() if row.kind in ("int8", "fast") else ():
+            if split != "all":
+                measured |= {
+                    f"{row.kind}_{split}_accuracy": percent / 100,
+                    f"{row.kind}_{split}_photos": proof.photos[split],
+                }
     return contract.with_(quality=measured)

@@ -31,6 +31,9 @@ from catdog.training.detector import DetectionModel
 from catdog.training.model import ImageModel
 
 OPSET: Final = 17  # of ONNX; per-channel QDQ needs 13
+SIDES: Final[dict[str, dict[int, str]]] = {INPUT_NAME: {1: "H", 2: "W"}, EVIDENCE_NAME: {2: "h", 3: "w"}}
+"""Names of the sides of a classifier's input and evidence, by axis: with another number of px it answers a smaller
+picture. Consumers still give it the contract's. A detector's places are those of one size."""
 IR_VERSION: Final = 8  # that of opset 17; ONNX Runtime 1.20 opens up to 10
 
 
@@ -52,8 +55,9 @@ def to_onnx(model: ImageModel) -> onnx.ModelProto:
     A ResNet's has the output ``evidence`` as well; the small CNN doesn't end in a linear layer, so it has none. A
     detector's outputs are boxes and scores.
     """
+    sides = SIDES
     if isinstance(model, DetectionModel):
-        outputs = [BOXES_NAME, SCORES_NAME]
+        outputs, sides = [BOXES_NAME, SCORES_NAME], {}
     else:
         outputs = [OUTPUT_NAME, EVIDENCE_NAME] if isinstance(model.network, ResNet) else [OUTPUT_NAME]
     size = model.contract.input_size
@@ -69,7 +73,7 @@ def to_onnx(model: ImageModel) -> onnx.ModelProto:
             str(path),
             input_names=[INPUT_NAME],
             output_names=outputs,
-            dynamic_axes={name: {0: "N"} for name in (INPUT_NAME, *outputs)},
+            dynamic_axes={name: {0: "N"} | sides.get(name, {}) for name in (INPUT_NAME, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -80,6 +84,14 @@ def to_onnx(model: ImageModel) -> onnx.ModelProto:
             _, places, values = output.type.tensor_type.shape.dim
             places.dim_value, values.dim_value = len(model.places), last
     return exported
+
+
+def free_sides(model: onnx.ModelProto) -> None:
+    """Let a classifier's graph that was exported for photos of one size take any, as those of ``to_onnx`` do."""
+    del model.graph.value_info[:]  # the shapes in between that are written there hold for one size
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, side in SIDES.get(value.name, {}).items():
+            value.type.tensor_type.shape.dim[axis].dim_param = side
 
 
 def write_onnx(model: onnx.ModelProto, contract: Contract, path: Path) -> None:

@@ -19,7 +19,7 @@ from catdog.onnx_model import BATCH_SIZE
 from catdog.prediction import decide
 from catdog.training.model import ImageModel, Model, Probabilities, answer_photos, load_batches
 
-EngineKind = Literal["torch", "float", "int8"]
+EngineKind = Literal["torch", "float", "int8", "fast"]
 
 TIMED_ROUNDS: Final = 7  # batches an engine, in turn with the others; the median counts
 
@@ -52,7 +52,7 @@ class Engine:
     @classmethod
     def of_file(cls, kind: EngineKind, path: Path) -> Engine:
         """Open an ONNX file as every consumer does, with the contract that is inside it."""
-        return cls(kind, Classifier(path), path.stat().st_size)
+        return cls(kind, Classifier(path, fast=kind == "fast"), path.stat().st_size)
 
     def answer(self, photos: Sequence[Path | bytes]) -> Probabilities:
         """Answer encoded photos; raises ImageError."""

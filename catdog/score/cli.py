@@ -94,6 +94,9 @@ def main(
             metavar="T", help=f'Confidence, 0 to 1, under which the answer is "{UNSURE}", or a head is not given.'
         ),
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Look at a smaller picture first: cheaper, a few answers differ.")
+    ] = False,
     workers: Annotated[
         str, typer.Option(metavar="N", help="Processes, each with a model on one core; auto: one a core.")
     ] = "auto",
@@ -140,7 +143,7 @@ def main(
 
     _check_arguments(sources, lists, threshold, copy, sort_into)
     limit = run.MaxErrors.parse(max_errors) if max_errors else None
-    job, class_names = run.prepare_job(model, threshold, provider, task)
+    job, class_names = run.prepare_job(model, threshold, provider, task, fast)
     if job.task == "detect":
         for option, is_given in (("--sort-into", sort_into), ("--explain", explain)):
             if is_given:

@@ -102,16 +102,20 @@ class Outcome:
 
 
 def prepare_job(
-    model: str | None, threshold: float | None, provider: str | None, task: ModelTask | None = None
+    model: str | None,
+    threshold: float | None,
+    provider: str | None,
+    task: ModelTask | None = None,
+    fast: bool = False,
 ) -> tuple[Job, tuple[str, ...]]:
     """The job for a model, and the columns of its answers: its class names, or BOX_COLUMNS.
 
-    Raises ModelError or ContractError, also where the model is not for ``task``.
+    Raises ModelError, ContractError or SettingsError, also where the model is not for ``task`` or can't be ``fast``.
     """
-    opened = load_model(model, task, threads=1, provider=provider)
+    opened = load_model(model, task, threads=1, provider=provider, fast=fast)
     names = BOX_COLUMNS if opened.task == "detect" else opened.contract.class_names
     columns(names)
-    return Job(model, opened.sha256, threshold, provider, task=opened.task), names
+    return Job(model, opened.sha256, threshold, provider, task=opened.task, fast=fast), names
 
 
 def score(
@@ -367,6 +371,7 @@ def _describe_job(sources: Sequence[str], lists: Sequence[str | Path], job: Job)
     return {
         "model": job.model_sha256,
         "threshold": job.threshold,
+        "fast": job.fast or None,  # as it is in records of runs that had no such choice
         "sort_into": job.sorter and [str(job.sorter.folder), job.sorter.copy],
         "sources": [redact(source) for source in sources],
         "lists": [str(path) for path in lists],

@@ -51,6 +51,8 @@ class Job:
     """Puts each answered photo into the folder of its label."""
     task: Task = "classify"
     """What the model is for."""
+    fast: bool = False
+    """Whether photos are answered at the contract's smaller size where that is sure."""
 
 
 class Seconds(NamedTuple):
@@ -168,7 +170,7 @@ def _read_again(item: Input) -> bytes:
 
 def open_model(job: Job) -> Model:
     """The job's model on one thread; raises ModelError when it is not the file that the run began with."""
-    model = load_model(job.model, job.task, threads=1, provider=job.provider)
+    model = load_model(job.model, job.task, threads=1, provider=job.provider, fast=job.fast)
     if model.sha256 != job.model_sha256:
         raise ModelError(f"{model.name}: the file was replaced during the run; give --restart to begin anew")
     return model

@@ -61,6 +61,12 @@ def main(
         str | None,
         typer.Option(metavar="MODEL", envvar="CATDOG_MODEL", help="An ONNX file, a run folder, or an s3:// address."),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", envvar="CATDOG_FAST", help="Look at a smaller picture first: cheaper, a few answers differ."
+        ),
+    ] = False,
     allow_s3: Annotated[
         list[str] | None,
         typer.Option(metavar="S3URI", help="Where s3:// addresses in requests may lead; repeat it for more."),
@@ -77,7 +83,7 @@ def main(
     if allow_s3:
         os.environ[ALLOWED_S3] = " ".join(allow_s3)
     parse_prefixes(os.environ.get(ALLOWED_S3, ""), "--allow-s3" if allow_s3 else ALLOWED_S3)
-    settings = Settings(model, workers, max_body * _MIB, max_pixels * 1_000_000, max_waiting, timeout)
+    settings = Settings(model, workers, max_body * _MIB, max_pixels * 1_000_000, max_waiting, timeout, fast)
     log_to_stderr()
     with _listen(host, port) as listening:
         where = f"[{host}]" if ":" in host else host
@@ -103,7 +109,7 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
         if server.failure is not None:
             raise server.failure
         return
-    load_model(settings.model, threads=1)  # what is wrong with the model is said once, and here
+    load_model(settings.model, threads=1, fast=settings.fast)  # what is wrong with the model is said once, and here
     with ExitStack() as stack:
         os.environ[SHARED_METRICS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="catdog-metrics-"))
         os.environ[SETTINGS] = write_settings(settings)

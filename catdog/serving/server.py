@@ -71,6 +71,8 @@ class Settings:
     """Requests that wait for a turn; one more gets a 429."""
     timeout_s: float = 30.0
     """For waiting and answering, once a request has arrived."""
+    fast: bool = False
+    """Whether to answer photos at the contract's smaller size where that is sure."""
 
 
 Handle = Callable[[bytes, float], tuple[Response, Counter[str]]]
@@ -217,7 +219,7 @@ class Server:
             _log.info("ready")
 
     def _load(self) -> None:
-        model = load_model(self.settings.model, threads=self._cores)
+        model = load_model(self.settings.model, threads=self._cores, fast=self.settings.fast)
         # No longer than half of the time that a request has: what then takes too long is the photo, not the server.
         most_s = min(MOST_S, self.settings.timeout_s / 2)
         self._decoders = Decoders(

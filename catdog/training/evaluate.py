@@ -88,6 +88,9 @@ def main(
         Literal["classify", "detect"] | None,
         typer.Option(help="Which of the embedded models. Default: the classifier.", show_default=False),
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Answer as --fast of the other commands does: a smaller picture first.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show on the contact sheets where the model looked. Needs --out.")
     ] = False,
@@ -110,8 +113,8 @@ def main(
     if out is not None:
         check_apart("--out", out, sources)
         check_output_folder("--out", out, [PREDICTIONS_NAME])
-    opened: Any = open_model(opened_from, task)  # a model of the task that its contract names
-    name = f"{model} --float" if floats else model
+    opened: Any = open_model(opened_from, task, fast)  # a model of the task that its contract names
+    name = model + " --float" * floats + " --fast" * fast
     if opened.contract.task == "detect":
         _measure_detector(name, opened, sources, split, out)
         return

@@ -19,18 +19,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import ResNet
 
-from catdog.classifier import Classifier, load
+from catdog.classifier import Classifier
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, Cell, contact_sheet
 from catdog.contract import NEITHER, WEIGHTS_NAME, Contract, Task
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.report import REPORT_NAME
-from catdog.detection.detector import load_detector
+from catdog.detection.models import load_model
 from catdog.errors import DataError, ModelError, SettingsError
 from catdog.explain import draw_heat, find_heat
 from catdog.files import write_csv, write_text
 from catdog.image import JPEG_MARGIN, open_sized_photo, resize
-from catdog.onnx_model import EMBEDDED, OtherTaskError
+from catdog.onnx_model import EMBEDDED
 from catdog.prediction import decide
 from catdog.training import charts
 from catdog.training.calibration import find_pets
@@ -70,22 +70,18 @@ class ChosenPhotos:
         return torch.tensor([class_names.index(photo.label) for photo in self.photos])
 
 
-def open_model(name: str, task: Task | None = None) -> Model | BoxModel:
+def open_model(name: str, task: Task | None = None, fast: bool = False) -> Model | BoxModel:
     """Open ``embedded``, an .onnx file, a run folder or its model.safetensors; raises ModelError or ContractError.
 
     Of a run folder, torch answers with the trained weights; without them ONNX Runtime does, as for ``catdog.load``.
     ``task``: which of the embedded models it is, by default the classifier; another model's own task has to be it.
+    ``fast``: as for ``catdog.load``; raises SettingsError for trained weights and for a detector.
     """
     path = Path(name)
     if name == EMBEDDED or path.suffix == ".onnx" or (path.is_dir() and not (path / WEIGHTS_NAME).exists()):
-        if task == "detect":
-            return load_detector(name)
-        try:
-            return load(name)
-        except OtherTaskError:
-            if task is not None:
-                raise
-            return load_detector(name)
+        return load_model(name, task, fast=fast)
+    if fast:
+        raise SettingsError(f"{name}: its trained weights have no fast pass; name an ONNX file, or leave --fast out")
     model = load_checkpoint(name)
     if task not in (None, model.contract.task):
         raise ModelError(f"{name}: is a model for --task {model.contract.task}")

@@ -321,6 +321,8 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(score: Score, photos: Path
 def test_score_says_what_does_not_go_with_a_detector(score: Score, photos: Path) -> None:
     said = score("photos", "--out", "r.csv", "--sort-into", "sorted", code=2)["said"]
     assert "--sort-into: goes with a classifier" in said
+    said = score("photos", "--out", "r.csv", "--fast", code=2)["said"]
+    assert "--fast: goes with a classifier" in said
     assert "use catdog detect" in score("photos", "--out", "r.csv", "--task", "classify", code=2)["said"]
 
 

@@ -283,6 +283,41 @@ def test_a_changed_request_is_refused_unless_restarted(score: Score, folder: Pat
     assert json.loads((folder / "r.jsonl.run.json").read_text())["asked"]["threshold"] == 0.9
 
 
+def test_fast_gives_the_rows_of_predict_and_is_another_run(
+    score: Score, folder: Path, photo: Photo, fast_model: Path, tiny_model: Path
+) -> None:
+    for shade in range(0, 256, 15):  # of which the smaller pictures are sure or not
+        (folder / "photos" / f"{shade:03}.png").write_bytes(photo((shade, 0, 0)))
+    (folder / "photos/bad.jpg").write_bytes(b"no photo")
+    command, told = ["photos", "--out", "r.jsonl", "--model", fast_model], ("label", "confidence", "cat", "dog")
+    score(*command, "--fast", code=1)
+    fast = {row["source"]: [row[name] for name in told] for row in rows("r.jsonl")}
+    predict = [sys.executable, "-m", "catdog.predict", "photos", "--model", str(fast_model), "--fast"]
+    done = subprocess.run(predict, cwd=folder, capture_output=True, text=True, timeout=60)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert fast == {
+        a["source"]: [a["label"], a["confidence"], *(a["probabilities"] or {"cat": None, "dog": None}).values()]
+        for a in answers
+    }
+    refused = score(*command, code=2)
+    assert "r.jsonl was begun with another fast (true, now null)" in refused.stderr
+    score(*command, "--restart", code=1)
+    whole = {row["source"]: [row[name] for name in told] for row in rows("r.jsonl")}
+    assert [row[0] for row in whole.values()] == [row[0] for row in fast.values()]
+    assert sum(whole[source] != row for source, row in fast.items()) == 8 + 2  # shades of 150 and more, red and blue
+    record = json.loads((folder / "r.jsonl.run.json").read_text())
+    del record["asked"]["fast"]  # as a catdog without the option wrote it
+    (folder / "r.jsonl.run.json").write_text(json.dumps(record))
+    assert "r.jsonl is up to date" in score(*command, code=1).stderr
+    before = everything(folder)
+    refused = score("photos", "--out", "none.jsonl", "--fast", code=2)
+    assert refused.stderr.splitlines() == [
+        f"catdog score: error: {tiny_model}: has no fast pass; leave --fast out, or make the file anew with "
+        "catdog export --int8"
+    ]
+    assert everything(folder) == before
+
+
 def test_a_foreign_file_is_not_overwritten(score: Score, folder: Path) -> None:
     (folder / "r.csv").write_text("mine")
     refused = score("photos", "--out", "r.csv", code=2)

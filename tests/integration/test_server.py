@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catdog.classifier import Classifier
+from catdog.classifier import Classifier, load
 from catdog.serving import golden
 from tests.integration.server_process import ServerProcess
 
@@ -70,6 +70,17 @@ def test_predict_and_invocations_answer_as_catdog_predict_does(tmp_path: Path) -
             ):
                 assert [answer | {"source": None} for answer in answers] == expected
     assert server.process.returncode == 0
+
+
+def test_fast_answers_as_load_does(fast_model: Path, photo: Encode, tmp_path: Path) -> None:
+    photos = [photo((shade, 0, 0)) for shade in (10, 200, 141)]
+    expected = [answer.to_dict() | {"source": None} for answer in load(fast_model, fast=True).predict(photos)]
+    with ServerProcess(tmp_path / "log", "--model", str(fast_model), "--fast") as server:
+        server.wait_ready()
+        answers = server.http.post("/predict", json={"images": [text(data) for data in photos]}).json()
+        assert [answer | {"source": None} for answer in answers] == expected
+        assert [server.predict(data).json() | {"source": None} for data in photos] == expected
+    assert expected != [answer.to_dict() | {"source": None} for answer in load(fast_model).predict(photos)]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])

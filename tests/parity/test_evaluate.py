@@ -19,7 +19,7 @@ from catdog.contract import Contract
 from catdog.dataset import Manifest
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.training.model import answer_photos, load_checkpoint, new_network, save_checkpoint
-from tests.conftest import TINY_CONTRACT, build_tiny_model
+from tests.conftest import FAST_CONTRACT, TINY_CONTRACT, build_fast_model, build_tiny_model
 from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,25 @@ def test_a_checkpoint_and_its_onnx_file_are_measured_alike(run_folder: Path, dat
     assert measured[0][1] == pytest.approx(measured[1][1], abs=1e-4)
     answers = Classifier(tmp_path / "model.onnx").predict([dataset.root / p.path for p in dataset.of("test")])
     assert [(a.probabilities or {})["cat"] for a in answers] == pytest.approx(measured[1][0], abs=1e-5)
+
+
+def test_fast_is_measured_as_every_command_answers_and_said(
+    run_folder: Path, dataset: Manifest, tmp_path: Path
+) -> None:
+    fast_model = tmp_path / "fast.onnx"
+    fast_model.write_bytes(build_fast_model(FAST_CONTRACT.with_(fast_bound=0.8)))
+    done = run(fast_model, dataset.root, "--fast", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == f"{fast_model} --fast"
+    with (tmp_path / "out/predictions.csv").open(newline="") as file:
+        measured = [float(row["confidence"]) for row in csv.DictReader(file)]
+    photos = [dataset.root / photo.path for photo in dataset.of("test")]
+    assert measured == [answer.confidence for answer in Classifier(fast_model, fast=True).predict(photos)]
+    assert measured != [answer.confidence for answer in Classifier(fast_model).predict(photos)]
+    refused = run(run_folder, dataset.root, "--fast")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = refused.stderr.splitlines()
+    assert f"{run_folder}: its trained weights have no fast pass; name an ONNX file" in line
 
 
 def test_raw_photos_are_all_used_and_nothing_is_written_unasked(tiny_model: Path, tmp_path: Path) -> None:

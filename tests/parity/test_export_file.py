@@ -15,6 +15,7 @@ from catdog.dataset import Manifest
 from catdog.errors import ExportError
 from catdog.export import export
 from catdog.export.onnx_file import write_onnx
+from catdog.image import shrink
 from catdog.training.model import ImageModel, load_checkpoint
 
 
@@ -38,7 +39,7 @@ def test_it_is_one_checked_file_with_the_promised_signature(exported: Path) -> N
     assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
     assert (probabilities.name, probabilities.type.tensor_type.elem_type) == ("probabilities", onnx.TensorProto.FLOAT)
     assert (evidence.name, evidence.type.tensor_type.elem_type) == ("evidence", onnx.TensorProto.FLOAT)
-    assert shapes == [["N", 48, 48, 3], ["N", 2], ["N", 2, 2, 2]]
+    assert shapes == [["N", "H", "W", 3], ["N", 2], ["N", 2, "h", "w"]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -49,6 +50,14 @@ def test_any_batch_gives_torch_s_probabilities(exported: Path, model: ImageModel
     assert (
         np.abs(Classifier(exported).probabilities(images) - expected).max() < 1e-5
     )  # float32, summed in another order
+
+
+@pytest.mark.parametrize("side", [32, 40, 48])
+def test_any_size_gives_torch_s_probabilities(exported: Path, model: ImageModel, side: int) -> None:
+    images = np.random.default_rng(side).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(shrink(images, side))).numpy()
+    assert np.abs(Classifier(exported).answer_small(images, side) - expected).max() < 1e-5
 
 
 def test_the_contract_is_inside_unchanged(exported: Path, run_folder: Path) -> None:

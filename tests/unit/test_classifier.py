@@ -19,7 +19,7 @@ from catdog import load
 from catdog.classifier import Classifier
 from catdog.errors import CatdogError, ContractError, ImageError, ModelError, SettingsError
 from catdog.prediction import Prediction
-from tests.conftest import TINY_CONTRACT, build_tiny_model
+from tests.conftest import FAST_CONTRACT, TINY_CONTRACT, build_fast_model, build_tiny_model
 
 Photo = Callable[..., bytes]
 
@@ -138,6 +138,7 @@ BAD_MODELS: dict[str, tuple[Callable[[], bytes], type[CatdogError], str]] = {
     "other version": (lambda: build_tiny_model('{"version": 99}'), ContractError, "contract version 99"),
     "other size": (lambda: build_tiny_model(JSON, size=32), ModelError, "don't fit its contract"),
     "other input": (lambda: build_tiny_model(JSON, input_name="x"), ModelError, "don't fit its contract"),
+    "fast, of one size": (lambda: build_tiny_model(FAST_CONTRACT.to_json()), ModelError, "don't fit its contract"),
     "other classes": (lambda: build_tiny_model(JSON, classes=3), ModelError, "don't fit its contract"),
 }
 
@@ -260,3 +261,57 @@ def test_a_provider_that_falls_back_to_the_cpu_is_refused(tiny_model: Path, monk
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(ModelError, match="'CUDAExecutionProvider' could not be started"):
         load(tiny_model, provider="CUDAExecutionProvider")
+
+
+def test_fast_answers_a_photo_again_where_the_smaller_one_is_not_sure(fast_model: Path, photo: Photo) -> None:
+    whole, fast = load(fast_model), load(fast_model, fast=True)
+    shades = [0, 255, 141, 10, 140, 200]
+    photos = [photo((shade, 0, 0)) for shade in shades]
+    sure = np.array(shades) >= 141  # sigmoid(141 / 64) is over 0.9, sigmoid(140 / 64) under it
+    for some in (photos, [photo for photo, is_sure in zip(photos, sure, strict=True) if is_sure], photos[3:5]):
+        assert [a.label for a in fast.predict(some)] == [a.label for a in whole.predict(some)]
+    confidences = [a.confidence for a in fast.predict([*photos[:2], b"broken", *photos[2:]]) if a.error is None]
+    expected = 1 / (1 + np.exp(-np.array(shades) / np.where(sure, 64, 16)))
+    assert confidences == pytest.approx(expected, abs=1e-5)
+    assert fast.predict([]) == []
+    assert fast.probabilities(np.empty((0, 16, 16, 3), np.uint8)).shape == (0, 2)
+
+
+def test_a_fast_answer_that_is_exactly_as_sure_as_it_has_to_be_stands(photo: Photo) -> None:
+    red = photo((100, 0, 0))
+    pixels = np.zeros((1, 16, 16, 3), np.uint8)
+    pixels[..., 0] = 100
+    classifier = load(build_fast_model(FAST_CONTRACT))
+    ((confidence, _),) = classifier.answer_small(pixels, 8).tolist()
+    for bound, is_small in ((confidence, True), (np.nextafter(confidence, 1), False)):
+        fast = load(build_fast_model(FAST_CONTRACT.with_(fast_bound=float(bound))), fast=True)
+        assert (fast.predict(red).confidence == pytest.approx(confidence, abs=1e-6)) == is_small
+
+
+def test_without_fast_a_model_that_has_the_pass_answers_as_ever(
+    fast_model: Path, tiny: Classifier, photo: Photo
+) -> None:
+    photos = [photo((shade, 0, 0)) for shade in range(0, 256, 15)]
+    for ours, theirs in zip(load(fast_model).predict(photos), tiny.predict(photos), strict=True):
+        assert ours.label == theirs.label
+        assert ours.confidence == pytest.approx(theirs.confidence, abs=1e-5)
+
+
+def test_fast_is_refused_where_the_model_has_no_such_pass(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"tiny\.onnx: has no fast pass; leave --fast out") as caught:
+        load(tiny_model, fast=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fast_classifier_stays_one_when_pickled_and_refuses_other_images(fast_model: Path, photo: Photo) -> None:
+    fast = load(fast_model, fast=True, threads=1)
+    red = photo("red")
+    assert pickle.loads(pickle.dumps(fast)).predict(red) == fast.predict(red) != load(fast_model).predict(red)
+    with pytest.raises(ModelError, match=r"images must be uint8 \(N, 16, 16, 3\)"):
+        fast.probabilities(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_numbers_that_are_no_probabilities_are_found_by_the_fast_pass_too(photo: Photo) -> None:
+    data = build_tiny_model(FAST_CONTRACT.to_json(), size="side", weight=float("nan"))
+    with pytest.raises(ModelError, match="no probabilities"):
+        load(data, fast=True).predict(photo("red"))

@@ -28,6 +28,8 @@ def test_json_gives_back_an_equal_contract() -> None:
         std=(0.25, 0.25, 0.25),
         temperature=1.3,
         threshold=0.7,
+        fast_size=144,
+        fast_bound=0.985,
         arch="resnet18",
         model_fingerprint="a" * 64,
         data_fingerprint="b" * 64,
@@ -76,6 +78,8 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("threshold", 1.1),
     ("threshold", True),
     ("threshold", None),
+    ("fast_size", 144),  # without a bound
+    ("fast_bound", 0.9),
     ("quality", ["accuracy"]),
     ("quality", {"accuracy": "high"}),
     ("arch", 18),
@@ -87,6 +91,22 @@ def test_refuses_a_bad_value(field: str, value: Any) -> None:
     with pytest.raises(ContractError, match=r"^model\.onnx: ") as caught:
         Contract.from_json(altered(**{field: value}), "model.onnx")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"fast_size": size} for size in (7, 224, 144.0, True, "144")] + [{"fast_bound": b} for b in (-0.1, 1.1, "1")],
+)
+def test_refuses_a_bad_fast_pass(values: dict[str, Any]) -> None:
+    with pytest.raises(ContractError, match="bad contract: fast_"):
+        Contract.from_json(altered(**({"fast_size": 144, "fast_bound": 0.9} | values)))
+    with pytest.raises(ContractError, match="fast_size must be"):
+        GOOD.with_(task="detect", fast_size=144, fast_bound=0.9)
+
+
+def test_reads_a_contract_that_says_nothing_of_a_fast_pass() -> None:
+    older = {name: value for name, value in json.loads(GOOD.to_json()).items() if not name.startswith("fast_")}
+    assert Contract.from_json(json.dumps(older)) == GOOD
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "3", "{", b"\xff\xfe", '{"version": 1}', "[" * 100_000])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from catdog.contract import Contract
-from catdog.image import FORMATS, decode, find_kept_box, from_pil, load_pixels, load_sized_pixels, resize
+from catdog.image import FORMATS, decode, find_kept_box, from_pil, load_pixels, load_sized_pixels, resize, shrink
 
 CONTRACT = Contract(class_names=("cat", "dog"), input_size=32)
 LOSSLESS = ("PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -303,3 +303,12 @@ def test_the_size_is_that_of_the_upright_photo(turn: int) -> None:
     for source in (data, Image.open(io.BytesIO(data))):
         assert load_sized_pixels(source, LETTERBOX)[1] == expected
     assert load_sized_pixels(np.zeros((48, 64)), LETTERBOX)[1] == (64, 48)
+
+
+def test_a_smaller_picture_has_the_means_of_what_its_pixels_cover() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    (half,) = shrink(photo[np.newaxis], 16)
+    means = photo.reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(half - means).max() <= 1  # it rounds once by column and once by row
+    assert shrink(np.full((3, 32, 32, 3), 200, np.uint8), 18).tolist() == np.full((3, 18, 18, 3), 200).tolist()
+    assert shrink(np.empty((0, 32, 32, 3), np.uint8), 16).shape == (0, 16, 16, 3)

@@ -1,0 +1,117 @@
+"""The fast pass of an exported file: how it is chosen, proven and written, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from catdog.classifier import Classifier, load
+from catdog.contract import Contract
+from catdog.dataset import Manifest
+from catdog.errors import DataError
+from catdog.explain import explain
+from catdog.export.fast import Agreement, add_fast_pass, choose_fast_pass, compare_passes
+from catdog.export.onnx_file import to_onnx, write_onnx
+from catdog.export.photos import Labelled
+from catdog.training.model import ImageModel
+from tests.conftest import TINY_CONTRACT, build_fast_model
+from tests.parity.conftest import write_dataset
+
+CONTRACT = Contract(class_names=("cat", "dog"), input_size=64, threshold=0.6)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """40 photos of each class for each of three splits; red cats, blue dogs, all of them easy."""
+    return write_dataset(tmp_path_factory.mktemp("photos"), {"train": 1, "val": 40, "test": 40})
+
+
+@pytest.fixture
+def sized(tmp_path: Path) -> Path:
+    """A model for 64x64 px that is less sure of smaller pictures, as catdog exported it before: of one size."""
+    proto = onnx.load_model_from_string(build_fast_model(CONTRACT))
+    for axis in (1, 2):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 64
+    path = tmp_path / "sized.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def split(photos: Manifest, name: str) -> Labelled:
+    return Labelled.of(photos, photos.of(name))  # type: ignore[arg-type]
+
+
+def test_the_cheapest_size_and_bound_within_the_limits_are_chosen(photos: Manifest) -> None:
+    # exp(mean red - mean blue): at every size the answers are right, and surer than any bound
+    model = Classifier(build_fast_model(CONTRACT), threads=1)
+    contract, note = choose_fast_pass(model, split(photos, "val"), split(photos, "test"))
+    assert (contract.fast_size, contract.fast_bound) == (32, 0.9)
+    assert contract == model.contract.with_(fast_size=32, fast_bound=0.9)
+    assert note.startswith("fast pass: 32 px, sure from 0.9: validation: of 80 photos 0.0% are answered again, 0 get ")
+
+
+def test_what_agrees_too_little_saves_too_little_or_is_not_proven_is_no_fast_pass(photos: Manifest) -> None:
+    model = Classifier(build_fast_model(CONTRACT), threads=1)
+    validation, test = split(photos, "val"), split(photos, "test")
+    contract, note = choose_fast_pass(model, validation, replace(test, paths=[], labels=test.labels[:0], splits=[]))
+    assert (contract, note) == (model.contract, "no fast pass: the test split has no photos")
+    never_sure = Classifier(build_fast_model(CONTRACT.with_(input_size=16)), threads=1)
+    contract, note = choose_fast_pass(never_sure, validation, test)  # 16 px has no smaller size
+    assert contract.fast_size is None
+    assert note.startswith("no fast pass: none agrees well enough")
+
+
+def test_an_agreement_counts_classes_answers_and_accuracy() -> None:
+    whole = np.array([[0.9, 0.1], [0.55, 0.45], [0.3, 0.7], [0.5, 0.5], [0.2, 0.8]], np.float32)
+    small = np.array([[0.96, 0.04], [0.99, 0.01], [0.98, 0.02], [0.6, 0.4], [0.01, 0.99]], np.float32)
+    found = compare_passes(TINY_CONTRACT, np.array([0, 0, 1, 0, 1]), whole, small, 0.95)
+    # the second was "unsure" at the whole size, the third a dog; the fourth is answered again
+    assert found == Agreement(5, 0.2, 1, 2, 20.0)
+    assert not found.is_within(2)
+    assert compare_passes(TINY_CONTRACT, np.array([0, 0, 1, 0, 1]), whole, small, 1.0).is_within()
+
+
+def test_limits_hold_to_the_photo() -> None:
+    good = Agreement(photos=2000, again=0.1, flips=2, verdicts=6, accuracy_loss=0.1)
+    assert good.is_within()
+    for worse in ({"flips": 3}, {"verdicts": 7}, {"accuracy_loss": 0.11}):
+        assert not replace(good, **worse).is_within()
+        assert replace(good, **worse).is_within(2)
+
+
+def test_a_file_of_one_size_gets_a_fast_pass_and_keeps_its_answers(
+    sized: Path, photos: Manifest, tmp_path: Path
+) -> None:
+    note = add_fast_pass(sized, photos, tmp_path / "fast.onnx")
+    assert note.startswith("fast pass: 32 px")
+    before, after = load(sized), load(tmp_path / "fast.onnx", fast=True)
+    assert after.contract == before.contract.with_(fast_size=32, fast_bound=0.9)
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    assert (load(tmp_path / "fast.onnx").probabilities(images) == before.probabilities(images)).all()
+
+
+def test_a_file_whose_photos_allow_no_fast_pass_is_not_written(sized: Path, photos: Manifest, tmp_path: Path) -> None:
+    untested = replace(photos, photos=tuple(photos.of("val")))
+    with pytest.raises(DataError, match=r"sized\.onnx: no fast pass: the test split has no photos"):
+        add_fast_pass(sized, untested, tmp_path / "fast.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["sized.onnx"]
+
+
+def test_what_explains_an_answer_is_seen_at_the_whole_size(
+    model: ImageModel, dataset: Manifest, tmp_path: Path
+) -> None:
+    contract = model.contract.with_(fast_size=32, fast_bound=0.0)  # always sure
+    write_onnx(to_onnx(model), contract, tmp_path / "model.onnx")
+    whole, fast = load(tmp_path / "model.onnx"), load(tmp_path / "model.onnx", fast=True)
+    photo = dataset.root / dataset.photos[0].path
+    assert fast.predict(photo) != whole.predict(photo)
+    ours, theirs = explain(fast, photo), explain(whole, photo)
+    assert ours.prediction == theirs.prediction == whole.predict(photo)
+    assert ours.heat is not None
+    assert theirs.heat is not None
+    assert (ours.heat == theirs.heat).all()
+    assert whole.evidence(np.empty((0, 48, 48, 3), np.uint8))[0].shape == (0, 2)
