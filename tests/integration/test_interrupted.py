@@ -90,7 +90,7 @@ def test_a_signal_to_all_processes_is_answered_with_a_checkpoint_and_a_clean_exi
     photos: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "run"
-    process = _start(photos, output, "--workers", "2")
+    process = _start(photos, output, "--workers", "2", "--cache", "none")  # only decoding takes processes
     _wait_for_checkpoints(process, output / "checkpoints" / "run.ckpt", 2)
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C does, and torchrun
     error = process.communicate()[1]
