@@ -46,13 +46,15 @@ class MovingAverage:
         self._steps += 1
 
     def state(self) -> dict[str, Any]:
-        """Return what ``load`` takes."""
-        return {"steps": self._steps, "module": self.module.state_dict()}
+        """Return what ``load`` takes, in the form of torch's AveragedModel."""
+        tensors = self.module.state_dict().items()
+        return {"n_averaged": self._steps, **{f"module.{name}": tensor for name, tensor in tensors}}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to where ``state`` was taken."""
-        self._steps = state["steps"]
-        self.module.load_state_dict(state["module"])
+        tensors = dict(state)
+        self._steps = int(tensors.pop("n_averaged"))
+        self.module.load_state_dict({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
 
 
 def _list_tensors(module: nn.Module) -> list[Tensor]:

@@ -125,7 +125,7 @@ class Settings:
         None, f"where a run that was cut off goes on from; default OUTPUT/checkpoints, on SageMaker {CHECKPOINTS}"
     )
     checkpoint_minutes: float = _setting(
-        10.0, "write a checkpoint this often, minutes, and after each epoch that took much longer than writing does"
+        10.0, "write a checkpoint this often, minutes, and after an epoch unless one was written just before"
     )
     task: Task = _setting("classify", "classify: cat or dog? detect: a box around each pet's head")
     # network

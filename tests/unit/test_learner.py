@@ -117,15 +117,21 @@ def test_fp16_goes_on_with_its_loss_scale(tmp_path: Path) -> None:
         assert torch.equal(tensor, states[1]["network"][name]), name
 
 
-def test_a_gpu_whose_memory_is_full_is_said_in_one_line(tmp_path: Path) -> None:
-    learner, _ = _learner(tmp_path, Settings(**SETTINGS), Fabric(accelerator="cpu", devices=1))
+@pytest.mark.parametrize("compiles", [False, True])
+def test_what_a_setting_asks_too_much_of_is_said_in_one_line(tmp_path: Path, compiles: bool) -> None:
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    said = "--batch-size 4: the GPU's memory is full"
+    if compiles:
+        error = torch._dynamo.exc.InternalTorchDynamoError("No working C++ compiler found\n\nTraceback and more")
+        said = r"--compile: torch can't compile the network here \(No working C\+\+ compiler found\); leave it out"
+    learner, _ = _learner(tmp_path, Settings(**SETTINGS, compile=compiles), Fabric(accelerator="cpu", devices=1))
 
-    def fill() -> Iterator[Batch]:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    def fail() -> Iterator[Batch]:
+        raise error
         yield
 
-    with pytest.raises(TrainingError, match="--batch-size 4: the GPU's memory is full"):
-        learner.step(fill(), 1.0)
+    with pytest.raises(TrainingError, match=said):
+        learner.step(fail(), 1.0)
 
 
 class Clock:
