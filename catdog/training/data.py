@@ -158,10 +158,7 @@ def hold_on_device(examples: Examples, device: torch.device, free_bytes: int | N
 def read_batches(
     examples: Examples, batches: Iterable[Sequence[int]], settings: Settings, device: torch.device
 ) -> Iterable[Batch]:
-    """Return these batches, one after the other, in memory that ``device`` reads fast; in worker processes only decode.
-
-    No random numbers are drawn after the call.
-    """
+    """Return these batches, one after the other, in memory that ``device`` reads fast; worker processes only decode."""
     if isinstance(examples.inputs, DecodedPhotos):
         return DataLoader(
             examples,

@@ -146,9 +146,9 @@ def test_the_same_config_and_seed_give_the_same_weights(finished: Path, tmp_path
     again, other = tmp_path / "again", tmp_path / "other"
     config = str(finished / "config.yaml")
     assert main(["--config", config, "--output", str(again), "--deterministic"]) == 0
-    assert torch.backends.cudnn.deterministic
+    deterministic = [torch.backends.cudnn.deterministic]
     assert main(["--config", config, "--output", str(other), "--seed", "1"]) == 0
-    assert not torch.backends.cudnn.deterministic
+    assert [*deterministic, torch.backends.cudnn.deterministic] == [True, False]
     fingerprints = [Contract.read(f / "contract.json").model_fingerprint for f in (finished, again, other)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 

@@ -59,22 +59,22 @@ def _learner(folder: Path, settings: Settings, fabric: Fabric) -> tuple[Learner,
 def test_the_average_follows_the_weights_and_goes_on_from_its_state() -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     average, again = MovingAverage(module, 0.25), MovingAverage(module, 0.25)
-    expected = torch.zeros(3, 3)
+    linear, kept, expected = module.get_parameter("0.weight"), average.module.state_dict(), torch.zeros(3, 3)
     for n in range(4):
         with torch.no_grad():
-            module[0].weight.normal_()
+            linear.normal_()
             module(torch.randn(5, 3))  # which the batch norm counts
         average.update()
         decay = min(0.25, (1 + n) / (10 + n)) if n else 0
-        expected = decay * expected + (1 - decay) * module[0].weight.detach()
+        expected = decay * expected + (1 - decay) * linear.detach()
         if n == 1:
             again.load(average.state())
         if n > 1:
             again.update()
-    torch.testing.assert_close(average.module[0].weight, expected)
-    for name, tensor in average.module.state_dict().items():
+    torch.testing.assert_close(kept["0.weight"], expected)
+    for name, tensor in kept.items():
         assert torch.equal(tensor, again.module.state_dict()[name]), name
-    assert average.module[1].num_batches_tracked == 4
+    assert kept["1.num_batches_tracked"] == 4
 
 
 def test_the_average_asks_a_device_for_nothing() -> None:
@@ -126,12 +126,11 @@ def test_what_a_setting_asks_too_much_of_is_said_in_one_line(tmp_path: Path, com
         said = r"--compile: torch can't compile the network here \(No working C\+\+ compiler found\); leave it out"
     learner, _ = _learner(tmp_path, Settings(**SETTINGS, compile=compiles), Fabric(accelerator="cpu", devices=1))
 
-    def fail() -> Iterator[Batch]:
+    def fail(number: int) -> Batch:
         raise error
-        yield
 
     with pytest.raises(TrainingError, match=said):
-        learner.step(fail(), 1.0)
+        learner.step(map(fail, range(1)), 1.0)
 
 
 class Clock:
