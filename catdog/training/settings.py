@@ -34,8 +34,8 @@ NOT_LEARNT: Final = frozenset(
     {"data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"}
     | {"cache", "workers", "compile", "deterministic", "find_lr", "export"}
 )
-"""Settings that change at most the rounding of what is learnt, so a run may go on with others. Photos are compared by
-content."""
+"""Settings that don't change what is learnt, beyond rounding and dropout's dice, so a run may go on with others. Photos
+are compared by content."""
 ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # A network from scratch has no pretrained tensor to freeze, learns longer, and needs no more than 128 px.
     "cnn": {

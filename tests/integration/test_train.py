@@ -160,7 +160,7 @@ def test_a_compiled_step_learns_the_same(photos: Path, tmp_path: Path) -> None:
     state = new_network("resnet18", 1000).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
     arguments = ["--data", str(photos), *SMALL, "--weights", str(weights), "--amp", "False", "--export", "False"]
-    arguments += ["--frozen-epochs", "2", "--epochs", "0"]
+    arguments += ["--frozen-epochs", "2", "--epochs", "0", "--dropout", "0"]  # whose dice are others when compiled
     assert main([*arguments, "--output", str(tmp_path / "plain")]) == 0
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments, "--output", str(tmp_path / "compiled"), "--compile"],
