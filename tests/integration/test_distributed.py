@@ -20,6 +20,7 @@ from tests.integration.test_train import paint
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["--weights", "none", "--size", "48", "--batch-size", "16", "--device", "cpu", "--frozen-epochs", "0"]
+SETTINGS += ["--amp", "False"]  # what they measure is compared with float32
 
 
 def _torchrun(arguments: list[str]) -> subprocess.CompletedProcess[str]:
