@@ -41,7 +41,7 @@ from catdog.dataset.manifest import PETS
 from catdog.detection.decoding import DetectedObject, map_to_photo
 from catdog.image import load_pixels, load_sized_pixels
 from catdog.training.boxes import scale_targets
-from catdog.training.data import load_photos, make_loader, make_training_batches
+from catdog.training.data import load_photos, make_training_batches, read_batches
 from catdog.training.detection import SCORE_FLOOR, Objects, find_in_photos, fit_box_threshold, measure_boxes
 from catdog.training.model import load_checkpoint, read_weights
 from catdog.training.processes import Shard, choose_precision
@@ -145,9 +145,8 @@ def train_torchvision(
     model.train()
     begin, epoch = time.monotonic(), 0
     while time.monotonic() - begin < seconds:
-        for images, targets in make_loader(
-            examples, make_training_batches(len(examples), batch_size, 0, epoch, Shard()), settings
-        ):
+        batches = make_training_batches(len(examples), batch_size, 0, epoch, Shard())
+        for images, targets in read_batches(examples, batches, settings, torch.device("cpu")):
             done = (time.monotonic() - begin) / seconds
             if done >= 1:
                 break

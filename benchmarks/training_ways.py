@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,7 +26,7 @@ from torchvision.transforms import v2
 from catdog.contract import IMAGENET_MEAN, IMAGENET_STD
 from catdog.dataset import Manifest
 from catdog.training.augment import ASPECT, BLUR_PX, ERASED, GREY, JPEG_QUALITY, augment
-from catdog.training.data import Batch, Prepared, make_loader, make_training_batches, prepare, set_seed
+from catdog.training.data import Batch, Prepared, order_epochs, prepare, read_batches, set_seed
 from catdog.training.learner import Learner
 from catdog.training.loop import STEPS_BETWEEN_CHECKS, keep_freed_memory
 from catdog.training.model import read_weights
@@ -135,19 +136,16 @@ class Catdog:
         self.prepared: Prepared = prepare(self.fabric, self.settings, Path(task.scratch), task.manifest)
         p = self.prepared
         keep_freed_memory()
-        torch.backends.cudnn.deterministic = True  # as ``fit`` does
+        torch.backends.cudnn.deterministic = self.settings.deterministic  # as ``fit`` does
         p.model.to(self.fabric.device)
         made = remaining_phases(self.fabric, p, self.settings, 0, Path(task.scratch))
         self.phase = next(made)
         self.learner = Learner(self.fabric, p, self.phase, self.settings)
 
-    def raw(self) -> DataLoader[Batch]:
-        """uint8 photos and labels, as ``_epoch`` reads them."""
-        count, size = len(self.phase.train), self.settings.batch_size
-        order: list[list[int]] = []
-        for epoch in range(self.task.longest * size // count + 2):
-            order += make_training_batches(count, size, self.settings.seed, epoch, Shard())
-        return make_loader(self.phase.train, order, self.settings)
+    def raw(self) -> Iterator[Batch]:
+        """uint8 photos and labels, as ``fit`` reads them."""
+        order = order_epochs(len(self.phase.train), self.settings, count(), Shard())
+        return iter(read_batches(self.phase.train, order, self.settings, self.fabric.device))
 
     def batches(self) -> Iterator[object]:
         for images, labels in self.raw():
@@ -156,10 +154,11 @@ class Catdog:
 
     def train(self, enough: Callable[[], bool]) -> None:
         every = 1 if self.fabric.device.type == "cpu" else STEPS_BETWEEN_CHECKS
-        for step, batch in enumerate(self.raw()):
+        batches = self.raw()
+        for step in count():
             set_seed(self.settings.seed, 0, step, 0)
             factor = learning_rate_factor(step, 10 * self.task.longest, self.settings.warmup, self.phase.schedule)
-            self.learner.step(batch, factor)
+            self.learner.step(batches, factor)
             if step % every == 0:
                 assert float(self.learner.sums[0]) < float("inf")
                 sum_over_processes(self.fabric, torch.zeros(2, device=self.fabric.device))
@@ -168,7 +167,7 @@ class Catdog:
 
     def step_alone(self, enough: Callable[[], bool]) -> None:
         """Forward, backward and optimizer on a batch that is on the device and augmented."""
-        images, labels = (tensor.to(self.fabric.device) for tensor in next(iter(self.raw())))
+        images, labels = (tensor.to(self.fabric.device) for tensor in next(self.raw()))
         inputs, labels = self.phase.prepare(images, labels)
         done = False
         while not done:

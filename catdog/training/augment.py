@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
+from catdog.ahead import batches_ahead
 from catdog.image import decode, encode
 from catdog.training.settings import Settings
 
@@ -103,12 +104,14 @@ def _save_as_jpeg(pixels: Tensor) -> Tensor:
     """Save each photo as a JPEG of another quality, its colour at full resolution, and read it back."""
     qualities = draw_uniform(len(pixels), *JPEG_QUALITY).round().int().tolist()
     photos = pixels.permute(0, 2, 3, 1).round().to("cpu", torch.uint8).numpy()
-    files = (
-        encode(Image.fromarray(photo), "JPEG", quality=quality, subsampling=0)
-        for photo, quality in zip(photos, qualities, strict=True)
-    )
-    saved = np.stack([np.asarray(decode(file, "augmented photo")) for file in files])
-    return torch.from_numpy(saved).permute(0, 3, 1, 2).to(pixels)
+
+    def save(work: tuple[Any, int]) -> Any:
+        photo, quality = work
+        file = encode(Image.fromarray(photo), "JPEG", quality=quality, subsampling=0)
+        return np.asarray(decode(file, "augmented photo"))
+
+    (saved,) = batches_ahead(save, zip(photos, qualities, strict=True), len(photos))  # on all cores
+    return torch.from_numpy(np.stack(saved)).permute(0, 3, 1, 2).to(pixels)
 
 
 def _pixelate(pixels: Tensor) -> Tensor:

@@ -2,15 +2,20 @@
 
 Which photos make a batch follows from the seed, the epoch and the place in the epoch alone. So a run can go on from any
 step, and several processes share each batch without talking to one another.
+
+Photos that are cached are read by the process that trains: on a GPU from its own memory where they leave enough of it,
+else through pinned buffers that are filled one batch ahead. Only decoding is worth worker processes.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +23,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from catdog.ahead import batches_ahead
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.dataset.inputs import GivenSource
@@ -28,7 +34,7 @@ from catdog.progress import show_progress
 from catdog.training.history import say
 from catdog.training.model import ImageModel, new_model
 from catdog.training.onnx_weights import PHOTOS, refit_batch_norms
-from catdog.training.pixels import DecodedPhotos, Inputs, open_pixels
+from catdog.training.pixels import DecodedPhotos, Inputs, MappedArray, open_pixels
 from catdog.training.processes import Shard, check_agreement, say_first, share_folder
 from catdog.training.settings import Settings
 from catdog.training.tasks import Targets, Task, find_task
@@ -36,20 +42,33 @@ from catdog.training.teacher import ask_teachers
 from catdog.training.weights import load_weights
 
 Batch = tuple[Tensor, Tensor]
+GPU_SHARE: Final = 0.25  # of a GPU's free memory, that photos may take; the rest is for the network and its batches
+_CHUNK: Final = 256  # photos that are copied to the device at once
+
+
+class DeviceArray:
+    """An array (n, ...) in the memory of the device that trains."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Return a copy of these, (n, ...), in this order, on the device."""
+        return self.tensor[torch.tensor(indices).to(self.tensor.device, non_blocking=True)]
 
 
 @dataclass(frozen=True)
 class Examples(Dataset[Batch]):
     """Photos, or the features that a frozen network made of them, with what they show; read a batch at a time."""
 
-    inputs: Inputs
+    inputs: Inputs | DeviceArray
     targets: Targets
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
-        return torch.from_numpy(self.inputs.read(indices)), torch.from_numpy(self.targets[np.asarray(indices)])
+        return torch.as_tensor(self.inputs.read(indices)), torch.from_numpy(self.targets[np.asarray(indices)])
 
 
 def load_photos(manifest: Manifest, split: Split, contract: Contract, settings: Settings) -> Examples:
@@ -87,16 +106,29 @@ def set_seed(*parts: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]))
 
 
+def size_batches(count: int, batch_size: int, shard: Shard) -> int:
+    """Return how many of ``count`` photos make a training batch, of all processes together."""
+    size = min(batch_size, count) // shard.world * shard.world
+    if not size:
+        raise SettingsError(f"--batch-size {batch_size}: fewer photos a step than processes ({shard.world})")
+    return size
+
+
 def make_training_batches(count: int, batch_size: int, seed: int, epoch: int, shard: Shard) -> list[list[int]]:
     """Return this process's part of each batch of an epoch; photos that don't fill a last batch are left out.
 
     ``batch_size`` is that of all processes together. A last batch of one photo would break batch norm's statistics.
     """
+    size = size_batches(count, batch_size, shard)
     order = np.random.default_rng((seed, epoch)).permutation(count).tolist()
-    size = min(batch_size, count) // shard.world * shard.world
-    if not size:
-        raise SettingsError(f"--batch-size {batch_size}: fewer photos a step than processes ({shard.world})")
     return [order[i : i + size][shard.rank :: shard.world] for i in range(0, count - size + 1, size)]
+
+
+def order_epochs(count: int, settings: Settings, epochs: Iterable[int], shard: Shard) -> Iterator[list[int]]:
+    """Yield this process's part of each batch, one epoch after the other."""
+    return chain.from_iterable(
+        make_training_batches(count, settings.batch_size, settings.seed, epoch, shard) for epoch in epochs
+    )
 
 
 def make_plain_batches(count: int, batch_size: int, shard: Shard = Shard()) -> list[list[int]]:  # noqa: B008  immutable
@@ -105,22 +137,45 @@ def make_plain_batches(count: int, batch_size: int, shard: Shard = Shard()) -> l
     return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
 
 
-def make_loader(examples: Examples, batches: Sequence[Sequence[int]], settings: Settings) -> DataLoader[Batch]:
-    """Return a loader of these batches, with worker processes where reading a batch costs more than sending it."""
-    cuda = torch.cuda.is_available() and settings.device != "cpu"
-    workers = settings.workers
-    if workers < 0:
-        cached = not isinstance(examples.inputs, DecodedPhotos)
-        workers = min(usable_cores(), 8) if not cached else min(usable_cores(), 4) if cuda else 0
-    return DataLoader(
-        examples,
-        batch_size=None,  # the sampler's items are batches already
-        sampler=batches,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=cuda,
-        worker_init_fn=_ignore_signals,
-    )
+def hold_on_device(examples: Examples, device: torch.device, free_bytes: int | None = None) -> Examples:
+    """Return the examples, cached ones in the memory of a GPU where they take a quarter of what is free there at most.
+
+    ``free_bytes``: how much that is, where it isn't to be asked for.
+    """
+    inputs = examples.inputs
+    if free_bytes is None:
+        free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    if not isinstance(inputs, MappedArray) or inputs.array.nbytes > GPU_SHARE * free_bytes:
+        return examples
+    shape = inputs.array.shape
+    tensor = torch.from_numpy(inputs.read([0])).new_empty(shape, device=device)
+    for start in range(0, len(tensor), _CHUNK):
+        part = tensor[start : start + _CHUNK]
+        part.copy_(torch.from_numpy(inputs.read(range(start, start + len(part)))))
+    return replace(examples, inputs=DeviceArray(tensor))
+
+
+def read_batches(
+    examples: Examples, batches: Iterable[Sequence[int]], settings: Settings, device: torch.device
+) -> Iterable[Batch]:
+    """Return these batches, one after the other, in memory that ``device`` reads fast; worker processes only decode."""
+    if isinstance(examples.inputs, DecodedPhotos):
+        return DataLoader(
+            examples,
+            batch_size=None,  # the sampler's items are batches already
+            sampler=batches,
+            num_workers=min(usable_cores(), 8) if settings.workers < 0 else settings.workers,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_ignore_signals,
+        )
+    if device.type == "cpu" or isinstance(examples.inputs, DeviceArray):
+        return map(examples.__getitem__, batches)
+
+    def read(indices: Sequence[int]) -> Batch:
+        images, targets = examples[indices]
+        return (images.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (images, targets)
+
+    return chain.from_iterable(batches_ahead(read, batches, 1))
 
 
 def _ignore_signals(worker: int) -> None:
@@ -191,4 +246,5 @@ def prepare(fabric: Fabric, settings: Settings, scratch: Path, manifest: Manifes
     if loaded.folded:
         images, _ = train[range(min(PHOTOS, len(train)))]
         refit_batch_norms(model, images)
+    train, val = (hold_on_device(examples, fabric.device) for examples in (train, val))
     return Prepared(manifest, model, contract, frozenset(loaded.fresh), train, val)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, chain, count, islice, pairwise
+from itertools import accumulate, count, islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 
 from catdog.errors import TrainingError
 from catdog.training import charts
-from catdog.training.data import Prepared, make_loader, make_training_batches, set_seed
+from catdog.training.data import Prepared, order_epochs, read_batches, set_seed
 from catdog.training.history import say, say_metrics, show_steps
 from catdog.training.learner import Learner
 from catdog.training.loop import keep_freed_memory
@@ -42,16 +42,13 @@ def find_lr(fabric: Fabric, prepared: Prepared, settings: Settings, reports: Pat
         done = settings.frozen_epochs if settings.epochs else 0
         phase = next(remaining_phases(fabric, prepared, settings, done, Path(scratch)))
         learner = Learner(fabric, prepared, phase, settings)
-        orders = (
-            make_training_batches(len(phase.train), settings.batch_size, settings.seed, e, shard) for e in count()
-        )
-        batches = list(islice(chain.from_iterable(orders), STEPS))
+        batches = islice(order_epochs(len(phase.train), settings, count(), shard), STEPS)
         average = 0.0
-        todo = make_loader(phase.train, batches, settings)
-        for step, batch in enumerate(show_steps(todo, "learning rates", 0, STEPS, settings.batch_size)):
+        todo = iter(read_batches(phase.train, batches, settings, fabric.device))
+        for step in show_steps(range(STEPS), "learning rates", 0, STEPS, settings.batch_size):
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
             set_seed(settings.seed, step, shard.rank)
-            loss = sum_over_processes(fabric, learner.step(batch, rate / settings.lr)[None])[0] / shard.world
+            loss = sum_over_processes(fabric, learner.step(todo, rate / settings.lr)[None])[0] / shard.world
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
             corrected = average / (1 - SMOOTHING ** (step + 1))  # the average began at 0 (Kingma & Ba 2015)
             if not math.isfinite(loss) or (losses and corrected > DIVERGED * min(losses)):

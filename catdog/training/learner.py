@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
-from catdog.training.data import Batch, Prepared, make_loader, make_plain_batches
+from catdog.errors import TrainingError
+from catdog.text import first_line
+from catdog.training.data import Batch, Prepared, make_plain_batches, read_batches
 from catdog.training.phases import Phase, freeze_all_but, new_optimizer
 from catdog.training.processes import Shard, sum_over_processes
 from catdog.training.settings import Settings
 from catdog.training.tasks import Task, find_task
+
+
+class MovingAverage:
+    """An average of a module's tensors over the steps that were taken; ``module`` holds it."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = deepcopy(module).requires_grad_(False)
+        self._decay = decay
+        self._steps = 0  # counted here, since a GPU's own count would have to be waited for
+        tensors = zip(_list_tensors(self.module), _list_tensors(module), strict=True)
+        pairs = [(average, current.detach()) for average, current in tensors]
+        self._averages, self._currents = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def update(self) -> None:
+        """Set each average to d average + (1 - d) weight, with d rising from 0 to ``decay`` over the first steps.
+
+        The rise, (1 + n) / (10 + n), is that of TensorFlow's ExponentialMovingAverage: a short run has an average too.
+        """
+        n = self._steps
+        decay = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
+        torch._foreach_lerp_(self._averages, self._currents, 1 - decay)
+        for average, current in self._counts:
+            average.copy_(current)
+        self._steps += 1
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``load`` takes, in the form of torch's AveragedModel."""
+        tensors = self.module.state_dict().items()
+        return {"n_averaged": self._steps, **{f"module.{name}": tensor for name, tensor in tensors}}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to where ``state`` was taken."""
+        tensors = dict(state)
+        self._steps = int(tensors.pop("n_averaged"))
+        self.module.load_state_dict({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
+
+
+def _list_tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 class Learner:
@@ -28,12 +71,11 @@ class Learner:
         freeze_all_but(self.network, phase.learning)
         optimizer = new_optimizer(self.network, prepared.fresh, phase.learning, settings)
         self.fabric = fabric
-        self.module, self.optimizer = fabric.setup(phase.module, optimizer)
-        self.average: AveragedModel | None = None
-        if settings.ema and phase.whole:
-            self.average = AveragedModel(phase.module, multi_avg_fn=self._move_average, use_buffers=True)
-            self.average.requires_grad_(False)
-        self._averaged = 0
+        module: Any = torch.compile(phase.module) if settings.compile else phase.module
+        self.module, self.optimizer = fabric.setup(module, optimizer)
+        self.average = MovingAverage(phase.module, settings.ema) if settings.ema and phase.whole else None
+        on_gpu = fabric.device.type == "cuda"
+        self._beside: Any = torch.cuda.Stream(fabric.device, priority=-1) if on_gpu else None  # type: ignore[no-untyped-call]
         self.task = find_task(settings)
         self.contract = prepared.contract
         self.sums = torch.zeros(4, dtype=torch.float64, device=fabric.device)
@@ -45,12 +87,18 @@ class Learner:
         ]
         self._mix = v2.RandomChoice(mixes) if mixes else None
 
-    def step(self, batch: Batch, factor: float) -> Tensor:
-        """Learn from a batch at ``factor`` times the peak learning rates; return the loss, (), on the device."""
+    def step(self, batches: Iterator[Batch], factor: float) -> Tensor:
+        """Learn from the next batch at ``factor`` times the peak learning rates; return the loss, (), on the device.
+
+        Raises TrainingError where a GPU's memory is full or torch can't compile the network.
+        """
+        with _explain_torch(self.settings):
+            return self._step(batches, factor)
+
+    def _step(self, batches: Iterator[Batch], factor: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        images, wanted = (tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
-        inputs, targets = self.phase.prepare(images, wanted)
+        inputs, targets = self._prepare_next(batches)
         if self._mix is not None:
             inputs, targets = self._mix(inputs, targets)
         outputs = self.module(inputs).float()
@@ -61,11 +109,33 @@ class Learner:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=clip, error_if_nonfinite=False)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.phase.module)
-            self._averaged += 1
+            self.average.update()
         detached = loss.detach()
-        self.sums += self._sum(detached, len(images), measured, count)
+        self.sums += self._sum(detached, len(inputs), measured, count)
         return detached
+
+    def _prepare_next(self, batches: Iterator[Batch]) -> Batch:
+        """Return the next batch on the device, augmented; a GPU does it beside the step before.
+
+        Some photos come back to the CPU, to be saved as JPEG. In a stream of their own they needn't wait for that step;
+        their stream waits for the one before it, so that batches that are ready don't pile up.
+        """
+        if self._beside is None:
+            return self._prepare(next(batches))
+        steps = torch.cuda.current_stream(self.fabric.device)
+        with torch.cuda.stream(self._beside):
+            batch = self._prepare(next(batches))
+        steps.wait_stream(self._beside)
+        self._beside.wait_stream(steps)
+        for tensor in batch:
+            tensor.record_stream(steps)
+        return batch
+
+    def _prepare(self, batch: Batch) -> Batch:
+        images, wanted = batch
+        # Boxes are moved along on the CPU: the targets follow when they are done.
+        inputs, targets = self.phase.prepare(images.to(self.fabric.device, non_blocking=True), wanted)
+        return inputs, targets.to(self.fabric.device, non_blocking=True)
 
     def _sum(self, loss: Tensor, photos: int, measured: Tensor, count: Tensor) -> Tensor:
         """Return what is added to ``sums``: the loss times photos, photos, the task's measure times its count, that."""
@@ -84,9 +154,9 @@ class Learner:
         scorer = self.task.new_scorer(self.contract)
         module.eval()
         with torch.inference_mode(), self.fabric.autocast():
-            for images, wanted in make_loader(self.phase.val, batches, self.settings):
-                outputs = module(self.phase.prepare_val(images.to(self.fabric.device))).float()
-                targets = wanted.to(self.fabric.device)
+            for batch in read_batches(self.phase.val, batches, self.settings, self.fabric.device):
+                images, targets = (tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
+                outputs = module(self.phase.prepare_val(images)).float()
                 loss, measured, count = self.task.compare(outputs, targets, self.settings, True)
                 sums += self._sum(loss, len(images), measured, count)
                 if scorer is not None:
@@ -106,7 +176,7 @@ class Learner:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else self.average.state(),
             "precision": self.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
         }
 
@@ -115,22 +185,25 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
-            self._averaged = int(self.average.n_averaged)
+            self.average.load(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def _move_average(self, averages: Any, currents: Any, count: Any) -> None:
-        """Set each average to d average + (1 - d) weight, with d rising to ``--ema`` over the first steps.
 
-        The rise, (1 + n) / (10 + n), is that of TensorFlow's ExponentialMovingAverage: a short run has an average too.
-        """
-        n = self._averaged  # ``count`` says the same, but lies on the GPU
-        weight = 1 - min(self.settings.ema, (1 + n) / (10 + n))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, weight)
-            else:
-                average.copy_(current)
+@contextmanager
+def _explain_torch(settings: Settings) -> Iterator[None]:
+    """Raise TrainingError for what torch raises where a setting asks too much of the machine."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"--batch-size {settings.batch_size}: the GPU's memory is full; give less of it, or of --train-size"
+        ) from error
+    except RuntimeError as error:
+        if settings.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise TrainingError(
+                f"--compile: torch can't compile the network here ({first_line(error)}); leave it out and go on"
+            ) from error
+        raise
 
 
 def name_sums(part: str, task: Task, sums: Sequence[float]) -> dict[str, float]:

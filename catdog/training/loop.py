@@ -11,9 +11,10 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -24,10 +25,10 @@ from torch import Tensor
 
 from catdog.errors import TrainingError, TrainingStopped
 from catdog.training.checkpoint import Checkpoint, StopRequest, handle_signals
-from catdog.training.data import Prepared, make_loader, make_training_batches, set_seed
+from catdog.training.data import Batch, Prepared, order_epochs, read_batches, set_seed, size_batches
 from catdog.training.history import Row, score_epoch, show_steps
 from catdog.training.learner import Learner, name_sums
-from catdog.training.phases import learning_rate_factor, remaining_phases
+from catdog.training.phases import Phase, learning_rate_factor, remaining_phases
 from catdog.training.processes import Shard, check_agreement, say_first, sum_over_processes
 from catdog.training.settings import Settings
 
@@ -63,12 +64,12 @@ def fit(
     """Train, and leave the tensors of the best epoch (see ``score_epoch``) in the model.
 
     ``checkpoint``: where to go on from and to write to. ``record`` gets all epochs' rows after each one, on the first
-    process; what it raises ends the run. Returns these rows. Raises TrainingError when the loss is no longer finite,
-    and TrainingStopped when a signal asked for it, with the checkpoint written.
+    process; what it raises ends the run. Returns these rows. Raises TrainingError when the loss is no longer finite or
+    ``Learner.step`` does, and TrainingStopped when a signal asked for it, with the checkpoint written.
     """
     model = prepared.model
     keep_freed_memory()
-    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.deterministic = settings.deterministic
     model.to(fabric.device)
     saved = checkpoint.read() if checkpoint else None
     state = LoopState(**saved["progress"]) if saved else LoopState()
@@ -90,47 +91,66 @@ def fit(
                 learner.load(tensors)
             tensors = None
             save = partial(_save, checkpoint, learner, state, best)
-            while state.epoch < phase.first + phase.epochs and not 0 < settings.patience <= state.stale:
-                _train_epoch(learner, state, request, checkpoint, save)
+            batches = _read_remaining(learner, state)
+            while not _is_over(phase, state, settings):
+                _train_epoch(learner, batches, state, request, checkpoint, save)
                 if (score := score_epoch(state.history[-1])) > state.best:
                     state.best = score
                     best.update(learner.copy_served())
                 if fabric.global_rank == 0:
                     record(state.history)
-                save()
-                if _collect_requests(fabric, request, checkpoint)[0]:
+                stop, due = _collect_requests(fabric, request, checkpoint, epoch_ended=True)
+                if stop or due or _is_over(phase, state, settings):
+                    save()
+                if stop:
                     raise _make_stop(fabric, request, state, checkpoint)
-            del learner, save
+            del learner, save, batches
     model.network.load_state_dict(best)
     return state.history
 
 
+def _is_over(phase: Phase, state: LoopState, settings: Settings) -> bool:
+    return state.epoch >= phase.first + phase.epochs or 0 < settings.patience <= state.stale
+
+
+def _read_remaining(learner: Learner, state: LoopState) -> Iterator[Batch]:
+    """Return the phase's batches from where ``state`` is, of all its epochs: worker processes are started once."""
+    fabric, phase = learner.fabric, learner.phase
+    shard, epochs = Shard(fabric.global_rank, fabric.world_size), range(state.epoch, phase.first + phase.epochs)
+    order = islice(order_epochs(len(phase.train), learner.settings, epochs, shard), state.step, None)
+    return iter(read_batches(phase.train, order, learner.settings, fabric.device))
+
+
 def _train_epoch(
-    learner: Learner, state: LoopState, request: StopRequest, checkpoint: Checkpoint | None, save: Callable[[], None]
+    learner: Learner,
+    batches: Iterator[Batch],
+    state: LoopState,
+    request: StopRequest,
+    checkpoint: Checkpoint | None,
+    save: Callable[[], None],
 ) -> None:
     """Train to the end of the epoch that ``state`` is in, and add its row there."""
     fabric, phase, settings = learner.fabric, learner.phase, learner.settings
     shard = Shard(fabric.global_rank, fabric.world_size)
-    batches = make_training_batches(len(phase.train), settings.batch_size, settings.seed, state.epoch, shard)
-    steps, before, started = len(batches), state.step, time.monotonic()
-    photos = len(batches[0]) * shard.world
+    photos = size_batches(len(phase.train), settings.batch_size, shard)
+    steps, before, started = len(phase.train) // photos, state.step, time.monotonic()
     every = 1 if fabric.device.type == "cpu" else STEPS_BETWEEN_CHECKS
     learner.sums.copy_(learner.sums.new_tensor(state.sums if shard.rank == 0 else [0.0] * 4))
     shown = f"{phase.name}epoch {state.epoch + 1}/{settings.frozen_epochs + settings.epochs}"
-    todo = make_loader(phase.train, batches[before:], settings)
+    todo = range(before, steps)
 
     def factor(step: int) -> float:
         place = (state.epoch - phase.first) * steps + step
         return learning_rate_factor(place, steps * phase.epochs, settings.warmup, phase.schedule)
 
-    for batch in show_steps(todo, shown, before, steps, photos) if shard.rank == 0 else todo:
-        set_seed(settings.seed, state.epoch, state.step, shard.rank)
-        learner.step(batch, factor(state.step))
+    for step in show_steps(todo, shown, before, steps, photos) if shard.rank == 0 else todo:
+        set_seed(settings.seed, state.epoch, step, shard.rank)
+        learner.step(batches, factor(step))
         state.step += 1
         if state.step % every and state.step < steps:
             continue
         _check_finite(float(learner.sums[0]), state, settings)
-        stop, due = _collect_requests(fabric, request, checkpoint)
+        stop, due = _collect_requests(fabric, request, checkpoint, epoch_ended=False)
         if stop or due:
             state.sums = sum_over_processes(fabric, learner.sums)
             save()
@@ -163,9 +183,11 @@ def _check_finite(loss: float, state: LoopState, settings: Settings) -> None:
         )
 
 
-def _collect_requests(fabric: Fabric, request: StopRequest, checkpoint: Checkpoint | None) -> list[float]:
-    """Return whether any process was asked to stop, and whether any one's checkpoint is due; not 0 means yes."""
-    mine = [float(request.signal or 0), float(checkpoint is not None and checkpoint.is_due)]
+def _collect_requests(
+    fabric: Fabric, request: StopRequest, checkpoint: Checkpoint | None, epoch_ended: bool
+) -> list[float]:
+    """Return whether any process was asked to stop, and whether the checkpoint is due; not 0 means yes."""
+    mine = [float(request.signal or 0), float(checkpoint is not None and checkpoint.is_due(epoch_ended))]
     return sum_over_processes(fabric, torch.tensor(mine, device=fabric.device))
 
 
@@ -180,7 +202,7 @@ def _make_stop(
 
 
 def _save(checkpoint: Checkpoint | None, learner: Learner, state: LoopState, best: dict[str, Tensor]) -> None:
-    if checkpoint is not None and learner.fabric.global_rank == 0:
+    if checkpoint is not None:
         checkpoint.write({"progress": asdict(state), "learner": learner.state(), "best": best})
 
 

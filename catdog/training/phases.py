@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from catdog.errors import SettingsError, TrainingError
-from catdog.training.data import Batch, Examples, Prepared, make_loader, make_plain_batches, set_seed
+from catdog.training.data import Batch, Examples, Prepared, hold_on_device, make_plain_batches, read_batches, set_seed
 from catdog.training.detector import Detector
 from catdog.training.model import ImageModel, find_stage, split_network
 from catdog.training.pixels import MappedArray
@@ -137,7 +137,7 @@ def _make_frozen_phase(fabric: Fabric, prepared: Prepared, settings: Settings, s
         compute_features(model, trunk, part, way, features, settings, shard)
         computed.append(replace(part, inputs=features))
     fabric.barrier()
-    train, val = computed
+    train, val = (hold_on_device(part, fabric.device) for part in computed)
     return phase(module=tail, train=train, val=val, prepare=_to_float, prepare_val=Tensor.float)
 
 
@@ -155,12 +155,12 @@ def compute_features(
     Each photo is augmented once: with the few epochs that a head needs, new views would cost more than they teach.
     """
     trunk.eval()
-    batches = make_plain_batches(len(examples), settings.batch_size, shard)
-    loader = make_loader(examples, batches, settings)
+    batches, device = make_plain_batches(len(examples), settings.batch_size, shard), model.mean.device
+    todo = read_batches(examples, batches, settings, device)
     with torch.inference_mode():
-        for number, (indices, (images, _)) in enumerate(zip(batches, loader, strict=True)):
+        for number, (indices, (images, _)) in enumerate(zip(batches, todo, strict=True)):
             set_seed(settings.seed, number, shard.rank)
-            pixels = prepare(images.to(model.mean.device, non_blocking=True))
+            pixels = prepare(images.to(device, non_blocking=True))
             into.array[np.asarray(indices)] = trunk(model.normalise(pixels)).half().cpu().numpy()
 
 

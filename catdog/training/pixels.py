@@ -34,18 +34,11 @@ _NAME: Final = "[0-9a-f]" * 32 + ".pixels"  # a pattern; nothing else in the fol
 
 
 class MappedArray:
-    """An array (n, ...) in a memory-mapped file, which the kernel keeps in memory while there is room.
-
-    Pickling it, for a process that isn't forked, pickles the file's path; that process maps the file itself.
-    """
+    """An array (n, ...) in a memory-mapped file, which the kernel keeps in memory while there is room."""
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...], writable: bool = False) -> None:
-        self._arguments = (path, dtype, shape)
         # Mapped at once: from now on the file may be deleted, to make room for another run's.
         self.array: npt.NDArray[Any] = np.memmap(path, dtype, "r+" if writable else "r", shape=shape)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return MappedArray, self._arguments
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[Any]:
         """Return a copy of these, (n, ...), in this order."""

@@ -97,7 +97,7 @@ def sum_over_processes(fabric: Fabric, sums: Tensor) -> list[float]:
     """Return ``sums``, (n,), added up over all processes."""
     added = fabric.all_reduce(sums.clone(), reduce_op="sum")
     assert isinstance(added, Tensor)
-    return [float(value) for value in added]
+    return [float(value) for value in added.tolist()]
 
 
 def check_agreement(fabric: Fabric, what: str, mine: Any) -> None:

@@ -27,7 +27,15 @@ from catdog.text import first_line
 from catdog.training import charts
 from catdog.training.calibration import fit_temperature, fit_thresholds
 from catdog.training.checkpoint import FILE_NAME, Checkpoint
-from catdog.training.data import Examples, Prepared, load_photos, make_loader, make_plain_batches, order_photos, prepare
+from catdog.training.data import (
+    Examples,
+    Prepared,
+    load_photos,
+    make_plain_batches,
+    order_photos,
+    prepare,
+    read_batches,
+)
 from catdog.training.detection_report import measure_detector
 from catdog.training.find_lr import find_lr
 from catdog.training.history import Row, say, say_metrics
@@ -70,7 +78,8 @@ def run_training(settings: Settings) -> None:
         if settings.find_lr:
             find_lr(fabric, prepared, settings, reports)
             return
-        checkpoint = Checkpoint(folder, settings, prepared.manifest.fingerprint, fabric.world_size)
+        is_writer = fabric.global_rank == 0
+        checkpoint = Checkpoint(folder, settings, prepared.manifest.fingerprint, fabric.world_size, is_writer)
 
         def record(rows: list[Row]) -> None:
             write_csv(output / "history.csv", list(rows[0]), [list(row.values()) for row in rows])
@@ -168,8 +177,9 @@ def compute_logits(
     """Return logits float32 (N, C) and labels int64 (N,) of all examples, computed in float32 on ``device``."""
     model = model.to(device).eval()
     logits, labels = [], []
+    batches = make_plain_batches(len(examples), settings.batch_size)
     with torch.inference_mode():
-        for images, truth in make_loader(examples, make_plain_batches(len(examples), settings.batch_size), settings):
+        for images, truth in read_batches(examples, batches, settings, torch.device(device)):
             logits.append(model.logits(images.to(device).permute(0, 3, 1, 2)).cpu())
             labels.append(truth)
     model.to("cpu")

@@ -32,9 +32,10 @@ STAGES: Final[tuple[str, ...]] = get_args(Stage)
 """Input to output; the stem is conv1 and bn1, the head is fc."""
 NOT_LEARNT: Final = frozenset(
     {"data", "validation", "test", "output", "output_data", "checkpoint_dir", "checkpoint_minutes"}
-    | {"cache", "workers", "find_lr", "export"}
+    | {"cache", "workers", "compile", "deterministic", "find_lr", "export"}
 )
-"""Settings that don't change what is learnt, so a run may go on with others. Photos are compared by content."""
+"""Settings that don't change what is learnt, beyond rounding and dropout's dice, so a run may go on with others. Photos
+are compared by content."""
 ARCH_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # A network from scratch has no pretrained tensor to freeze, learns longer, and needs no more than 128 px.
     "cnn": {
@@ -123,7 +124,9 @@ class Settings:
     checkpoint_dir: str | None = _setting(
         None, f"where a run that was cut off goes on from; default OUTPUT/checkpoints, on SageMaker {CHECKPOINTS}"
     )
-    checkpoint_minutes: float = _setting(10.0, "write a checkpoint this often, minutes, and after every epoch")
+    checkpoint_minutes: float = _setting(
+        10.0, "write a checkpoint this often, minutes, and after an epoch unless one was written just before"
+    )
     task: Task = _setting("classify", "classify: cat or dog? detect: a box around each pet's head")
     # network
     arch: str = _setting("resnet18", f"architecture: {', '.join(ARCHS)}")
@@ -173,7 +176,7 @@ class Settings:
         "cosine", "after the warm-up: cosine, or one_cycle (linear down)"
     )
     warmup: float = _setting(0.2, "share of each phase in which the learning rate rises, [0, 1)")
-    batch_size: int = _setting(64, "photos a step, of all processes together")
+    batch_size: int = _setting(64, "photos a step, of all processes together; 256 and more keep a large GPU busy")
     label_smoothing: float = _setting(0.05, "label smoothing, [0, 1)")
     clip_norm: float = _setting(0.0, "largest norm of a step's gradient, all tensors together; 0: any")
     ema: float = _setting(0.0, "decay a step of the moving average of the weights that is served, [0, 1); 0: none")
@@ -186,7 +189,10 @@ class Settings:
     degrade: float = _setting(0.2, "probability of blur or of JPEG artefacts, [0, 1]")
     erase: float = _setting(0.1, "probability of erasing a random rectangle, [0, 1]")
     # machine
-    seed: int = _setting(0, "makes a run repeatable on the same machine")
+    seed: int = _setting(0, "makes a run repeatable on the same machine, on a GPU with --deterministic")
+    deterministic: bool = _setting(
+        False, "on a GPU, choose only ways to convolve that give the same bits again; may be slower"
+    )
     cache: str = _setting(
         "auto",
         "folder for decoded photos, which the next run finds again; auto: ~/.cache/catdog, none: decode each time",
@@ -194,8 +200,9 @@ class Settings:
     cache_gb: float = _setting(
         12.0, "the most that this folder may hold, GB; photos that don't fit are decoded each time"
     )
-    workers: int = _setting(-1, "processes that read photos; -1: as many as are of use; 0: none")
+    workers: int = _setting(-1, "processes that decode photos that are not cached; -1: one a core, at most 8; 0: none")
     amp: bool = _setting(True, "bf16 or fp16 autocast where the hardware has it")
+    compile: bool = _setting(False, "compile the training step (torch.compile): minutes at first, then faster steps")
     device: Literal["auto", "cpu", "gpu"] = _setting("auto", "where to train: auto, cpu, gpu")
     find_lr: bool = _setting(
         False, "only try learning rates, from low to high, and chart their losses; writes no model"

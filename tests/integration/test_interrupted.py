@@ -84,7 +84,7 @@ def test_a_signal_to_all_processes_is_answered_with_a_checkpoint_and_a_clean_exi
     photos: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "run"
-    run = _start(photos, output, "--workers", "2")
+    run = _start(photos, output, "--workers", "2", "--cache", "none")  # only decoding takes processes
     wait_for_checkpoints(run, output / "checkpoints" / "run.ckpt", 2)
     os.killpg(run.pid, number)  # as a terminal's Ctrl-C does, and torchrun
     ended = run.end()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from catdog.contract import Contract
 from catdog.errors import TrainingError
@@ -19,7 +23,7 @@ from catdog.files import lock_folder
 from catdog.training.cli import main
 from catdog.training.find_lr import suggest_rate
 from catdog.training.metrics import wilson_interval
-from catdog.training.model import load_checkpoint
+from catdog.training.model import load_checkpoint, new_network
 from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
@@ -143,8 +147,10 @@ def test_the_saved_model_is_the_best_epoch(finished: Path) -> None:
 def test_the_same_config_and_seed_give_the_same_weights(finished: Path, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
     config = str(finished / "config.yaml")
-    assert main(["--config", config, "--output", str(again)]) == 0
+    assert main(["--config", config, "--output", str(again), "--deterministic"]) == 0
+    deterministic = [torch.backends.cudnn.deterministic]
     assert main(["--config", config, "--output", str(other), "--seed", "1"]) == 0
+    assert [*deterministic, torch.backends.cudnn.deterministic] == [True, False]
     fingerprints = [Contract.read(f / "contract.json").model_fingerprint for f in (finished, again, other)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
@@ -161,6 +167,33 @@ def test_two_threads_learn_the_same_each_time(photos: Path, tmp_path: Path) -> N
         torch.set_num_threads(before)
     one, two = (Contract.read(output / "contract.json").model_fingerprint for output in outputs)
     assert one == two
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_learns_the_same(photos: Path, tmp_path: Path) -> None:
+    """Of the head alone, since a whole network takes minutes to compile."""
+    weights = tmp_path / "weights.safetensors"
+    state = new_network("resnet18", 1000).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
+    arguments = ["--data", str(photos), *SMALL, "--weights", str(weights), "--amp", "False", "--export", "False"]
+    arguments += ["--frozen-epochs", "2", "--epochs", "0", "--dropout", "0"]  # whose dice are others when compiled
+    assert main([*arguments, "--output", str(tmp_path / "plain")]) == 0
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments, "--output", str(tmp_path / "compiled"), "--compile"],
+        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    plain, compiled = (
+        list(csv.DictReader((tmp_path / name / "history.csv").read_text().splitlines()))
+        for name in ("plain", "compiled")
+    )
+    assert len(plain) == len(compiled) == 2
+    for name in ("train_loss", "val_loss"):
+        losses = [[float(row[name]) for row in rows] for rows in (plain, compiled)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_weights_can_be_measured_as_they_are(finished: Path, photos: Path, tmp_path: Path) -> None:

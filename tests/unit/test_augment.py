@@ -13,6 +13,7 @@ from PIL import Image
 from catdog.contract import Contract
 from catdog.image import encode, load_pixels
 from catdog.training.augment import JPEG_QUALITY, augment
+from catdog.training.boxes import augment_boxes
 from catdog.training.settings import Settings
 
 PLAIN: dict[str, Any] = {"crop_scale": 1.0, "rotation": 0.0, "color": 0.0, "degrade": 0.0, "erase": 0.0}
@@ -52,6 +53,16 @@ def test_shape_type_range_and_seed() -> None:
     assert torch.equal(draw(0), draw(0))
     assert not torch.equal(draw(0), draw(1))
     assert photos.equal(make_photos(12)), "the photos as they were read stay as they are"
+
+
+def test_only_what_pillow_does_comes_back_from_the_device() -> None:
+    """Tensors of the device "meta" have no values, so whatever asked a GPU for one, and waited for it, would fail."""
+    photos = make_photos(12).to("meta")
+    changed = augment(photos, Settings(size=64, train_size=44, erase=1.0, rotation=20.0, degrade=0.0))
+    assert (changed.device.type, changed.shape) == ("meta", (12, 3, 44, 44))
+    boxes = torch.tensor([[[0.0, 0.2, 0.2, 0.6, 0.7]]]).expand(12, 1, 5)
+    changed, moved = augment_boxes(photos, boxes, Settings(size=64, erase=1.0, degrade=0.0))
+    assert (changed.device.type, moved.device.type) == ("meta", "cpu")
 
 
 def test_a_whole_crop_is_the_photo_or_its_mirror_image() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -15,11 +14,21 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from catdog.contract import Contract
 from catdog.dataset import Manifest, Photo
 from catdog.errors import DataError, ImageError
 from catdog.image import load_pixels
-from catdog.training.data import Examples, make_loader, make_plain_batches, make_training_batches
+from catdog.training.data import (
+    DeviceArray,
+    Examples,
+    hold_on_device,
+    make_plain_batches,
+    make_training_batches,
+    order_epochs,
+    read_batches,
+)
 from catdog.training.pixels import DecodedPhotos, MappedArray, open_pixels
 from catdog.training.processes import Shard
 from catdog.training.settings import Settings
@@ -53,7 +62,6 @@ def test_the_cache_holds_what_every_consumer_sees(manifest: Manifest, tmp_path: 
     copy = cached.read([1])
     copy[:] = 0  # a batch may be changed in place; the cache isn't
     np.testing.assert_array_equal(cached.read([1])[0], expected[1])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(cached)).read([2])[0], expected[2])
     np.testing.assert_array_equal(_open(manifest, None).read([4, 0]), expected[[4, 0]])
 
 
@@ -139,24 +147,43 @@ def test_in_a_folder_that_is_not_its_own_it_deletes_nothing_else(manifest: Manif
     assert all((tmp_path / name).exists() for name in names)
 
 
-def test_a_worker_gets_the_path_of_an_array_and_not_its_contents(tmp_path: Path) -> None:
-    """As a loader under spawn pickles the features of a frozen network, which may take gigabytes."""
-    (tmp_path / "features").write_bytes(bytes(2 * 100_000))
-    features = MappedArray(tmp_path / "features", np.float16, (1000, 100), writable=True)
-    features.array[7] = 7
-    pickled = pickle.dumps(Examples(features, np.zeros(1000, np.int64)))
-    assert len(pickled) < 10_000
-    np.testing.assert_array_equal(pickle.loads(pickled).inputs.read([7])[0], np.full(100, 7, np.float16))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_bring_each_photo_with_its_label(manifest: Manifest, tmp_path: Path, workers: int) -> None:
-    examples = Examples(_open(manifest, tmp_path / "cache"), np.array([0, 1, 0, 1, 0, 1]))
-    batches = [[5, 0], [2, 3, 1]]
-    seen = list(make_loader(examples, batches, Settings(workers=workers, device="cpu")))
-    assert [labels.tolist() for _, labels in seen] == [[1, 0], [0, 1, 1]]
+@pytest.mark.parametrize("way", ["cached", "ahead", "held", "decoded", "decoded by processes"])
+def test_batches_bring_each_photo_with_its_label(manifest: Manifest, tmp_path: Path, way: str) -> None:
+    """As a CPU reads them, and as a GPU does whose memory has no room for them, or has room."""
+    inputs = _open(manifest, None if way.startswith("decoded") else tmp_path / "cache")
+    examples = Examples(inputs, np.array([0, 1, 0, 1, 0, 1]))
+    if way == "held":
+        examples = hold_on_device(examples, torch.device("cpu"), free_bytes=4 * BYTES)
+        assert isinstance(examples.inputs, DeviceArray)
+    batches = [[5, 0], [2, 3, 1], [4]]
+    settings = Settings(workers=2 if way == "decoded by processes" else 0)
+    device = torch.device("meta" if way == "ahead" else "cpu")  # meta: a GPU whose buffers need no pinning
+    seen = list(read_batches(examples, iter(batches), settings, device))
+    assert [labels.tolist() for _, labels in seen] == [[1, 0], [0, 1, 1], [0]]
     for (images, _), indices in zip(seen, batches, strict=True):
-        np.testing.assert_array_equal(images.numpy(), examples.inputs.read(indices))
+        np.testing.assert_array_equal(images.numpy(), inputs.read(indices))
+        images[:] = 0  # a batch may be changed in place
+    np.testing.assert_array_equal(examples[range(6)][0].numpy(), inputs.read(range(6)))
+
+
+def test_cached_photos_and_features_are_held_on_a_gpu_that_has_four_times_the_room(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    gpu, labels = torch.device("meta"), np.zeros(6, np.int64)
+    photos = Examples(_open(manifest, tmp_path / "cache"), labels)
+    assert hold_on_device(photos, gpu, free_bytes=4 * BYTES - 1) is photos
+    assert hold_on_device(photos, torch.device("cpu")) is photos
+    decoded = Examples(_open(manifest, None), labels)
+    assert hold_on_device(decoded, gpu, free_bytes=10**9) is decoded
+    held = hold_on_device(photos, gpu, free_bytes=4 * BYTES)
+    images, targets = held[[4, 0]]
+    assert (images.device.type, images.shape, images.dtype) == ("meta", (2, 16, 16, 3), torch.uint8)
+    assert targets.device.type == "cpu", "boxes are moved along there"
+    (tmp_path / "features").write_bytes(bytes(2 * 600 * 7))
+    features = MappedArray(tmp_path / "features", np.float16, (600, 7), writable=True)
+    features.array[:] = np.arange(600)[:, None]
+    held = hold_on_device(replace(photos, inputs=features), torch.device("cpu"), free_bytes=10**9)
+    assert held.inputs.read([599, 3])[:, 0].tolist() == [599, 3]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -170,6 +197,12 @@ def test_processes_share_each_batch_and_no_photo_is_measured_twice(world: int) -
     assert whole != make_training_batches(50, 12, 7, 4, Shard())
     measured = [i for rank in range(world) for batch in make_plain_batches(50, 12, Shard(rank, world)) for i in batch]
     assert sorted(measured) == list(range(50))
+
+
+def test_the_epochs_of_a_run_follow_one_another() -> None:
+    settings = Settings(batch_size=12, seed=7)
+    expected = [make_training_batches(50, 12, 7, epoch, Shard(1, 2)) for epoch in (3, 4)]
+    assert list(order_epochs(50, settings, range(3, 5), Shard(1, 2))) == [*expected[0], *expected[1]]
 
 
 def test_few_photos_make_one_batch() -> None:

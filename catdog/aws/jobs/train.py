@@ -20,10 +20,10 @@ PHOTOS is the address that upload gave: a dataset of catdog dataset, raw photos,
 goes to catdog train and is checked before anything is sent; weights may be an s3:// address. The model is written to
 s3://BUCKET/catdog/jobs/NAME/output/model.tar.gz.
 
-A checkpoint is kept after every epoch, so a spot job that AWS interrupts goes on by itself, and --resume NAME goes on
-where an earlier job stopped, with the same settings. SageMaker's toolkit doesn't tell the training that its machine is
-taken away, so what it learnt since the last checkpoint is lost; with --spot one is kept every 2 minutes as well, unless
---checkpoint-minutes behind the -- says otherwise.
+Checkpoints are kept at the ends of epochs and every 10 minutes, so a spot job that AWS interrupts goes on by itself,
+and --resume NAME goes on where an earlier job stopped, with the same settings. SageMaker's toolkit doesn't tell the
+training that its machine is taken away, so what it learnt since the last checkpoint is lost; with --spot one is kept
+every 2 minutes, unless --checkpoint-minutes behind the -- says otherwise.
 
 \b
 Examples:
