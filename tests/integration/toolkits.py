@@ -162,6 +162,12 @@ class Serve:
         with contextlib.suppress(ProcessLookupError):  # one that died early leaves Java behind, in its own group
             os.killpg(self._process.pid, signal.SIGKILL)
 
+    @property
+    def pid(self) -> int:
+        """The process above all others of the server, once it is started."""
+        assert self._process is not None
+        return self._process.pid
+
     def log(self) -> str:
         """All that the server and its workers have said."""
         return (self._folder / "serve.log").read_text(errors="replace")
