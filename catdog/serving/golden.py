@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,7 +45,8 @@ def write_golden(model: Model, photos: Sequence[Path] = ()) -> str:
     named = [*draw_golden(), *((path.name, read_file(path)) for path in photos)]
     found = []
     for name, data in named:
-        answer: Detection | Prediction = next(model.stream([data], names=[name]))
+        answers: Iterator[Detection | Prediction] = model.stream([data], names=[name])
+        answer = next(answers)
         if answer.error is not None:
             raise ImageError(f"test photo {answer.error}", "unsupported")
         expected: dict[str, Any] = {"probabilities": answer.to_dict().get("probabilities")}
