@@ -43,6 +43,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 Examples:
   catdog doctor
   catdog doctor --json > installation.json
+
+Exit codes: 0 said, also where something is missing, 2 the embedded model can't be used.
 """,
 )
 @edge("catdog doctor")

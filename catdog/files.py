@@ -55,7 +55,9 @@ def check_output_file(flag: str, path: Path, mark: bytes, within: int = -1) -> N
     except OSError as error:
         raise SettingsError(f"{flag} {path}: can't be read ({error.strerror})") from error
     if is_other:
-        raise SettingsError(f"{flag} {path}: is there already, and not from this command; name another file")
+        raise SettingsError(
+            f"{flag} {path}: is there already, and not from this command; move it, or name another place"
+        )
 
 
 def check_local(flag: str, path: str | Path) -> None:

@@ -52,6 +52,8 @@ Examples:
   catdog predict photos/ --explain pictures    where the model looked
   catdog predict photos/ --detect              one more answer for each pet
   catdog predict photos/ --format csv > answers.csv
+
+Exit codes: 0 all answered, 1 some photo could not be read, 2 a bad argument or model, 130 Ctrl-C.
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -212,6 +212,8 @@ def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
     if model.startswith(SCHEME):
         path = _download(account, model, folder / "fetched.tar.gz")
     elif path.is_dir():
+        if not (path / CONTRACT_NAME).exists():
+            raise ModelError(f"{model}: holds no model; name a run folder of catdog train")
         return path
     elif not path.is_file():
         raise ModelError(f"{model}: no such folder or {ARCHIVE_NAME}; give one, an {SCHEME} address, or {EMBEDDED!r}")
@@ -257,7 +259,10 @@ def _unpack(archive: Path, run: Path, name: str) -> Path:
                 with source, (run / wanted).open("wb") as file:
                     shutil.copyfileobj(source, file, _COPY_BYTES)
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        raise ModelError(f"{name}: not a {ARCHIVE_NAME} that can be read ({first_line(error)})") from error
+        reason = first_line(error).rstrip(":")
+        raise ModelError(
+            f"{name}: not a {ARCHIVE_NAME} that can be read ({reason}); give one, or a run folder with its ONNX file"
+        ) from error
     if not (run / CONTRACT_NAME).is_file():
         raise ModelError(f"{name}: has no {CONTRACT_NAME}; is it the {ARCHIVE_NAME} of a catdog training job?")
     if not any((run / onnx).is_file() for onnx in ONNX_CHOICES):

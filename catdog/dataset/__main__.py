@@ -84,8 +84,8 @@ def main(
         str | None,
         typer.Option(
             metavar="TRAIN,VAL,TEST",
-            help="Shares of the photos whose source gives no split; divides a dataset that is there already anew.",
-            show_default=",".join(map(str, DEFAULT_SPLIT)),
+            help="Shares of the photos whose source gives no split; divides a dataset that is there already anew. "
+            f"Default: {','.join(map(str, DEFAULT_SPLIT))}.",
         ),
     ] = None,
     min_side: Annotated[

@@ -181,9 +181,10 @@ def _compare_splits(before: Sequence[Photo], after: Sequence[Photo]) -> list[str
 
 def _check_settings(split: Shares, min_side: int) -> None:
     if len(split) != 3 or not all(math.isfinite(s) and 0 <= s <= 1 for s in split) or abs(sum(split) - 1) > 1e-6:
-        raise SettingsError(f"split must be three shares that sum to 1, like 0.8,0.1,0.1, not {split}")
+        given = ",".join(f"{share:g}" for share in split)
+        raise SettingsError(f"--split must be three shares that sum to 1, like 0.8,0.1,0.1, not {given}")
     if min_side < 1:
-        raise SettingsError(f"min_side must be 1 px or more, not {min_side}")
+        raise SettingsError(f"--min-side must be 1 px or more, not {min_side}")
 
 
 def _read_existing(target: Path) -> Manifest | None:

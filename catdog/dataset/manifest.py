@@ -88,7 +88,7 @@ class Manifest:
             data = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise DataError(
-                f"{folder}: no {MANIFEST_NAME} here; make one with catdog dataset SOURCE... --out {folder}"
+                f"{folder}: is no dataset, it has no {MANIFEST_NAME}; make one with catdog dataset SOURCE... --out DIR"
             ) from error
         except OSError as error:
             raise DataError(f"{path}: can't be read ({error.strerror})") from error

@@ -50,6 +50,8 @@ Examples:
   catdog detect photos/ --draw drawn           the photos with their boxes
   catdog detect photos/ --crop heads           the heads, cut out
   catdog detect photos/ --format csv > heads.csv
+
+Exit codes: 0 all answered, 1 some photo could not be read, 2 a bad argument or model, 130 Ctrl-C.
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

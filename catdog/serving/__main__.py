@@ -40,6 +40,8 @@ Examples:
   catdog serve --host 0.0.0.0 --port 8080 --model runs/first
   catdog serve --allow-s3 s3://my-photos/incoming
   curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/predict
+
+Exit codes: 0 ended by SIGTERM once all was answered, 2 a bad argument, model or address, 130 Ctrl-C.
 """
 _MIB = 2**20
 _KEEP_ALIVE_S = 75  # longer than the idle time of usual proxies, which would else reuse a connection as it is closed

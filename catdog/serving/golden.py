@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,13 @@ import numpy as np
 from PIL import Image
 
 from catdog.boxes import Box, measure_overlaps
+from catdog.detection.answers import Detection
 from catdog.detection.decoding import SAME_HEAD, DetectedObject
 from catdog.detection.detector import Detector
 from catdog.detection.models import Model
 from catdog.errors import ImageError, ModelError
 from catdog.image import ORIENTATION_TAG, encode, load_pixels, read_file
+from catdog.prediction import Prediction
 
 VERSION: Final = 1
 TOLERANCE: Final = 0.05
@@ -43,9 +45,10 @@ def write_golden(model: Model, photos: Sequence[Path] = ()) -> str:
     named = [*draw_golden(), *((path.name, read_file(path)) for path in photos)]
     found = []
     for name, data in named:
-        answer = model.detect(data) if isinstance(model, Detector) else model.predict(data)
+        answers: Iterator[Detection | Prediction] = model.stream([data], names=[name])
+        answer = next(answers)
         if answer.error is not None:
-            raise ImageError(f"golden photo {name}: {answer.error}", "unsupported")
+            raise ImageError(f"test photo {answer.error}", "unsupported")
         expected: dict[str, Any] = {"probabilities": answer.to_dict().get("probabilities")}
         if isinstance(model, Detector):
             expected = {"scores": _find_best_scores(model, data), "objects": answer.to_dict()["objects"]}

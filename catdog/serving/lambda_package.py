@@ -55,7 +55,8 @@ is needed, but pip and a package registry are.
 Examples:
   catdog lambda package --out build/lambda
   catdog lambda package --out build/lambda --model runs/first
-  docker build -f deploy/docker/Dockerfile.lambda -t catdog-lambda build/lambda
+  docker build --provenance=false --platform linux/amd64 -t catdog-lambda \\
+    -f deploy/docker/Dockerfile.lambda build/lambda
 
 \b
 Exit codes: 0 written, 2 a bad argument or model, pip failed, or the zip would be over Lambda's 250 MB, 130 Ctrl-C,

@@ -78,6 +78,8 @@ Examples:
   catdog page --out site
   python -m http.server --directory site                          then open http://localhost:8000
   catdog page --out site --model runs/first --runtime node_modules/onnxruntime-web
+
+Exit codes: 0 written, 2 a bad argument, model or runtime, 130 Ctrl-C, 143 SIGTERM.
 """,
 )
 @edge("catdog page", advice="the site is not complete; the same command writes all of it again")

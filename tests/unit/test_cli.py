@@ -61,6 +61,9 @@ def test_every_command_has_help_with_its_own_name(name: str) -> None:
     assert shown.returncode == 0, shown.stderr
     assert f"sage: catdog {name}" in shown.stdout
     assert not OLD_NAMES.search(shown.stdout)
+    if name != "lambda":  # whose one command says both
+        assert re.search(r"^ *(examples|.* costs):$", shown.stdout, re.I | re.M)
+        assert re.search(r"^ *exit codes: 0 ", shown.stdout, re.I | re.M)
 
 
 @pytest.mark.parametrize(

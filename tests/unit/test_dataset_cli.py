@@ -51,8 +51,12 @@ def test_a_terminal_gets_no_json(tmp_path: Path) -> None:
     [
         (["nowhere.zip"], 2, "nowhere.zip: no such file or folder"),
         (["nowhere.zip", "--split", "half"], 2, "--split must be three numbers"),
-        (["nowhere.zip", "--split", "1,1,1"], 2, "sum to 1"),
-        (["nowhere.zip", "--min-side", "-3"], 2, "min_side"),
+        (
+            ["nowhere.zip", "--split", "1,1,1"],
+            2,
+            "--split must be three shares that sum to 1, like 0.8,0.1,0.1, not 1,1,1",
+        ),
+        (["nowhere.zip", "--min-side", "-3"], 2, "--min-side must be 1 px or more"),
     ],
 )
 def test_errors_are_one_line(tmp_path: Path, arguments: list[str], code: int, says: str) -> None:

@@ -298,7 +298,7 @@ def test_arguments_that_contradict_each_other(tmp_path: Path) -> None:
     refused: tuple[tuple[list[str | Path], str], ...] = (
         ([data, "--out", out, "--add"], "changes no dataset"),
         ([data, data, "--out", out], "looks at one dataset"),
-        ([tmp_path / "photos", "--out", out], "no manifest.json here"),
+        ([tmp_path / "photos", "--out", out], "make one with catdog dataset SOURCE... --out DIR"),
         ([data, "--out", data / "suspects"], "lies inside the dataset"),
         ([data, "--out", data / "manifest.json" / "suspects"], "can't be written (Not a directory)"),
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from catdog.aws.package import build_package, list_code
+from catdog.aws.account import Account
+from catdog.aws.package import build_package, list_code, prepare_upload
 from catdog.contract import Contract
 from catdog.errors import ContractError, ImageError, ModelError, SettingsError
 from tests.conftest import TINY_CONTRACT, build_tiny_model
@@ -136,7 +137,7 @@ def test_the_user_s_photos_are_golden_too(run: Path, tmp_path: Path, photo: Call
     assert [p["name"] for p in found] == ["large.jpg", "turned.jpg", "alpha.png", "red.png"]
     assert found[-1]["probabilities"] == {"cat": 1.0, "dog": 0.0}
     (tmp_path / "red.png").write_bytes(b"junk")
-    with pytest.raises(ImageError, match=r"golden photo red\.png"):
+    with pytest.raises(ImageError, match=r"^test photo red\.png: not an image"):
         build_package(run, tmp_path / "model.tar.gz", [tmp_path / "red.png"])
 
 
@@ -156,6 +157,19 @@ def test_what_can_not_be_served_is_not_packed(run: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match=r"no model-int8\.onnx or model\.onnx"):
         build_package(run, out)
     assert not out.exists()
+
+
+def test_what_is_no_model_says_what_is(tmp_path: Path) -> None:
+    account = Account(region="us-east-1", bucket="photos", owner="me", role=None, dry_run=True)
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"not packed")
+    for name, says in (
+        ("holiday", r"holds no model; name a run folder"),
+        ("model.onnx", r"\); give one, or a run folder"),
+    ):
+        (tmp_path / f"for-{name}").mkdir()
+        with pytest.raises(ModelError, match=says):
+            prepare_upload(account, str(tmp_path / name), tmp_path / f"for-{name}", "pytorch-inference:1")
 
 
 def test_the_code_runs_on_its_own(run: Path, tmp_path: Path) -> None:
