@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, features
 
+from catdog.contract import WEIGHTS_NAME
 from catdog.dataset import Manifest, Photo, Split, build, is_dataset
 from catdog.errors import ModelError, SettingsError
 from catdog.image import ORIENTATION_TAG, decode, encode
@@ -54,6 +55,8 @@ def find_dataset(checkpoint: Path, data: Path | None, scratch: Path) -> Manifest
     """
     if not checkpoint.exists():
         raise ModelError(f"{checkpoint}: no such run folder or file")
+    if checkpoint.is_dir() and not (checkpoint / WEIGHTS_NAME).exists():
+        raise ModelError(f"{checkpoint}: no run folder, since there is no {WEIGHTS_NAME} in it")
     if data is not None:
         return Manifest.read(data) if is_dataset(data) else build([data], scratch / "dataset")
     config = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "config.yaml"

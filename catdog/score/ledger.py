@@ -266,7 +266,7 @@ def _find_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             was, now_is = (_shorten(values.get(name)) for values in (before, now))
-            return f"another {name} ({was}, now {now_is})"
+            return f"{'other' if name.endswith('s') else 'another'} {name} ({was}, now {now_is})"
     return ""
 
 

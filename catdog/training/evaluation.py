@@ -115,10 +115,12 @@ def choose_photos(
         theirs, ours = (", ".join(names) for names in (manifest.class_names, contract.class_names))
         raise DataError(f"{name}: photos of {theirs}, but the model answers {ours}; give photos of its classes")
     photos = manifest.photos if part == "all" else manifest.of(part)
-    if contract.task == "detect":
-        photos = [photo for photo in photos if photo.is_marked]
     if not photos:
         raise DataError(f"{name}: no photo in the {part} split; choose another one with --split")
+    if contract.task == "detect":
+        photos = [photo for photo in photos if photo.is_marked]
+        if not photos:
+            raise DataError(f"{name}: nobody marked heads in the {part} split; give photos with their annotations")
     return ChosenPhotos(name, manifest, part, photos, left_out)
 
 

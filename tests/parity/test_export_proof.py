@@ -118,6 +118,8 @@ def test_photos_come_from_data_or_from_where_the_run_had_them(
     weights.parent.mkdir()
     with pytest.raises(ModelError, match="no such run folder or file"):
         find_dataset(weights, None, tmp_path)
+    with pytest.raises(ModelError, match=r"run: no run folder, since there is no model\.safetensors in it"):
+        find_dataset(weights.parent, dataset.root, tmp_path)
     weights.touch()
     with pytest.raises(SettingsError, match="--data is needed"):
         find_dataset(weights, None, tmp_path)
