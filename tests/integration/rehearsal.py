@@ -193,7 +193,8 @@ class SageMaker:
         try:
             config = self._sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
             variant = self._sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]
-            folder = self._folder / "endpoints" / f"{config}.{next(self._numbers)}"
+            # A short name: TorchServe's sockets lie in it, and a socket's path may have 107 bytes.
+            folder = self._folder / "endpoints" / str(next(self._numbers))
             server = self._server(variant["ModelName"], folder, self.damage)
         except (tarfile.TarError, EOFError) as error:
             self._say(name, EndpointStatus="Failed", FailureReason=f"Failed to extract model data archive: {error}")

@@ -274,7 +274,7 @@ def test_a_changed_request_is_refused_unless_restarted(score: Score, folder: Pat
         (["photos", "p.zip", "--sort-into", "sorted"], "sort_into (null"),
     ):
         refused = score(*change, "--out", "r.jsonl", code=2)
-        assert refused.stderr.startswith("catdog score: error: r.jsonl was begun with another ")
+        assert refused.stderr.startswith("catdog score: error: r.jsonl was begun with ")
         assert what in refused.stderr
         assert refused.stdout == ""
     shutil.rmtree("sorted")

@@ -55,7 +55,7 @@ def test_a_user_s_mistake_is_one_line_and_exits_2(run_folder: Path, dataset: Man
     out = tmp_path / "model.onnx"
     for arguments, said in (
         ((run_folder, "--out", out), "catdog export: error: --data is needed"),
-        ((tmp_path, "--out", out, "--data", dataset.root), "no such file"),
+        ((tmp_path, "--out", out, "--data", dataset.root), "no run folder, since there is no model.safetensors in it"),
         ((run_folder, "--out", out, "--data", tmp_path / "nowhere"), "nowhere"),
         ((run_folder, "--out", out, "--data", dataset.root, "--int8"), "--min-photos"),
     ):

@@ -365,7 +365,7 @@ def test_impossible_shares_are_refused(tmp_path: Path, split: tuple[float, float
 
 
 def test_other_settings_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="min_side"):
+    with pytest.raises(SettingsError, match="--min-side"):
         build([tmp_path], tmp_path / "out", min_side=0)
     with pytest.raises(SettingsError, match="unknown split 'holdout'"):
         build([(tmp_path, "holdout")], tmp_path / "out")  # type: ignore[list-item]

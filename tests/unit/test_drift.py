@@ -418,12 +418,12 @@ def test_silence_is_no_good_news(run: Run, tmp_path: Path) -> None:
     assert run(empty)[0] == 1
 
 
-def test_captured_heads_are_no_silence_and_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_answers_in_another_form_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("moto.server", reason="no S3 server to test against: pip install 'moto[server]'")
     boto3 = pytest.importorskip("boto3", reason="s3:// needs boto3")
     from catdog.aws.watch.captured import read_captured
 
-    answer = {"source": "image", "width": 9, "height": 9, "objects": [], "error": None}
+    answer = {"prediction": [[0, 0.9, 0.1, 0.1, 0.5, 0.5]]}
     line = {"captureData": {"endpointOutput": {"data": json.dumps(answer), "encoding": "JSON"}}}
     hour = datetime(2026, 11, 28, 17, tzinfo=timezone.utc)
     with moto_server() as port:
@@ -432,6 +432,6 @@ def test_captured_heads_are_no_silence_and_no_errors(monkeypatch: pytest.MonkeyP
         s3 = boto3.session.Session().client("s3")
         s3.create_bucket(Bucket="bucket")
         s3.put_object(Bucket="bucket", Key=f"heads/AllTraffic/{hour:%Y/%m/%d/%H}/a.jsonl", Body=json.dumps(line))
-        with pytest.raises(DataError, match="answers with heads, as a detector does"):
+        with pytest.raises(DataError, match="only answers in catdog's own form are counted"):
             list(read_captured("s3://bucket/heads", ["AllTraffic"], hour, hour, pytest.fail))
         objects.close()

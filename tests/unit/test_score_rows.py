@@ -271,7 +271,7 @@ def test_a_begun_run_without_rows_may_be_asked_for_something_else(ledger: OpenLe
     ledger({"files": [1]})
     assert ledger({"files": [2]}).totals.rows == 0
     ledger({"files": [2]}).commit(SOURCES, ROWS, Cursor(0, 1))
-    with pytest.raises(SettingsError, match="another files"):
+    with pytest.raises(SettingsError, match="other files"):
         ledger({"files": [1]})
 
 

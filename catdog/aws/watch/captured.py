@@ -43,8 +43,7 @@ _MOST_ANSWER_CHARACTERS: Final = 2**20
 _FILE: Final = re.compile(r"(\d{4}/\d\d/\d\d/\d\d)/[^/]+\.jsonl")
 _HOUR: Final = "%Y/%m/%d/%H"
 _NAME_CHARACTERS: Final = 200
-_OF_DETECTORS: Final = frozenset({"objects", "xmin", "prediction"})
-"""What only their answers have: as JSON, as CSV, and in the form of SageMaker's own algorithm."""
+_OTHER_FORM: Final = "prediction"  # of SageMaker's own algorithm, in which no photo has an error
 
 _room: Final = make_room(MAX_PIXELS, nullcontext())  # what an endpoint has decoded, this machine can, too
 
@@ -148,8 +147,8 @@ def _read_line(line: bytes, hour: datetime, since: datetime, until: datetime) ->
     rows = _read_rows(response)
     if not rows:
         raise _UnreadableError("not an answer of catdog's")
-    if any(isinstance(row, dict) and _OF_DETECTORS & row.keys() for row in rows):
-        raise DataError("the endpoint answers with heads, as a detector does; only a classifier's answers are counted")
+    if any(isinstance(row, dict) and _OTHER_FORM in row for row in rows):
+        raise DataError("the endpoint was asked for ?format=sagemaker; only answers in catdog's own form are counted")
     if len(rows) > MAX_PHOTOS:
         raise _UnreadableError(f"answers about more than {MAX_PHOTOS} photos")
     try:
