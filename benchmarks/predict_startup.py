@@ -33,7 +33,7 @@ import onnxruntime as ort
 from PIL import Image
 session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 image = session.get_inputs()[0]
-pixels = np.asarray(Image.open(sys.argv[2]).convert("RGB").resize(image.shape[1:3]))[None]
+pixels = np.asarray(Image.open(sys.argv[2]).convert("RGB").resize((224, 224)))[None]
 print(session.run(None, {image.name: pixels}))
 """
 
