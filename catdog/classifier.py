@@ -33,29 +33,6 @@ class Classifier(OnnxModel):
     task: ClassVar[Task] = "classify"
     answer_type: ClassVar[type[Prediction]] = Prediction
 
-    def __init__(
-        self,
-        model: bytes | str | os.PathLike[str],
-        threads: int | None = None,
-        name: str = "",
-        provider: str | None = None,
-        threshold: float | None = None,
-        fast: bool = False,
-    ) -> None:
-        """Open ``model`` as ``OnnxModel`` does. ``fast``: answer a photo at the contract's smaller size where that is
-        sure; raises ModelError where the contract has none.
-        """
-        super().__init__(model, threads, name, provider, threshold)
-        if fast and self.contract.fast_size is None:
-            raise ModelError(
-                f"{self.name}: has no fast pass; leave --fast out, or make the file anew with catdog export --int8"
-            )
-        self.fast = fast
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        kind, arguments = super().__reduce__()
-        return kind, (*arguments, self.fast)
-
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Answer uint8 (N, H, W, 3) of the contract's size with float32 (N, C), each row summing to 1."""
         size, bound = self.contract.fast_size, self.contract.fast_bound

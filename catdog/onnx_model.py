@@ -62,13 +62,14 @@ class OnnxModel(ABC):
         name: str = "",
         provider: str | None = None,
         threshold: float | None = None,
+        fast: bool = False,
     ) -> None:
         """Open ``model``, a path or the file's bytes.
 
         ``threads``: of ONNX Runtime, default the usable cores, at most 8. ``provider``: ONNX Runtime's execution
-        provider, default its CPU one. ``threshold`` replaces the contract's. Raises ModelError (no such file, no ONNX
-        model, one for another task, no such provider), ContractError (no contract inside, or another version) or
-        SettingsError.
+        provider, default its CPU one. ``threshold`` replaces the contract's. ``fast``: answer a photo at the contract's
+        smaller size where that is sure. Raises ModelError (no such file, no ONNX model, one for another task, no such
+        provider, no smaller size), ContractError (no contract inside, or another version) or SettingsError.
         """
         self.name = name or describe(model)
         self.threshold = None if threshold is None else check_threshold(threshold)
@@ -86,9 +87,14 @@ class OnnxModel(ABC):
         if self.contract.task != self.task:
             raise OtherTaskError(f"{self.name}: {_USES[self.contract.task]}")
         self._check_signature()
+        if fast and self.contract.fast_size is None:
+            raise ModelError(
+                f"{self.name}: has no fast pass; leave --fast out, or make the file anew with catdog export --int8"
+            )
+        self.fast = fast
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._data, self._threads, self.name, self._provider, self.threshold)
+        return type(self), (self._data, self._threads, self.name, self._provider, self.threshold, self.fast)
 
     @property
     def data(self) -> bytes:

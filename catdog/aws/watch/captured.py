@@ -90,7 +90,7 @@ def read_captured(
     """Yield what was captured between two moments, variant by variant, in the order of the files' hours.
 
     ``place`` is the s3:// prefix that ends in the endpoint's name. One line is in memory at a time. Raises DataError,
-    one sentence, if the bucket can't be read, and for a detector's answers.
+    one sentence, if the bucket can't be read, and for answers in the form of SageMaker's own algorithm.
     """
     root, prefix = split_uri(place.rstrip("/") + "/")
     for variant in variants:
