@@ -13,7 +13,6 @@ have several GB, ours 0.2), and for the PyTorch container pip's installation of 
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import sys
 import tarfile
@@ -28,9 +27,7 @@ import psutil
 from serving import read_photos
 
 from catdog.aws.hosting import Hosting, container_environment
-from catdog.aws.package import ONNX_CHOICES, build_package
-from catdog.contract import CONTRACT_NAME
-from catdog.onnx_model import find_embedded
+from catdog.aws.package import build_package, copy_embedded
 from tests.integration.server_process import ServerProcess
 from tests.integration.toolkits import Serve, serving_python
 
@@ -46,15 +43,6 @@ class Measured(NamedTuple):
     megabytes: float
     milliseconds: float
     """A photo's median."""
-
-
-def copy_embedded(run: Path) -> Path:
-    """Make a run folder of the embedded model."""
-    onnx = find_embedded()
-    run.mkdir()
-    shutil.copyfile(onnx, run / ONNX_CHOICES[0])
-    shutil.copyfile(onnx.with_name(CONTRACT_NAME), run / CONTRACT_NAME)
-    return run
 
 
 def start_pytorch(photos: list[bytes], folder: Path) -> Measured:

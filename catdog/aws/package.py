@@ -208,7 +208,7 @@ def explain_export(archive: str) -> str:
 def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
     run, path = folder / "run", Path(model)
     if model == EMBEDDED:
-        return _copy_embedded(run)
+        return copy_embedded(run)
     if model.startswith(SCHEME):
         path = _download(account, model, folder / "fetched.tar.gz")
     elif path.is_dir():
@@ -220,7 +220,8 @@ def _find_run_folder(account: Account, model: str, folder: Path) -> Path:
     return _unpack(path, run, model)
 
 
-def _copy_embedded(run: Path) -> Path:
+def copy_embedded(run: Path) -> Path:
+    """Make a run folder of the embedded classifier, and return it."""
     onnx = find_embedded()
     run.mkdir()
     for name, source in ((ONNX_NAME, onnx), (CONTRACT_NAME, onnx.with_name(CONTRACT_NAME))):
