@@ -9,6 +9,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
@@ -79,7 +80,6 @@ class OnnxModel(ABC):
             raise ModelError(f"{self.name}: the model can't be read ({error.strerror})") from error
         self._threads, self._provider = threads, provider
         self._session = self._open_session()
-        self.sha256 = hashlib.sha256(self._data).hexdigest()
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise ContractError(f"{self.name}: the model carries no catdog contract; make it with catdog export")
@@ -100,6 +100,11 @@ class OnnxModel(ABC):
     def data(self) -> bytes:
         """The ONNX file."""
         return self._data
+
+    @cached_property  # since few need it, and it takes as long as a photo
+    def sha256(self) -> str:
+        """The file's checksum, in hexadecimal digits."""
+        return hashlib.sha256(self._data).hexdigest()
 
     def load_batches(
         self, named: Iterable[tuple[Any, str]], load: Callable[[Any, Contract, str], P], batch_size: int = BATCH_SIZE

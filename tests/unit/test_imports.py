@@ -53,3 +53,13 @@ def test_catdog_alone_does_not_load_onnxruntime() -> None:
 @pytest.mark.parametrize("module", ["catdog.predict", "catdog.detection.__main__"])
 def test_predict_and_detect_load_neither_charts_nor_network_before_they_are_needed(module: str) -> None:
     assert not loaded_by(module) & {"rich", "ssl", "tarfile", "zipfile"}
+
+
+def test_a_photo_is_read_without_pillows_other_parsers() -> None:
+    code = (
+        "import sys, io; from PIL import Image; from catdog.image import decode; photo = io.BytesIO();"
+        "Image.new('RGB', (8, 8)).save(photo, 'PNG'); decode(photo.getvalue(), 'photo'); print(*Image.OPEN)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"JPEG", "PNG", "WEBP", "AVIF"} <= set(done.stdout.split())
+    assert not {"EPS", "PSD", "FITS", "GRIB"} & set(done.stdout.split())
