@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -48,12 +48,17 @@ def read_answers(table: str) -> Iterator[Answer]:
                         f"{table}: lists all boxes of an evaluation, also those under the detector's threshold; give "
                         "its folder as --reference, or a result of catdog score"
                     )
-                if "objects" not in row and not {"label", "confidence"} <= row.keys():
-                    raise ValueError("without label and confidence")
+                if "objects" not in row:
+                    _check_columns(row.keys())
                 yield Answer.from_row(row)
         # Arrow's own errors are children of ValueError, OSError, KeyError, TypeError and RuntimeError.
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, csv.Error) as error:
             raise DataError(f"{table}: is no table of catdog's answers, or damaged") from error
+
+
+def _check_columns(names: Collection[str]) -> None:
+    if not {"label", "confidence"} <= set(names):
+        raise ValueError("without label and confidence")
 
 
 def join_heads(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -175,12 +180,15 @@ def _read_parquet(file: BinaryIO) -> Iterator[Mapping[str, Any]]:
 
     with pq.ParquetFile(file) as parquet:
         chosen = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
+        _check_columns(chosen)
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=chosen):
             yield from batch.to_pylist()
 
 
 def _read_csv(file: BinaryIO) -> Iterable[Mapping[str, Any]]:
-    return csv.DictReader(_read_text(file))
+    table = csv.DictReader(_read_text(file))
+    _check_columns(table.fieldnames or ())  # which a table without rows has, too
+    return table
 
 
 def _read_jsonl(file: BinaryIO) -> Iterator[Mapping[str, Any]]:

@@ -11,21 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from catdog.classifier import Classifier, is_sure
 from catdog.contract import Contract
-from catdog.dataset import Manifest, Split
-from catdog.errors import DataError
-from catdog.export.onnx_file import free_sides, write_onnx
-from catdog.export.photos import Labelled, choose_stratified
+from catdog.export.photos import Labelled
 from catdog.export.proof import measure_accuracy
-from catdog.files import replace_file
 from catdog.prediction import rank_answers
 from catdog.training.model import Probabilities, load_batches
 
@@ -38,8 +32,6 @@ MOST_COST: Final = 0.8  # of the whole size's; what saves less isn't worth other
 FLIPS: Final = 0.001  # share of photos that may have another likeliest class
 VERDICTS: Final = 0.003  # share of photos that may have another answer, "unsure" among them
 ACCURACY_LOSS: Final = 0.1  # percentage points
-MOST_PHOTOS: Final = 5_000  # of each split
-SPLITS: Final[tuple[Split, Split]] = ("val", "test")
 HELD_OUT: Final = 2.0  # times these limits, on photos that had no part in the choice: the choice was the luckiest one
 
 
@@ -116,25 +108,6 @@ def compare_passes(
         verdicts=int((verdicts[0] != verdicts[1]).sum()),
         accuracy_loss=measure_accuracy(whole, labels) - measure_accuracy(fast, labels),
     )
-
-
-def add_fast_pass(model: Path, data: Manifest, out: Path) -> str:
-    """Write an int8 file that was exported without a fast pass to ``out`` with one; return what was measured.
-
-    Raises DataError, and writes nothing, where the photos of ``data`` allow none, and as ``Classifier`` does.
-    """
-    proto = onnx.load(model)
-    contract = Classifier(model).contract.with_(fast_size=None, fast_bound=None)
-    free_sides(proto)
-    photos = [Labelled.of(data, choose_stratified(data.of(split), MOST_PHOTOS)) for split in SPLITS]
-    with TemporaryDirectory(prefix="catdog-") as folder, replace_file(out) as temporary:
-        path = Path(folder, "model.onnx")
-        write_onnx(proto, contract, path)
-        chosen, note = choose_fast_pass(Classifier(path), *photos)
-        if chosen.fast_size is None:
-            raise DataError(f"{model}: {note}")
-        write_onnx(proto, chosen, temporary)
-    return note
 
 
 def _find_cheapest(

@@ -86,14 +86,6 @@ def to_onnx(model: ImageModel) -> onnx.ModelProto:
     return exported
 
 
-def free_sides(model: onnx.ModelProto) -> None:
-    """Let a classifier's graph that was exported for photos of one size take any, as those of ``to_onnx`` do."""
-    del model.graph.value_info[:]  # the shapes in between that are written there hold for one size
-    for value in (*model.graph.input, *model.graph.output):
-        for axis, side in SIDES.get(value.name, {}).items():
-            value.type.tensor_type.shape.dim[axis].dim_param = side
-
-
 def write_onnx(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
     """Clean ``model``, put ``contract`` into it, and write it to ``path`` as one file.
 

@@ -6,15 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from catdog.classifier import Classifier, load
 from catdog.contract import Contract
 from catdog.dataset import Manifest
-from catdog.errors import DataError
 from catdog.explain import explain
-from catdog.export.fast import Agreement, add_fast_pass, choose_fast_pass, compare_passes
+from catdog.export.fast import Agreement, choose_fast_pass, compare_passes
 from catdog.export.onnx_file import to_onnx, write_onnx
 from catdog.export.photos import Labelled
 from catdog.training.model import ImageModel
@@ -28,17 +26,6 @@ CONTRACT = Contract(class_names=("cat", "dog"), input_size=64, threshold=0.6)
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """40 photos of each class for each of three splits; red cats, blue dogs, all of them easy."""
     return write_dataset(tmp_path_factory.mktemp("photos"), {"train": 1, "val": 40, "test": 40})
-
-
-@pytest.fixture
-def sized(tmp_path: Path) -> Path:
-    """A model for 64x64 px that is less sure of smaller pictures, as catdog exported it before: of one size."""
-    proto = onnx.load_model_from_string(build_fast_model(CONTRACT))
-    for axis in (1, 2):
-        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 64
-    path = tmp_path / "sized.onnx"
-    path.write_bytes(proto.SerializeToString())
-    return path
 
 
 def split(photos: Manifest, name: str) -> Labelled:
@@ -81,24 +68,6 @@ def test_limits_hold_to_the_photo() -> None:
     for worse in ({"flips": 3}, {"verdicts": 7}, {"accuracy_loss": 0.11}):
         assert not replace(good, **worse).is_within()
         assert replace(good, **worse).is_within(2)
-
-
-def test_a_file_of_one_size_gets_a_fast_pass_and_keeps_its_answers(
-    sized: Path, photos: Manifest, tmp_path: Path
-) -> None:
-    note = add_fast_pass(sized, photos, tmp_path / "fast.onnx")
-    assert note.startswith("fast pass: 32 px")
-    before, after = load(sized), load(tmp_path / "fast.onnx", fast=True)
-    assert after.contract == before.contract.with_(fast_size=32, fast_bound=0.9)
-    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
-    assert (load(tmp_path / "fast.onnx").probabilities(images) == before.probabilities(images)).all()
-
-
-def test_a_file_whose_photos_allow_no_fast_pass_is_not_written(sized: Path, photos: Manifest, tmp_path: Path) -> None:
-    untested = replace(photos, photos=tuple(photos.of("val")))
-    with pytest.raises(DataError, match=r"sized\.onnx: no fast pass: the test split has no photos"):
-        add_fast_pass(sized, untested, tmp_path / "fast.onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["sized.onnx"]
 
 
 def test_what_explains_an_answer_is_seen_at_the_whole_size(

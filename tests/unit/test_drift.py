@@ -276,7 +276,7 @@ def test_a_detector_s_evaluation_counts_from_its_threshold_on(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", b"", "too few"),
+        ("a.csv", b"", "is no table"),
         ("a.jsonl", b'{"source": "a", "objects": {}, "error": null}\n', "is no table"),
         ("a.jsonl", b'{"source": "a", "objects": null, "error": null}\n', "is no table"),
         ("a.jsonl", b'{"source": "a", "objects": [7]}\n', "is no table"),
@@ -416,6 +416,14 @@ def test_bounds_are_shares_and_a_psi_needs_a_reference(run: Run, tmp_path: Path)
 def test_silence_is_no_good_news(run: Run, tmp_path: Path) -> None:
     empty = write_table(tmp_path / "now.csv", [])
     assert run(empty)[0] == 1
+
+
+@pytest.mark.parametrize("text", ["", "word", "source,label\n"])
+def test_what_has_no_row_is_no_table_either(run: Run, tmp_path: Path, text: str) -> None:
+    other = tmp_path / "now.csv"
+    other.write_text(text)
+    code, _, err = run(other)
+    assert (code, err) == (2, f"catdog drift: error: {other}: is no table of catdog's answers, or damaged\n")
 
 
 def test_captured_answers_in_another_form_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
