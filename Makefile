@@ -40,8 +40,8 @@ tests: $(VENV)/.dev java chromium
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	--deselect tests/integration/test_rehearsal.py
 
-rehearsal: lint types tests # after all else and alone: its endpoints must answer in time
-	$(BIN)/pytest -q tests/integration/test_rehearsal.py
+rehearsal: lint types tests # after all else, two stories at once: endpoints must answer in time
+	$(BIN)/pytest -q -n auto --maxprocesses 2 --dist worksteal tests/integration/test_rehearsal.py
 
 rehearse: $(VENV)/.dev java
 	@command -v java >/dev/null || \

@@ -45,7 +45,7 @@ from catdog.training.data import load_photos, make_training_batches, read_batche
 from catdog.training.detection import SCORE_FLOOR, Objects, find_in_photos, fit_box_threshold, measure_boxes
 from catdog.training.model import load_checkpoint, read_weights
 from catdog.training.processes import Shard, choose_precision
-from catdog.training.settings import Settings
+from catdog.training.settings import Settings, resolve
 from catdog.training.tasks import Detect
 
 SIZE, TRAIN_SIZE = 320, 256
@@ -135,8 +135,9 @@ def train_torchvision(
     model: nn.Module, lr: float, batch_size: int, manifest: Manifest, data: str, seconds: float
 ) -> Propose:
     """Train one of torchvision's detectors by SGD with a cosine over the given time, on catdog's augmented photos."""
-    settings = Settings(task="detect", data=data, output="unused", size=SIZE, train_size=SIZE, resize="letterbox",
-                        batch_size=batch_size)  # fmt: skip
+    settings = resolve(
+        {"task": "detect", "data": data, "output": "unused", "size": SIZE, "train_size": SIZE, "batch_size": batch_size}
+    )
     contract = Contract(class_names=PETS, input_size=settings.canvas_size, resize="letterbox", task="detect")
     examples = load_photos(manifest, "train", contract, settings)
     autocast_backbone(model, settings)

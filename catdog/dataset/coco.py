@@ -1,4 +1,4 @@
-"""COCO: one JSON file for many photos, as CVAT, Label Studio, Roboflow and COCO itself write it. Pure."""
+"""COCO: one JSON file for many photos, as CVAT, Label Studio, Roboflow and COCO itself write it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from typing import Any, Final
 
 from catdog.dataset.annotations import Annotation, Corners, Flaw, Mark, known_class
 from catdog.errors import DataError
+from catdog.machine import free_memory
 
 MAX_BYTES: Final = 2**29  # of one file; COCO's own instances_train2017.json has 448 MiB
-MOST_OBJECTS: Final = 10_000_000
-"""Objects and lists in a file. By 240 bytes each they take 2.4 GB of memory at most; without a bound, half a megabyte
-of zip could hold a file of ``[],[],...`` that takes 11 GB."""
+BYTES_PER_ITEM: Final = 100
+"""Of memory, for each character that opens an object or a list or parts its items: COCO's own files take 40, lists of
+two letters 60, objects of short keys and texts 160. Half a megabyte of zip can hold a file that takes 10 GB so."""
 _BROKEN: Final = (math.nan, math.nan, math.nan, math.nan)  # which no photo has room for
 
 
-def parse_coco(data: bytes, path: str) -> tuple[list[tuple[str, Annotation]], list[Flaw]]:
+def parse_coco(
+    data: bytes, path: str, free_bytes: float | None = None
+) -> tuple[list[tuple[str, Annotation]], list[Flaw]]:
     """Return (a photo's ``file_name``, what the file says of it) for each photo, and what is wrong with the file.
 
     A ``bbox`` is [x, y, width, height], px from the top left corner, counted from 0 (cocodataset.org, "Data format",
     1. Object Detection). Raises DataError, which names ``path``, for a file that is damaged or something else, and for
-    one that has a category for neither cats nor dogs, as it doesn't say where there are none.
+    one that has a category for neither cats nor dogs, as it doesn't say where there are none, and for one that may take
+    more than ``free_bytes`` of memory, by default what is free.
     """
+    needed, free = _estimate_memory(data), free_memory() if free_bytes is None else free_bytes
+    if needed > free:
+        sizes = f"{needed / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} are free"
+        raise DataError(f"{path}: may take {sizes}; divide it into several files")
     images, categories, boxes = _parse_lists(data, path)
     names = {_check_id(entry, "id", path): str(entry.get("name")) for entry in categories}
     if not any(map(known_class, names.values())):
@@ -53,10 +61,12 @@ def parse_coco(data: bytes, path: str) -> tuple[list[tuple[str, Annotation]], li
     return list(photos.values()), flaws
 
 
+def _estimate_memory(data: bytes) -> int:
+    return len(data) + BYTES_PER_ITEM * sum(map(data.count, (b"{", b"[", b",")))
+
+
 def _parse_lists(data: bytes, path: str) -> list[list[dict[str, Any]]]:
     """Return the images, categories and annotations, each of them some objects."""
-    if data.count(b"{") + data.count(b"[") > MOST_OBJECTS:
-        raise DataError(f"{path}: has more than {MOST_OBJECTS:,} objects and lists; divide it into several files")
     try:
         loaded = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ from catdog.ahead import map_in_order
 from catdog.answers import stream_csv
 from catdog.boxes import Box
 from catdog.classifier import Classifier
+from catdog.detection.answers import BOX_COLUMNS
 from catdog.detection.detector import Detector
 from catdog.errors import ImageError
 from catdog.image import open_photo, out_of_memory
@@ -93,14 +94,14 @@ def crop_around(image: Image.Image, head: Box, factor: float) -> Image.Image:
 
 def as_csv(rows: Iterable[PredictionWithHeads], class_names: Sequence[str]) -> Iterator[str]:
     """A header, and records as ``catdog.answers.as_csv`` has them: the photo's, without a box, and one a head."""
-    header = ["source", "label", "confidence", *class_names, "xmin", "ymin", "xmax", "ymax", "error"]
+    header = ["source", "label", "confidence", *class_names, *BOX_COLUMNS, "error"]
 
     def tell(row: PredictionWithHeads) -> Iterator[list[Any]]:
-        heads: list[tuple[Prediction, Sequence[float | None]]] = [(row, [None] * 4)]
-        heads += [(head.answer, head.box.corners) for head in row.objects or ()]
-        for answer, corners in heads:
+        heads: list[tuple[Prediction, Sequence[float | None]]] = [(row, [None] * 5)]
+        heads += [(head.answer, [i, *head.box.corners]) for i, head in enumerate(row.objects or (), start=1)]
+        for answer, place in heads:
             values = [(answer.probabilities or {}).get(name) for name in class_names]
-            yield [escape_name(row.source), answer.label, answer.confidence, *values, *corners, answer.error]
+            yield [escape_name(row.source), answer.label, answer.confidence, *values, *place, answer.error]
 
     return stream_csv(header, (list(tell(row)) for row in rows))
 

@@ -11,15 +11,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from catdog.detection.answers import NO_PET
-from catdog.detection.decoding import MAX_OBJECTS
+from catdog.detection.answers import HEAD, NO_PET, group_photos
 from catdog.drift.tally import Answer, Reference, Tally
 from catdog.errors import DataError
-from catdog.score.rows import HEAD, begins_photo
 from catdog.sources.names import is_object_uri
 from catdog.sources.stores import open_store
 
@@ -27,11 +25,12 @@ REPORT_NAME: Final = "drift.json"
 PREDICTIONS_NAME: Final = "predictions.csv"  # in the folder of an evaluation
 METRICS_NAME: Final = "metrics.json"  # likewise
 MOST_LINE_BYTES: Final = 2**20
+_MOST_PHOTOS: Final = 2**31  # that an evaluation's metrics.json may claim
 _MOST_REPORT_BYTES: Final = 64 * 2**20
 _READ_ROWS: Final = 10_000  # at once
-_BOX: Final = frozenset(("xmin", "width"))  # columns by which a table with a row a head is known
+_BY_HEAD: Final = frozenset((HEAD, "width"))  # columns by which a detector's table, with a row a head, is known
 _EVALUATED_BOX: Final = frozenset(("xmin", "truth"))  # likewise the boxes in a detector's evaluation
-_COLUMNS: Final = ("source", "status", "label", "confidence", "error", HEAD, *_BOX)
+_COLUMNS: Final = ("source", "status", "label", "confidence", "error", *_BY_HEAD)
 
 
 def read_answers(table: str) -> Iterator[Answer]:
@@ -48,6 +47,8 @@ def read_answers(table: str) -> Iterator[Answer]:
                         f"{table}: lists all boxes of an evaluation, also those under the detector's threshold; give "
                         "its folder as --reference, or a result of catdog score"
                     )
+                if "xmin" in row and HEAD not in row:
+                    raise ValueError("boxes that don't say which are of one photo")
                 if "objects" not in row:
                     _check_columns(row.keys())
                 yield Answer.from_row(row)
@@ -62,30 +63,15 @@ def _check_columns(names: Collection[str]) -> None:
 
 
 def join_heads(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield a table's rows; those of a detector as one a photo with a list ``objects``, as its JSON is.
+    """Yield one row a photo of a table; a detector's has a list ``objects``, as its JSON has.
 
-    Rows of the same source that follow each other are of one photo. Raises ValueError for more heads than a photo has.
+    Raises ValueError for more heads than a photo has.
     """
-    photo: list[Mapping[str, Any]] = []
-    for row in chain(rows, [None]):
-        if photo and (row is None or not _is_next_head(row, photo[-1])):
+    for photo in group_photos(rows):
+        if photo[0].keys() >= _BY_HEAD:
             yield _join_photo(photo)
-            photo = []
-        if row is not None and row.keys() >= _BOX:
-            photo.append(row)
-            if len(photo) > MAX_OBJECTS:
-                raise ValueError("more heads than a photo has")
-        elif row is not None:
-            yield row
-
-
-def _is_next_head(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    return (
-        row.keys() >= _BOX
-        and row.get("source") == before.get("source")
-        and bool(row.get("label") and before.get("label"))
-        and not (HEAD in row and begins_photo(row[HEAD]))
-    )
+        elif photo[0].get(HEAD) in (None, ""):  # else rows of catdog predict --detect, which follow their photo's own
+            yield photo[0]
 
 
 def _join_photo(rows: list[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -161,8 +147,8 @@ def _read_evaluated_boxes(folder: Path) -> Reference | None:
             for path, boxes in groupby(_read_csv(file), lambda row: row["path"]):
                 sure = [box for box in boxes if float(box["confidence"]) >= threshold]
                 tally.add(place, Answer.from_row({"source": path, "objects": sure}))
-        for _ in range(tally.photos, min(photos, 2**31)):  # those without any box are not in the table
-            tally.add(place, Answer("", NO_PET, None, ()))
+        if (without := min(photos, _MOST_PHOTOS) - tally.photos) > 0:  # those without any box are not in the table
+            tally.add(place, Answer("", NO_PET, None, ()), times=without)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise DataError(f"{folder}: is no evaluation of catdog's, or damaged") from error
     return tally.make_reference(place)

@@ -170,26 +170,26 @@ class Tally:
         """Begin a period, which is listed even if no answer comes in it."""
         self._periods.setdefault(period, self._new_counts())
 
-    def add(self, period: str, answer: Answer) -> None:
-        """Count an answer; raises DataError where those before are of another kind of model."""
+    def add(self, period: str, answer: Answer, times: int = 1) -> None:
+        """Count an answer, that of so many photos; raises DataError where those before are of another kind of model."""
         self.open(period)
         both = self._all, self._periods[period]
         for counts in both:
-            counts.photos += 1
-            counts.errors += answer.label is None
+            counts.photos += times
+            counts.errors += times * (answer.label is None)
         if answer.label is None:
             return
         self._check_kind(period, answer)
         level = round((answer.confidence or 0.0) * _LEVELS)
-        self._levels[level] += 1
+        self._levels[level] += times
         for label in (answer.label,) if answer.heads is None else answer.heads:
             known = label in self._all.labels or len(self._all.labels) < MOST_LABELS
             for counts in both:
-                counts.labels[label if known else OTHER] += 1
+                counts.labels[label if known else OTHER] += times
         for counts in both:
-            counts.with_head += bool(answer.heads)
+            counts.with_head += times * bool(answer.heads)
             if self._edges:
-                counts.bins[bisect_left(self._edges, level)] += 1
+                counts.bins[bisect_left(self._edges, level)] += times
 
     def _check_kind(self, period: str, answer: Answer) -> None:
         kinds, found = ("answers about whole photos", "a detector's heads"), answer.heads is not None

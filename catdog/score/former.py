@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from catdog.detection.answers import BOX_COLUMNS, HEAD, begins_photo
 from catdog.detection.decoding import DetectedObject
 from catdog.score import output
-from catdog.score.rows import BOX_COLUMNS, HEAD, Row, begins_photo, join_heads
+from catdog.score.rows import Row, join_heads
 from catdog.sources.names import INSIDE, is_archive_name
 from catdog.sources.stores import Store
 from catdog.text import escape_name, restore_name

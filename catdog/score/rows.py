@@ -3,7 +3,7 @@
     source  status  label  confidence  <a column a class>  width  height  sha256  error  model  version
 
 One input gives one row, whatever happens to it. Of a detector it is one a head, and one where a photo has none; it has
-``head  xmin  ymin  xmax  ymax`` where a classifier has its classes. Parquet, CSV and JSON lines have the same columns.
+BOX_COLUMNS where a classifier has its classes. Parquet, CSV and JSON lines have the same columns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 from catdog.boxes import Box
+from catdog.detection.answers import BOX_COLUMNS, HEAD, group_photos
 from catdog.detection.decoding import DetectedObject
 from catdog.errors import ContractError, ImageError, ImageReason
 from catdog.text import escape_name, printable
@@ -32,10 +33,6 @@ STATUS_OF: Final[Mapping[ImageReason, Status]] = {
     "out_of_memory": "out_of_memory",
 }
 MAX_ERROR_LENGTH: Final = 500  # characters
-HEAD: Final = "head"
-BOX_COLUMNS: Final = (HEAD, "xmin", "ymin", "xmax", "ymax")
-"""What a detector's table has in place of class names: which head of the photo it is, 1 being the surest, and its box,
-px of the upright photo. The rows of a photo follow each other."""
 
 
 class Row(NamedTuple):
@@ -98,20 +95,10 @@ class Row(NamedTuple):
         )
 
 
-def begins_photo(head: Any) -> bool:
-    """Whether a table's row is the first of its photo, by its value of ``head``."""
-    return head in (None, "", 1, "1")
-
-
 def join_heads(values: Iterable[dict[str, Any]], class_names: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """Sources and Rows of which a table was made, given its rows by column name. Raises as ``Row.from_columns``."""
-    photo: list[dict[str, Any]] = []
-    for row in chain(values, [None]):
-        if photo and (row is None or begins_photo(row.get(HEAD)) or HEAD not in class_names):
-            yield photo[0]["source"], Row.from_columns(photo[0], class_names, photo[1:])
-            photo = []
-        if row is not None:
-            photo.append(row)
+    for photo in group_photos(values):
+        yield photo[0]["source"], Row.from_columns(photo[0], class_names, photo[1:])
 
 
 def _read_head(values: Mapping[str, Any]) -> DetectedObject:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from catdog.contract import Task as ModelTask
+from catdog.detection.answers import BOX_COLUMNS
 from catdog.detection.models import load_model
 from catdog.errors import CatdogError, DataError, SettingsError
 from catdog.score import output
 from catdog.score.former import FormerRows, Kind
 from catdog.score.ledger import Ledger, Totals
-from catdog.score.rows import BOX_COLUMNS, Row, columns
+from catdog.score.rows import Row, columns
 from catdog.score.scorer import Answer, Job, Scorer, Seconds
 from catdog.sources import Input, SourceChangedError, list_inputs
 from catdog.sources.archives import Bytes

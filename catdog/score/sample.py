@@ -14,14 +14,13 @@ from catdog.classifier import Classifier
 from catdog.colours import BLUE, ORANGE
 from catdog.contact_sheet import MOST, THUMBNAIL_PX, Cell, contact_sheet, thumbnail
 from catdog.contract import UNSURE
-from catdog.detection.answers import NO_PET
+from catdog.detection.answers import HEAD, NO_PET, begins_photo
 from catdog.detection.pictures import draw_heads
 from catdog.errors import ImageError
 from catdog.explain import explain
 from catdog.image import JPEG_MARGIN, open_sized_photo
 from catdog.score import output
 from catdog.score.former import read_heads
-from catdog.score.rows import HEAD, begins_photo
 from catdog.sources import content_for
 from catdog.sources.stores import Store, open_store
 from catdog.text import restore_name

@@ -161,16 +161,17 @@ def test_the_csv_is_that_of_catdog_detect(open_page: Callable[..., Any]) -> None
         page.get_by_role("button", name="Download CSV").click()
     rows = list(csv.reader(io.StringIO(Path(download.value.path()).read_text())))
     assert rows[0] == [
-        *("source", "width", "height", "label", "confidence", "xmin", "ymin", "xmax", "ymax", "error", "answered"),
+        *("source", "width", "height", "label", "confidence"),
+        *("head", "xmin", "ymin", "xmax", "ymax", "error", "answered"),
     ]
-    assert [row[:9] for row in rows[1:5]] == [
-        ["two.png", "400", "300", "cat", "1", "40", "40", "120", "140"],
-        ["two.png", "400", "300", "dog", "1", "250", "170", "350", "280"],
-        ["tall.png", "150", "900", "dog", "1", "10", "600", "60", "660"],
-        ["none.png", "300", "300", *[""] * 6],
+    assert [row[:10] for row in rows[1:5]] == [
+        ["two.png", "400", "300", "cat", "1", "1", "40", "40", "120", "140"],
+        ["two.png", "400", "300", "dog", "1", "2", "250", "170", "350", "280"],
+        ["tall.png", "150", "900", "dog", "1", "1", "10", "600", "60", "660"],
+        ["none.png", "300", "300", *[""] * 7],
     ]
     assert rows[5][0] == "broken.jpg"
-    assert rows[5][9] != ""
+    assert rows[5][10] != ""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -22,7 +22,7 @@ from catdog.boxes import Box
 from catdog.classifier import Classifier
 from catdog.cli import app
 from catdog.detection.__main__ import as_table
-from catdog.detection.answers import Detection, as_csv
+from catdog.detection.answers import BOX_COLUMNS, Detection, as_csv
 from catdog.detection.decoding import DetectedObject
 from catdog.detection.detector import load_detector
 from catdog.detection.heads import answer_heads, crop_around
@@ -51,11 +51,11 @@ ALL = [CAT_AND_DOG, NONE, BAD]
 
 def test_formats_exactly() -> None:
     assert "".join(as_csv(ALL, CLASSES)) == (
-        "source,width,height,label,confidence,xmin,ymin,xmax,ymax,error\n"
-        "a.jpg,640,480,dog,0.98,1.5,2,300,400.5,\n"
-        "a.jpg,640,480,cat,0.5,10,20,30,40,\n"
-        "b.jpg,8,6,,,,,,,\n"
-        "c.jpg,,,,,,,,,c.jpg: no such file\n"
+        "source,width,height,label,confidence,head,xmin,ymin,xmax,ymax,error\n"
+        "a.jpg,640,480,dog,0.98,1,1.5,2,300,400.5,\n"
+        "a.jpg,640,480,cat,0.5,2,10,20,30,40,\n"
+        "b.jpg,8,6,,,,,,,,\n"
+        "c.jpg,,,,,,,,,,c.jpg: no such file\n"
     )
     assert "".join(as_table(ALL, CLASSES)).splitlines() == [
         "label   confidence  box, px              source",
@@ -270,12 +270,12 @@ def test_a_photo_without_an_answer_has_no_answers_for_its_pets(folder: Path, tin
 def test_predict_s_heads_as_csv_and_as_a_table(predict: Run) -> None:
     done = predict("photos/both.png", "photos/none.png", "--format", "csv")
     table = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert list(table[0]) == ["source", "label", "confidence", "cat", "dog", "xmin", "ymin", "xmax", "ymax", "error"]
-    assert [(row["source"], row["label"], row["xmin"]) for row in table] == [
-        ("photos/both.png", "cat", ""),
-        ("photos/both.png", "cat", "100.0"),
-        ("photos/both.png", "dog", "400.0"),
-        ("photos/none.png", "unsure", ""),
+    assert list(table[0]) == ["source", "label", "confidence", "cat", "dog", *BOX_COLUMNS, "error"]
+    assert [(row["source"], row["label"], row["head"], row["xmin"]) for row in table] == [
+        ("photos/both.png", "cat", "", ""),
+        ("photos/both.png", "cat", "1", "100.0"),
+        ("photos/both.png", "dog", "2", "400.0"),
+        ("photos/none.png", "unsure", "", ""),
     ]
     lines = predict("photos/both.png", "--format", "table").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["label", "cat", "cat", "dog"]

@@ -16,15 +16,19 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from catdog.answers import as_jsonl
 from catdog.boxes import Box
 from catdog.contact_sheet import MOST
-from catdog.detection.answers import Detection, as_csv
+from catdog.detection.answers import BOX_COLUMNS, Detection, as_csv
 from catdog.detection.decoding import DetectedObject
+from catdog.detection.heads import AnsweredHead, PredictionWithHeads
+from catdog.detection.heads import as_csv as as_heads_csv
 from catdog.drift.__main__ import app
 from catdog.drift.report import Bounds, LeastSure
 from catdog.drift.tables import read_answers, read_lines, read_reference
 from catdog.drift.tally import MOST_LABELS, OTHER, Answer, Reference, Tally, estimate_chance, measure_psi
 from catdog.errors import DataError, SettingsError
+from catdog.prediction import Prediction
 from catdog.score import rows as score_rows
 from catdog.sources import objects
 from tests.integration.aws_on_loopback import moto_server, use
@@ -232,7 +236,7 @@ def test_a_detector_s_answers_are_the_same_in_every_form(tmp_path: Path) -> None
             score_rows.Row("ok" if row.error is None else "corrupt", heads=row.objects or (), error=row.error)
             for row in detections
         ],
-        score_rows.BOX_COLUMNS,
+        BOX_COLUMNS,
         "0" * 64,
     )
     pq.write_table(table, tmp_path / "c.parquet")
@@ -242,11 +246,24 @@ def test_a_detector_s_answers_are_the_same_in_every_form(tmp_path: Path) -> None
         assert list(read_answers(str(tmp_path / name))) == wanted, name
 
 
+def test_pets_within_a_photo_are_no_photos(tmp_path: Path) -> None:
+    """catdog predict --detect: its CSV has a row a pet after the photo's own, its JSON lines a list."""
+    box = Box("cat", 0, 0, 9, 9)
+    whole = ("a.jpg", "cat", 0.9, {"cat": 0.9, "dog": 0.1})
+    pets = (AnsweredHead(box, Prediction(*whole)), AnsweredHead(box, Prediction("a.jpg", "dog", 0.8, whole[3])))
+    rows = [PredictionWithHeads(*whole, objects=pets), PredictionWithHeads(*whole, objects=())]
+    (tmp_path / "a.csv").write_text("".join(as_heads_csv(rows, ("cat", "dog"))))
+    (tmp_path / "a.jsonl").write_text("".join(as_jsonl(rows, ("cat", "dog"))))
+    for name in ("a.csv", "a.jsonl"):
+        answers = list(read_answers(str(tmp_path / name)))
+        assert [(answer.label, answer.confidence) for answer in answers] == [("cat", 0.9)] * 2
+
+
 def test_a_photo_that_comes_twice_is_two_photos(tmp_path: Path) -> None:
-    """Where a table numbers its heads; the rows of one photo follow each other."""
+    """A table numbers its heads, and the rows of one photo follow each other."""
     head = "a.jpg,ok,cat,0.9,{},0,0,9,9,20,10,,,,"
     rows = [head.format(number) for number in (1, 2, 1, 2)] + ["a.jpg,ok,,,,,,,,20,10,,,,"] * 2
-    columns = ",".join(score_rows.columns(score_rows.BOX_COLUMNS))
+    columns = ",".join(score_rows.columns(BOX_COLUMNS))
     (tmp_path / "a.csv").write_text("\n".join([columns, *rows]) + "\n")
     found = [answer.heads for answer in read_answers(str(tmp_path / "a.csv"))]
     assert found == [("cat", "cat"), ("cat", "cat"), (), ()]
@@ -282,8 +299,9 @@ def test_a_detector_s_evaluation_counts_from_its_threshold_on(tmp_path: Path) ->
         ("a.jsonl", b'{"source": "a", "objects": [7]}\n', "is no table"),
         ("a.jsonl", b'{"objects": [{"label": "cat", "confidence": 1' + b"0" * 400 + b"}]}\n", "is no table"),
         ("a.jsonl", json.dumps({"objects": [{"label": "cat", "confidence": 0.9}] * 101}).encode(), "is no table"),
-        ("a.csv", b"source,label,confidence,xmin,width\n" + b"a,cat,0.9,0,9\n" * 101, "is no table"),
-        ("a.csv", b"source,status,label,confidence,xmin,width\na,ok,cat,2,0,9\n", "is no table"),
+        ("a.csv", b"source,label,confidence,head,width\n" + b"a,cat,0.9,2,9\n" * 101, "is no table"),
+        ("a.csv", b"source,status,label,confidence,head,width\na,ok,cat,2,1,9\n", "is no table"),
+        ("a.csv", b"source,label,confidence,xmin,width\na,cat,0.9,0,9\n", "is no table"),
         ("a.csv", b"source,label\nx,cat\n", "is no table"),
         ("a.csv", b"source,label,confidence\nx,cat,2\n", "is no table"),
         ("a.csv", b"source,label,confidence\nx,cat,nan\n", "is no table"),
@@ -426,20 +444,27 @@ def test_what_has_no_row_is_no_table_either(run: Run, tmp_path: Path, text: str)
     assert (code, err) == (2, f"catdog drift: error: {other}: is no table of catdog's answers, or damaged\n")
 
 
-def test_captured_answers_in_another_form_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_heads_are_counted_by_photo_and_other_forms_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("moto.server", reason="no S3 server to test against: pip install 'moto[server]'")
     boto3 = pytest.importorskip("boto3", reason="s3:// needs boto3")
     from catdog.aws.watch.captured import read_captured
 
-    answer = {"prediction": [[0, 0.9, 0.1, 0.1, 0.5, 0.5]]}
-    line = {"captureData": {"endpointOutput": {"data": json.dumps(answer), "encoding": "JSON"}}}
+    heads = (DetectedObject(0.9, Box("cat", 0, 0, 9, 9)), DetectedObject(0.8, Box("dog", 0, 0, 9, 9)))
+    same_name = [Detection("image.jpg", 20, 10, heads[:count]) for count in (1, 2, 0)]  # as phones call all photos
+    told = [
+        {"data": json.dumps({"prediction": [[0, 0.9, 0.1, 0.1, 0.5, 0.5]]}), "encoding": "JSON"},
+        {"data": "".join(as_csv(same_name, ("cat", "dog"))), "encoding": "CSV", "observedContentType": "text/csv"},
+    ]
+    lines = "".join(json.dumps({"captureData": {"endpointOutput": output}}) + "\n" for output in told)
     hour = datetime(2026, 11, 28, 17, tzinfo=timezone.utc)
+    skipped: list[str] = []
     with moto_server() as port:
         use(monkeypatch, f"http://127.0.0.1:{port}")
         objects.close()
         s3 = boto3.session.Session().client("s3")
         s3.create_bucket(Bucket="bucket")
-        s3.put_object(Bucket="bucket", Key=f"heads/AllTraffic/{hour:%Y/%m/%d/%H}/a.jsonl", Body=json.dumps(line))
-        with pytest.raises(DataError, match="only answers in catdog's own form are counted"):
-            list(read_captured("s3://bucket/heads", ["AllTraffic"], hour, hour, pytest.fail))
+        s3.put_object(Bucket="bucket", Key=f"heads/AllTraffic/{hour:%Y/%m/%d/%H}/a.jsonl", Body=lines)
+        found = list(read_captured("s3://bucket/heads", ["AllTraffic"], hour, hour, skipped.append))
         objects.close()
+    assert [(each.index, each.answer.heads) for each in found] == [(0, ("cat",)), (1, ("cat", "dog")), (2, ())]
+    assert skipped == ["not an answer of catdog's"]

@@ -36,10 +36,9 @@ from catdog.aws.failures import (
 )
 from catdog.aws.hosting import PAYLOAD_BYTES, SERVERLESS_PAYLOAD_BYTES
 from catdog.contract import UNSURE, Contract
-from catdog.detection.answers import Detection
+from catdog.detection.answers import BOX_COLUMNS, Detection
 from catdog.errors import CatdogError, ImageError, SettingsError
 from catdog.prediction import Prediction
-from catdog.score.rows import BOX_COLUMNS
 from catdog.serving.golden import read_heads
 from catdog.sources import Input
 from catdog.sources.addresses import split_s3_uri as split_uri

@@ -29,14 +29,13 @@ from catdog.aws.calls.endpoint import (
 from catdog.aws.hosting import ASYNC_PREFIX
 from catdog.aws.inventory import check_endpoint_name, find_payload_limit
 from catdog.detection.__main__ import FORMATS as BOX_FORMATS
-from catdog.detection.answers import Detection
+from catdog.detection.answers import BOX_COLUMNS, Detection
 from catdog.detection.pictures import write_pictures
 from catdog.edge import EXIT_FAILED
 from catdog.errors import DataError, ImageError, SettingsError
 from catdog.photo_command import Format, choose_format, write_answers
 from catdog.predict import FORMATS
 from catdog.prediction import Prediction
-from catdog.score.rows import BOX_COLUMNS
 from catdog.sources import Input, list_inputs
 from catdog.sources.listing import STDIN
 from catdog.sources.names import check_apart

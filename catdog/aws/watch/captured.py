@@ -29,7 +29,7 @@ from PIL import Image
 from catdog.contact_sheet import THUMBNAIL_PX, thumbnail
 from catdog.drift.tables import join_heads, read_lines
 from catdog.drift.tally import Answer
-from catdog.errors import CatdogError, DataError, ImageError
+from catdog.errors import CatdogError, ImageError
 from catdog.image import JPEG_MARGIN, decode, from_array
 from catdog.serving.endpoint import FORMS, JSON_LINES_TYPE
 from catdog.serving.limits import MAX_PHOTOS, MAX_PIXELS, make_room
@@ -43,7 +43,6 @@ _MOST_ANSWER_CHARACTERS: Final = 2**20
 _FILE: Final = re.compile(r"(\d{4}/\d\d/\d\d/\d\d)/[^/]+\.jsonl")
 _HOUR: Final = "%Y/%m/%d/%H"
 _NAME_CHARACTERS: Final = 200
-_OTHER_FORM: Final = "prediction"  # of SageMaker's own algorithm, in which no photo has an error
 
 _room: Final = make_room(MAX_PIXELS, nullcontext())  # what an endpoint has decoded, this machine can, too
 
@@ -90,7 +89,7 @@ def read_captured(
     """Yield what was captured between two moments, variant by variant, in the order of the files' hours.
 
     ``place`` is the s3:// prefix that ends in the endpoint's name. One line is in memory at a time. Raises DataError,
-    one sentence, if the bucket can't be read, and for answers in the form of SageMaker's own algorithm.
+    one sentence, if the bucket can't be read.
     """
     root, prefix = split_uri(place.rstrip("/") + "/")
     for variant in variants:
@@ -147,8 +146,6 @@ def _read_line(line: bytes, hour: datetime, since: datetime, until: datetime) ->
     rows = _read_rows(response)
     if not rows:
         raise _UnreadableError("not an answer of catdog's")
-    if any(isinstance(row, dict) and _OTHER_FORM in row for row in rows):
-        raise DataError("the endpoint was asked for ?format=sagemaker; only answers in catdog's own form are counted")
     if len(rows) > MAX_PHOTOS:
         raise _UnreadableError(f"answers about more than {MAX_PHOTOS} photos")
     try:

@@ -1,20 +1,20 @@
 // Rows to CSV with the columns of `catdog predict` or `catdog detect --format csv`, and when each was answered.
 
-const CORNERS = ["xmin", "ymin", "xmax", "ymax"];
+const PLACES = ["head", "xmin", "ymin", "xmax", "ymax"];
 
 /** Returns the text of a CSV file: a line a photo, or where a detector answered a line a head. */
 export function write(rows) {
   const classes = [...new Set(rows.flatMap((row) => Object.keys(row.probabilities ?? {})))];
   const findsHeads = rows.some((row) => row.objects !== undefined);
   const size = findsHeads ? ["width", "height"] : [];
-  const corners = findsHeads ? CORNERS : [];
-  const lines = [["source", ...size, "label", "confidence", ...classes, ...corners, "error", "answered"]];
+  const places = findsHeads ? PLACES : [];
+  const lines = [["source", ...size, "label", "confidence", ...classes, ...places, "error", "answered"]];
   for (const row of rows) {
-    for (const { label, confidence, box } of row.objects?.length ? row.objects : [row]) {
+    for (const [i, { label, confidence, box }] of (row.objects?.length ? row.objects : [row]).entries()) {
       const shares = classes.map((name) => row.probabilities?.[name]);
-      const places = corners.map((_, i) => box?.[i]);
+      const place = box ? [i + 1, ...box] : places.map(() => undefined);
       const time = new Date(row.time).toISOString();
-      lines.push([row.name, ...size.map((side) => row[side]), label, confidence, ...shares, ...places, row.error, time]);
+      lines.push([row.name, ...size.map((side) => row[side]), label, confidence, ...shares, ...place, row.error, time]);
     }
   }
   return lines.map((line) => line.map(quote).join(",") + "\n").join("");
