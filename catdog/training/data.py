@@ -42,7 +42,7 @@ from catdog.training.teacher import ask_teachers
 from catdog.training.weights import load_weights
 
 Batch = tuple[Tensor, Tensor]
-GPU_SHARE: Final = 0.25  # of a GPU's free memory, that photos may take; the rest is for the network and its batches
+GPU_SHARE: Final = 0.25  # of the GPU's memory, that photos may take; the rest is for the network and its batches
 _CHUNK: Final = 256  # photos that are copied to the device at once
 
 
@@ -137,15 +137,14 @@ def make_plain_batches(count: int, batch_size: int, shard: Shard = Shard()) -> l
     return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
 
 
-def hold_on_device(examples: Examples, device: torch.device, free_bytes: int | None = None) -> Examples:
-    """Return the examples, cached ones in the memory of a GPU where they take a quarter of what is free there at most.
+def hold_on_device(examples: Examples, device: torch.device, room_bytes: float | None = None) -> Examples:
+    """Return the examples, cached ones in the memory of a GPU that has room for them.
 
-    ``free_bytes``: how much that is, where it isn't to be asked for.
+    ``room_bytes``: how many may go there; by default what is left of GPU_SHARE of all that this process can have.
     """
     inputs = examples.inputs
-    if free_bytes is None:
-        free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    if not isinstance(inputs, MappedArray) or inputs.array.nbytes > GPU_SHARE * free_bytes:
+    room = _measure_room(device) if room_bytes is None else room_bytes
+    if not isinstance(inputs, MappedArray) or inputs.array.nbytes > room:
         return examples
     shape = inputs.array.shape
     tensor = torch.from_numpy(inputs.read([0])).new_empty(shape, device=device)
@@ -153,6 +152,14 @@ def hold_on_device(examples: Examples, device: torch.device, free_bytes: int | N
         part = tensor[start : start + _CHUNK]
         part.copy_(torch.from_numpy(inputs.read(range(start, start + len(part)))))
     return replace(examples, inputs=DeviceArray(tensor))
+
+
+def _measure_room(device: torch.device) -> float:
+    """Return how many bytes of photos a GPU may still hold; what it holds for this process already counts, too."""
+    if device.type != "cuda":
+        return 0
+    available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return GPU_SHARE * available - torch.cuda.memory_allocated(device)
 
 
 def read_batches(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -12,8 +11,6 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from catdog.errors import TrainingError
-from catdog.text import first_line
 from catdog.training.data import Batch, Prepared, make_plain_batches, read_batches
 from catdog.training.phases import Phase, freeze_all_but, new_optimizer
 from catdog.training.processes import Shard, sum_over_processes
@@ -88,14 +85,7 @@ class Learner:
         self._mix = v2.RandomChoice(mixes) if mixes else None
 
     def step(self, batches: Iterator[Batch], factor: float) -> Tensor:
-        """Learn from the next batch at ``factor`` times the peak learning rates; return the loss, (), on the device.
-
-        Raises TrainingError where a GPU's memory is full or torch can't compile the network.
-        """
-        with _explain_torch(self.settings):
-            return self._step(batches, factor)
-
-    def _step(self, batches: Iterator[Batch], factor: float) -> Tensor:
+        """Learn from the next batch at ``factor`` times the peak learning rates; return the loss, (), on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         inputs, targets = self._prepare_next(batches)
@@ -187,23 +177,6 @@ class Learner:
         if self.average is not None:
             self.average.load(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-
-
-@contextmanager
-def _explain_torch(settings: Settings) -> Iterator[None]:
-    """Raise TrainingError for what torch raises where a setting asks too much of the machine."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"--batch-size {settings.batch_size}: the GPU's memory is full; give less of it, or of --train-size"
-        ) from error
-    except RuntimeError as error:
-        if settings.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
-            raise TrainingError(
-                f"--compile: torch can't compile the network here ({first_line(error)}); leave it out and go on"
-            ) from error
-        raise
 
 
 def name_sums(part: str, task: Task, sums: Sequence[float]) -> dict[str, float]:

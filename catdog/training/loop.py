@@ -64,8 +64,8 @@ def fit(
     """Train, and leave the tensors of the best epoch (see ``score_epoch``) in the model.
 
     ``checkpoint``: where to go on from and to write to. ``record`` gets all epochs' rows after each one, on the first
-    process; what it raises ends the run. Returns these rows. Raises TrainingError when the loss is no longer finite or
-    ``Learner.step`` does, and TrainingStopped when a signal asked for it, with the checkpoint written.
+    process; what it raises ends the run. Returns these rows. Raises TrainingError when the loss is no longer finite,
+    and TrainingStopped when a signal asked for it, with the checkpoint written.
     """
     model = prepared.model
     keep_freed_memory()

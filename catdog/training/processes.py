@@ -16,7 +16,8 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from catdog.errors import SettingsError
+from catdog.errors import SettingsError, TrainingError
+from catdog.text import first_line
 from catdog.training.history import say
 from catdog.training.settings import Settings
 
@@ -123,3 +124,20 @@ def silence_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")
         yield
+
+
+@contextmanager
+def explain_torch(settings: Settings) -> Iterator[None]:
+    """Raise TrainingError for what torch raises where a setting asks too much of the machine."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"--batch-size {settings.batch_size}: the GPU's memory is full; give less of it, or of --train-size"
+        ) from error
+    except RuntimeError as error:
+        if settings.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise TrainingError(
+                f"--compile: torch can't compile the network here ({first_line(error)}); leave it out and go on"
+            ) from error
+        raise

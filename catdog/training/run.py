@@ -42,7 +42,7 @@ from catdog.training.history import Row, say, say_metrics
 from catdog.training.loop import fit
 from catdog.training.metrics import format_table, measure
 from catdog.training.model import ImageModel, save_checkpoint
-from catdog.training.processes import is_first_process, silence_lightning, start_processes
+from catdog.training.processes import explain_torch, is_first_process, silence_lightning, start_processes
 from catdog.training.settings import JOB_VARIABLE, Settings
 from catdog.training.tasks import find_task
 
@@ -71,6 +71,7 @@ def run_training(settings: Settings) -> None:
     with (
         TemporaryDirectory(prefix="catdog-data-") as scratch,
         silence_lightning(),
+        explain_torch(settings),
         lock_folder("--output", output, "training") if is_first_process() else nullcontext(),
     ):
         fabric = start_processes(settings)

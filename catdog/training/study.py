@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import numpy as np
 import optuna
-import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DatabaseError
@@ -32,7 +31,7 @@ from catdog.training.checkpoint import handle_signals
 from catdog.training.data import open_data, prepare
 from catdog.training.history import MEASURES, Row, say, score_epoch
 from catdog.training.loop import fit
-from catdog.training.processes import silence_lightning, start_processes
+from catdog.training.processes import explain_torch, silence_lightning, start_processes
 from catdog.training.settings import NOT_LEARNT
 from catdog.training.space import Choices, Range, Space, TrialOutcome, name_keys
 
@@ -150,17 +149,19 @@ class Study:
             fabric = start_processes(settings)
             if fabric.world_size > 1:
                 raise SettingsError("a search trains one process at a time; start it without torchrun")
-            with redirect_stderr(io.StringIO() if self._told else sys.stderr):  # every trial says the same of the data
-                prepared = prepare(fabric, settings, scratch, self.manifest)
-            self._told = True
-            fit(fabric, prepared, settings, record=record)
+            with explain_torch(settings):
+                # Every trial says the same of the data.
+                with redirect_stderr(io.StringIO() if self._told else sys.stderr):
+                    prepared = prepare(fabric, settings, scratch, self.manifest)
+                self._told = True
+                fit(fabric, prepared, settings, record=record)
         except optuna.TrialPruned:
             return TrialState.PRUNED
         except TrainingStopped:
             raise
         except ModelError as error:  # of the weights that every trial starts from
             raise ModelError(f"{self.space.path}: {name_keys(str(error))}") from error
-        except (TrainingError, torch.OutOfMemoryError) as error:
+        except TrainingError as error:
             trial.set_user_attr("error", name_keys(str(error)))
             trial.report(WORST, len(rows) + 1)  # so that the sampler keeps away; a failed trial it would ignore
             return TrialState.PRUNED

@@ -28,7 +28,7 @@ from catdog.training.loop import fit
 from catdog.training.model import fingerprint_weights, new_model
 from catdog.training.phases import remaining_phases
 from catdog.training.pixels import MappedArray
-from catdog.training.processes import Shard
+from catdog.training.processes import Shard, explain_torch
 from catdog.training.settings import Settings
 
 SETTINGS: dict[str, Any] = {"arch": "cnn", "size": 32, "batch_size": 4, "frozen_epochs": 0, "epochs": 3, "ema": 0.9}
@@ -129,7 +129,7 @@ def test_what_a_setting_asks_too_much_of_is_said_in_one_line(tmp_path: Path, com
     def fail(number: int) -> Batch:
         raise error
 
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=said), explain_torch(learner.settings):
         learner.step(map(fail, range(1)), 1.0)
 
 

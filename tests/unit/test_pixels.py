@@ -153,7 +153,7 @@ def test_batches_bring_each_photo_with_its_label(manifest: Manifest, tmp_path: P
     inputs = _open(manifest, None if way.startswith("decoded") else tmp_path / "cache")
     examples = Examples(inputs, np.array([0, 1, 0, 1, 0, 1]))
     if way == "held":
-        examples = hold_on_device(examples, torch.device("cpu"), free_bytes=4 * BYTES)
+        examples = hold_on_device(examples, torch.device("cpu"), room_bytes=BYTES)
         assert isinstance(examples.inputs, DeviceArray)
     batches = [[5, 0], [2, 3, 1], [4]]
     settings = Settings(workers=2 if way == "decoded by processes" else 0)
@@ -166,23 +166,21 @@ def test_batches_bring_each_photo_with_its_label(manifest: Manifest, tmp_path: P
     np.testing.assert_array_equal(examples[range(6)][0].numpy(), inputs.read(range(6)))
 
 
-def test_cached_photos_and_features_are_held_on_a_gpu_that_has_four_times_the_room(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_cached_photos_and_features_are_held_on_a_gpu_that_has_room(manifest: Manifest, tmp_path: Path) -> None:
     gpu, labels = torch.device("meta"), np.zeros(6, np.int64)
     photos = Examples(_open(manifest, tmp_path / "cache"), labels)
-    assert hold_on_device(photos, gpu, free_bytes=4 * BYTES - 1) is photos
+    assert hold_on_device(photos, gpu, room_bytes=BYTES - 1) is photos
     assert hold_on_device(photos, torch.device("cpu")) is photos
     decoded = Examples(_open(manifest, None), labels)
-    assert hold_on_device(decoded, gpu, free_bytes=10**9) is decoded
-    held = hold_on_device(photos, gpu, free_bytes=4 * BYTES)
+    assert hold_on_device(decoded, gpu, room_bytes=10**9) is decoded
+    held = hold_on_device(photos, gpu, room_bytes=BYTES)
     images, targets = held[[4, 0]]
     assert (images.device.type, images.shape, images.dtype) == ("meta", (2, 16, 16, 3), torch.uint8)
     assert targets.device.type == "cpu", "boxes are moved along there"
     (tmp_path / "features").write_bytes(bytes(2 * 600 * 7))
     features = MappedArray(tmp_path / "features", np.float16, (600, 7), writable=True)
     features.array[:] = np.arange(600)[:, None]
-    held = hold_on_device(replace(photos, inputs=features), torch.device("cpu"), free_bytes=10**9)
+    held = hold_on_device(replace(photos, inputs=features), torch.device("cpu"), room_bytes=10**9)
     assert held.inputs.read([599, 3])[:, 0].tolist() == [599, 3]
 
 
