@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+PATIENCE_S: Final = 300.0
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["catdog.training.study", "catdog.training.evaluation", "catdog.export"])
 
@@ -50,12 +51,16 @@ class Forked:
         return ended.stderr
 
     def end(self) -> subprocess.CompletedProcess[str]:
-        """Wait until it ends, and take what it said; once."""
+        """Wait until it ends, and take what it said; once. One that hangs is killed, and the test fails."""
+        self._process.join(PATIENCE_S)
+        hangs = self._process.is_alive()
+        self._process.kill()
         self._process.join()
         atexit.unregister(self._process.kill)
         assert self._process.exitcode is not None
         with self._folder as folder:
             said = [Path(folder, name).read_text() for name in ("out", "error")]
+        assert not hangs, f"{' '.join(self._words)}: no end after {PATIENCE_S} s: {said[1][-2000:]}"
         return subprocess.CompletedProcess(self._words, self._process.exitcode, *said)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,15 +43,69 @@ def test_the_cheapest_size_and_bound_within_the_limits_are_chosen(photos: Manife
     assert note.startswith("fast pass: 32 px, sure from 0.9: validation: of 80 photos 0.0% are answered again, 0 get ")
 
 
-def test_what_agrees_too_little_saves_too_little_or_is_not_proven_is_no_fast_pass(photos: Manifest) -> None:
+def test_without_test_photos_or_a_smaller_size_there_is_no_fast_pass(photos: Manifest) -> None:
     model = Classifier(build_fast_model(CONTRACT), threads=1)
     validation, test = split(photos, "val"), split(photos, "test")
     contract, note = choose_fast_pass(model, validation, replace(test, paths=[], labels=test.labels[:0], splits=[]))
     assert (contract, note) == (model.contract, "no fast pass: the test split has no photos")
-    never_sure = Classifier(build_fast_model(CONTRACT.with_(input_size=16)), threads=1)
-    contract, note = choose_fast_pass(never_sure, validation, test)  # 16 px has no smaller size
+    smallest = Classifier(build_fast_model(CONTRACT.with_(input_size=16)), threads=1)
+    contract, note = choose_fast_pass(smallest, validation, test)
     assert contract.fast_size is None
     assert note.startswith("no fast pass: none agrees well enough")
+
+
+class ScriptedModel:
+    """Answers with the rows that it was given for each size, one photo after the other."""
+
+    def __init__(self, rows: Mapping[int, np.ndarray]) -> None:
+        self.contract = CONTRACT
+        self._rows = {size: iter(answers) for size, answers in rows.items()}
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        return self.answer_small(images, CONTRACT.input_size)
+
+    def answer_small(self, images: np.ndarray, size: int) -> np.ndarray:
+        return np.stack([next(self._rows[size]) for _ in images])
+
+
+def answer(labels: np.ndarray, sure: float = 0.999, *, unsure: int = 0, wrong: int = 0) -> np.ndarray:
+    """Right answers of one confidence, (N, 2), but for the first ones: ``unsure`` of 0.7, then ``wrong`` of 0.955."""
+    confidence = np.full(len(labels), sure, np.float32)
+    confidence[:unsure], confidence[unsure : unsure + wrong] = 0.7, 1 - 0.955
+    return np.where(labels[:, np.newaxis] == np.arange(2), confidence[:, np.newaxis], 1 - confidence[:, np.newaxis])
+
+
+@pytest.mark.parametrize(
+    ("at_32", "at_48", "chosen"),
+    [
+        ({"wrong": 1}, {}, (32, 0.96)),  # the first bound over its confidence; it is answered again
+        ({"unsure": 40}, {}, (48, 0.9)),  # 0.25 + 0.5 of the whole work, and 0.56
+        ({"unsure": 20}, {}, (32, 0.9)),  # 0.25 + 0.25
+        ({"unsure": 80}, {"unsure": 20}, (None, None)),  # 0.56 + 0.25 is more than MOST_COST
+        ({"wrong": 1, "sure": 0.91}, {"unsure": 80}, (None, None)),  # over 0.955 all are answered again
+    ],
+)
+def test_what_disagrees_or_saves_too_little_is_not_chosen(
+    photos: Manifest, at_32: dict[str, Any], at_48: dict[str, Any], chosen: tuple[int | None, float | None]
+) -> None:
+    validation, test = split(photos, "val"), split(photos, "test")
+    tested = {32: answer(test.labels), 48: answer(test.labels), 64: answer(test.labels)}
+    fitted = {size: answer(validation.labels, **how) for size, how in ((32, at_32), (48, at_48), (64, {}))}
+    model: Any = ScriptedModel({size: np.concatenate([fitted[size], tested[size]]) for size in fitted})
+    contract, note = choose_fast_pass(model, validation, test)
+    assert (contract.fast_size, contract.fast_bound) == chosen, note
+
+
+def test_a_fast_pass_that_does_not_hold_on_test_photos_is_none(photos: Manifest) -> None:
+    validation, test = split(photos, "val"), split(photos, "test")
+    right, held_out = answer(validation.labels), answer(test.labels)
+    off = np.concatenate([right, answer(test.labels, wrong=1)])
+    model: Any = ScriptedModel({32: off, 48: off, 64: np.concatenate([right, held_out])})
+    contract, note = choose_fast_pass(model, validation, test)
+    assert contract == CONTRACT
+    assert note.startswith(
+        "no fast pass: the one that was fitted doesn't hold on the test photos: 32 px, sure from 0.9"
+    )
 
 
 def test_an_agreement_counts_classes_answers_and_accuracy() -> None:
