@@ -149,7 +149,7 @@ class Settings:
     )
     resize: Resize = _setting(
         "stretch",
-        "how a photo becomes a square: stretch, or short_side with a centre crop; letterbox where --task is detect",
+        "how a photo becomes a square: stretch, or short_side with a centre crop; letterbox for detectors",
     )
     interpolation: Interpolation = _setting("bilinear", "filter of that resize: bilinear, bicubic, lanczos")
     crop: float = _setting(1.0, "share of each side that the centre crop keeps, [0.01, 1]")
@@ -168,10 +168,10 @@ class Settings:
     # optimisation
     optimizer: Literal["sgd", "adamw"] = _setting("sgd", "sgd (Nesterov momentum 0.9) or adamw")
     lr: float = _setting(0.06, "peak learning rate of the head and all that starts from scratch, at batch size 64; "
-                               "scaled by batch size / 64; for adamw 0.001, scaled by its square root")  # fmt: skip
+                               "scaled by batch size / 64, for adamw by its square root")  # fmt: skip
     backbone_lr: float = _setting(0.17, "pretrained layer4's learning rate, as a share of --lr")
     stage_decay: float = _setting(0.8, "factor on the learning rate for each stage further from the head, (0, 1]")
-    weight_decay: float = _setting(5e-4, "weight decay; batch norms and biases have none; for adamw 0.05")
+    weight_decay: float = _setting(5e-4, "weight decay; batch norms and biases have none")
     schedule: Literal["cosine", "one_cycle"] = _setting(
         "cosine", "after the warm-up: cosine, or one_cycle (linear down)"
     )
@@ -373,7 +373,7 @@ def _make_parser() -> argparse.ArgumentParser:
         kind, choices = _get_types()[f.name], _get_choices(_get_types()[f.name])
         flags = list(dict.fromkeys([f"--{f.name.replace('_', '-')}", f"--{f.name}"]))
         text = f.metadata["help"].replace("%", "%%")
-        text += "" if f.default in (None, MISSING) else f" (default: {f.default})"
+        text += "" if f.default in (None, MISSING) else f" (default: {_describe_defaults(f.name, f.default)})"
         if f.metadata["env"]:
             text += f" [{f.metadata['env']}]"
         if _get_plain_type(kind) is bool:
@@ -386,6 +386,18 @@ def _make_parser() -> argparse.ArgumentParser:
                 *flags, dest=f.name, type=_get_plain_type(kind), choices=choices, metavar=metavar, help=text
             )
     return parser
+
+
+def _describe_defaults(name: str, default: Any) -> str:
+    """Return a setting's default, and those that an architecture, a task or an optimizer has of its own."""
+    tables = {"arch": ARCH_DEFAULTS, "task": TASK_DEFAULTS, "optimizer": OPTIMIZER_DEFAULTS}
+    own = [
+        f"{own[name]} with --{flag} {choice}"
+        for flag, table in tables.items()
+        for choice, own in table.items()
+        if name in own
+    ]
+    return "; ".join([str(default), *own])
 
 
 def _read_config(path: str | None) -> dict[str, Any]:
