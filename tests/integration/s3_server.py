@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 
 from catdog.image import MAX_BYTES
@@ -47,6 +47,7 @@ class Forward(QuietHandler):
 
     def hand_on(self, sent: bytes, fault: str) -> None:
         headers = {k: v for k, v in self.headers.items() if not (fault == "ignore range" and k == "Range")}
+        headers = self.server.translate(headers)
         behind = http.client.HTTPConnection("127.0.0.1", self.server.behind)
         behind.request(self.command, self.path, sent, headers)
         got = behind.getresponse()
@@ -85,6 +86,8 @@ class Proxy(ThreadingHTTPServer):
         self.behind = behind
         self.plans: dict[str, Iterator[str]] = {}
         """By a part of "METHOD /path?query": what happens to the requests that hold it, one after the other."""
+        self.translate: Callable[[dict[str, str]], dict[str, str]] = dict
+        """What a request's headers become on their way to the server."""
         self.seen: list[tuple[str, str]] = []
         self.released = threading.Event()
         """Set when what stalls may end."""
