@@ -1,14 +1,16 @@
 """catdog's detector beside others that learn from the same photos, on the same cores, for as long, measured alike.
 
-    python benchmarks/heads_peers.py HEADS [--epochs 24] [--ultralytics FOLDER]
+    python benchmarks/heads_peers.py HEADS [--epochs 24] [--ultralytics FOLDER] [--ways A,B] [--seconds 562]
 
 HEADS: a dataset folder of photos with boxes. catdog trains first, for so many epochs, then each of the others for the
-seconds that this took: torchvision's Faster R-CNN on a ResNet-18 that starts from the same weights, torchvision's
-SSDlite (MobileNetV3) and, with a folder in which ``pip install --target FOLDER --no-deps ultralytics ultralytics-thop
-opencv-python-headless`` put it, Ultralytics' YOLO11n, both from scratch, since nothing here has weights for them. All
-see the photos letterboxed to 320 px. torchvision's two get catdog's augmentation and their own references' learning
-rates, Ultralytics has its own of both. Average precisions are COCO's on the test photos, intervals a bootstrap over
-photos; the threshold is fitted for each on validation photos, as catdog does it.
+seconds that this took (or for ``--seconds``; then ``--ways``, parts of names, may leave catdog out): torchvision's
+Faster R-CNN on a ResNet-18 that starts from the same weights, torchvision's SSDlite (MobileNetV3) and, with a folder
+in which ``pip install --target FOLDER --no-deps ultralytics ultralytics-thop opencv-python-headless`` put it,
+Ultralytics' YOLO11n, both from scratch, since nothing here has weights for them. All see the photos letterboxed to
+320 px; the two ResNets train on crops of 256 px. torchvision's two get catdog's augmentation and their own references'
+learning rates, Ultralytics has its own of both. Faster R-CNN learns from 64 regions a photo instead of 512, since these
+photos have one pet each, and sees more of them so. Average precisions are COCO's on the test photos, intervals a
+bootstrap over photos; the threshold is fitted for each on validation photos, as catdog does it.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ def main() -> None:
     parser.add_argument("heads")
     parser.add_argument("--epochs", type=int, default=24, help="of catdog's training")
     parser.add_argument("--ultralytics", help="the folder with Ultralytics' package")
+    parser.add_argument("--ways", default="", metavar="A,B", help="of all; by any part of their names")
+    parser.add_argument("--seconds", type=float, help="how long the others train; needed without catdog")
     parser.add_argument(
         "--weights", default="models/embedded/model.safetensors", help="catdog's and Faster R-CNN's start"
     )
@@ -74,17 +78,24 @@ def main() -> None:
     photos = {split: Detect().choose_photos(manifest, split) for split in ("val", "test")}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        begin = time.monotonic()
-        found = train_catdog(arguments, manifest, photos, folder / "catdog")
-        seconds = time.monotonic() - begin
-        report("catdog, ResNet-18", found, photos, seconds)
+        ways = [part.strip().lower() for part in arguments.ways.split(",")]
+        seconds = arguments.seconds
+        name = "catdog, ResNet-18"
+        if any(part in name.lower() for part in ways):
+            begin = time.monotonic()
+            found = train_catdog(arguments, manifest, photos, folder / "catdog")
+            taken = time.monotonic() - begin
+            seconds = seconds or taken
+            report(name, found, photos, taken)
+        if not seconds:
+            parser.error("--ways without catdog: needs --seconds")
         peers: dict[str, Callable[[], Propose]] = {
             "torchvision Faster R-CNN, ResNet-18": lambda: train_torchvision(
-                new_faster_rcnn(arguments.weights), 0.01, 8, manifest, arguments.heads, seconds
+                new_faster_rcnn(arguments.weights), TRAIN_SIZE, 0.01, 8, manifest, arguments.heads, seconds
             ),
             "torchvision SSDlite, from scratch": lambda: train_torchvision(
                 ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=1 + len(PETS)),
-                0.0125, 16, manifest, arguments.heads, seconds,
+                SIZE, 0.0125, 16, manifest, arguments.heads, seconds,
             ),
         }  # fmt: skip
         if arguments.ultralytics:
@@ -92,6 +103,8 @@ def main() -> None:
                 arguments.ultralytics, manifest, folder / "yolo", seconds
             )
         for name, train in peers.items():
+            if not any(part in name.lower() for part in ways):
+                continue
             begin = time.monotonic()
             propose = train()
             taken = time.monotonic() - begin
@@ -126,18 +139,20 @@ def new_faster_rcnn(weights: str) -> nn.Module:
     assert all(name.startswith("fc.") for name in missing), missing
     detector: nn.Module = FasterRCNN(
         _resnet_fpn_extractor(backbone, 3), num_classes=1 + len(PETS), min_size=SIZE, max_size=SIZE,
-        box_score_thresh=SCORE_FLOOR,
+        box_score_thresh=SCORE_FLOOR, rpn_pre_nms_top_n_train=512, rpn_post_nms_top_n_train=256,
+        rpn_post_nms_top_n_test=256, box_batch_size_per_image=64,
     )  # fmt: skip
     return detector
 
 
 def train_torchvision(
-    model: nn.Module, lr: float, batch_size: int, manifest: Manifest, data: str, seconds: float
+    model: Any, train_size: int, lr: float, batch_size: int, manifest: Manifest, data: str, seconds: float
 ) -> Propose:
     """Train one of torchvision's detectors by SGD with a cosine over the given time, on catdog's augmented photos."""
-    settings = resolve(
-        {"task": "detect", "data": data, "output": "unused", "size": SIZE, "train_size": SIZE, "batch_size": batch_size}
-    )
+    given = {"task": "detect", "data": data, "output": "unused", "size": SIZE}
+    settings = resolve(given | {"train_size": train_size, "batch_size": batch_size})
+    before = model.transform.min_size, model.transform.max_size
+    model.transform.min_size, model.transform.max_size = (train_size,), train_size
     contract = Contract(class_names=PETS, input_size=settings.canvas_size, resize="letterbox", task="detect")
     examples = load_photos(manifest, "train", contract, settings)
     autocast_backbone(model, settings)
@@ -154,13 +169,14 @@ def train_torchvision(
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1, done * 50 + 0.02) * 0.5 * (1 + np.cos(np.pi * done))
             pixels, boxes = Detect().augment(images, targets, settings)
-            losses = model(list(pixels / 255), [describe(row) for row in scale_targets(boxes, SIZE)])
+            losses = model(list(pixels / 255), [describe(row) for row in scale_targets(boxes, train_size)])
             optimizer.zero_grad()
             sum(losses.values()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
         epoch += 1
     print(f"  {epoch} epochs", file=sys.stderr)
+    model.transform.min_size, model.transform.max_size = before
     model.eval()
 
     def propose(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
