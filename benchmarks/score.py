@@ -208,13 +208,13 @@ def report(rounds: list[Round], errors: dict[str, str], truth: list[str]) -> Non
 
 
 def goals(rounds: list[Round]) -> None:
-    """Print what the issue asks for beside what was measured."""
+    """Print what was measured beside the goals."""
     others = [name for name in rounds[0] if name not in (*WITH_CATDOG, *BARE) and not name.endswith("int8")]
     print()
     if times := ratio(rounds, FAST, OURS[0]):
         fast, whole = ([r[name].labels for r in rounds if name in r][-1] for name in (FAST, OURS[0]))
         print(f"{FAST}: {times:.2f} times {OURS[0]}, {agreement(fast, whole):.2%} of the labels are the same")
-    for ours, bare_model, goal in zip(OURS, BARE, (4, 1), strict=True):
+    for ours, bare_model, goal in zip((FAST, *OURS), (BARE[0], *BARE), (4, 4, 1), strict=True):
         ratios = {name: (ratio(rounds, ours, name), ratio(rounds, ours, name, "whole")) for name in others}
         for number, what in enumerate(("without start-up", "whole process")):
             if known := [(found, name) for name in others if (found := ratios[name][number])]:
