@@ -175,6 +175,10 @@ class SageMaker:
         for start in range(0, len(events), 1000):
             self._logs.put_log_events(**place, logEvents=events[start : start + 1000])
 
+    def _new_server_folder(self) -> Path:
+        """A short name: TorchServe's sockets lie in it, and a socket's path may have 107 bytes."""
+        return self._folder / str(next(self._numbers))
+
     def _server(self, model: str, folder: Path, damage: Callable[[bytes], bytes] = bytes) -> Serve:
         """A server, not yet started, with a model as CreateModel has it. Raises tarfile.TarError, EOFError."""
         container = self._sagemaker.describe_model(ModelName=model)["PrimaryContainer"]
@@ -193,9 +197,7 @@ class SageMaker:
         try:
             config = self._sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
             variant = self._sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]
-            # A short name: TorchServe's sockets lie in it, and a socket's path may have 107 bytes.
-            folder = self._folder / "endpoints" / str(next(self._numbers))
-            server = self._server(variant["ModelName"], folder, self.damage)
+            server = self._server(variant["ModelName"], self._new_server_folder(), self.damage)
         except (tarfile.TarError, EOFError) as error:
             self._say(name, EndpointStatus="Failed", FailureReason=f"Failed to extract model data archive: {error}")
             return
@@ -225,7 +227,7 @@ class SageMaker:
         bucket, prefix = split(sent["DataSource"]["S3DataSource"]["S3Uri"])
         to_bucket, to_prefix = split(request["TransformOutput"]["S3OutputPath"])
         began, refused = time.time(), []
-        with self._server(request["ModelName"], self._folder / "transform" / name) as server:
+        with self._server(request["ModelName"], self._new_server_folder()) as server:
             server.wait_ready()
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for entry in page.get("Contents", ()):
