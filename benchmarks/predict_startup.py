@@ -34,7 +34,7 @@ from PIL import Image
 session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 image = session.get_inputs()[0]
 pixels = np.asarray(Image.open(sys.argv[2]).convert("RGB").resize((224, 224)))[None]
-print(session.run(None, {image.name: pixels}))
+print(session.run(["probabilities"], {image.name: pixels}))
 """
 
 

@@ -116,7 +116,7 @@ def _session(model: str, threads: int) -> Callable[[Any], list[int]]:
     def run(pixels: Any) -> list[int]:
         indices: list[int] = []
         for start in range(0, len(pixels), BARE_BATCH):
-            (rows,) = session.run(None, {"image": pixels[start : start + BARE_BATCH]})
+            (rows,) = session.run(["probabilities"], {"image": pixels[start : start + BARE_BATCH]})
             indices += rows.argmax(1).tolist()
         return indices
 
@@ -134,7 +134,7 @@ def naive(task: Task, model: str) -> Labelling:
     def classify() -> Iterator[int]:
         for file in task.files:
             image = Image.open(file).convert("RGB").resize((task.size, task.size), Image.Resampling.BILINEAR)
-            (rows,) = session.run(None, {"image": np.asarray(image)[None]})
+            (rows,) = session.run(["probabilities"], {"image": np.asarray(image)[None]})
             yield int(rows[0].argmax())
 
     return classify
