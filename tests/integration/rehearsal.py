@@ -4,7 +4,8 @@
         ...                                       # CreateTrainingJob trains, CreateEndpoint serves, and so on
 
 A training job runs in a training_container.Container; its output, log, metrics and failure go where AWS puts them. An
-endpoint and a transform job get TorchServe, started by the real ``serve``, with the model.tar.gz of CreateModel. The
+endpoint and a transform job get TorchServe, started by the real ``serve``, with the model.tar.gz of CreateModel, or
+with catdog's own image its ``catdog serve``. The
 server of before an update answers until the new one does.
 """
 
@@ -14,16 +15,20 @@ import contextlib
 import itertools
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import environ
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
+import httpx
+
+from catdog.aws.containers import has_serving_toolkit
 from tests.integration.control_plane import ControlPlane
 from tests.integration.runtime_shim import RuntimeShim, Target
-from tests.integration.toolkits import Serve, environment, serving_python
+from tests.integration.server_process import ServerProcess
+from tests.integration.toolkits import Answer, Serve, environment, serving_python
 from tests.integration.training_container import HOST, JOB_S, Container, split, upload
 
 # setuptools: torch 2.15 and others want it, and the toolkit pip-installs requirements.txt beside what is there.
@@ -49,6 +54,42 @@ def toolkits() -> Toolkits:
     return Toolkits(environment("training", TRAINING), serving_python())
 
 
+class OwnServer:
+    """What catdog's own image runs, as SageMaker starts it; it is used as Serve is."""
+
+    def __init__(self, archive: Path, folder: Path, variables: Mapping[str, str]) -> None:
+        with tarfile.open(archive) as file:
+            file.extractall(folder / "model", filter="data")
+        self._server = ServerProcess(
+            folder / "serve.log", env={**variables, "CATDOG_MODEL": str(folder / "model")}, cwd=folder
+        )
+
+    def __enter__(self) -> OwnServer:
+        self._server.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.__exit__(kind, error, trace)
+
+    def wait_ready(self) -> None:
+        self._server.wait_ready()
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, timeout: float = 60
+    ) -> Answer:
+        """One request; raises OSError where there is no answer."""
+        try:
+            found = self._server.http.request(method, path, content=body, headers=headers, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise ConnectionError(repr(error)) from error
+        return Answer(found.status_code, found.headers.get("content-type", ""), found.content)
+
+    def post(self, body: bytes, content_type: str, accept: str) -> Answer:
+        return self.request("POST", "/invocations", body, {"Content-Type": content_type, "Accept": accept})
+
+
 class SageMaker:
     """The machines behind a control plane; ``with`` has all of them ended."""
 
@@ -66,7 +107,7 @@ class SageMaker:
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="sagemaker")
         self._work: list[Future[None]] = []
         self._ended: dict[str, Future[None]] = {}
-        self._servers: dict[str, Serve] = {}
+        self._servers: dict[str, Serve | OwnServer] = {}
         self._numbers = itertools.count()
         self.trainings: dict[str, Container] = {}
         """By the job's name; those that have ended, too."""
@@ -179,13 +220,15 @@ class SageMaker:
         """A short name: TorchServe's sockets lie in it, and a socket's path may have 107 bytes."""
         return self._folder / str(next(self._numbers))
 
-    def _server(self, model: str, folder: Path, damage: Callable[[bytes], bytes] = bytes) -> Serve:
+    def _server(self, model: str, folder: Path, damage: Callable[[bytes], bytes] = bytes) -> Serve | OwnServer:
         """A server, not yet started, with a model as CreateModel has it. Raises tarfile.TarError, EOFError."""
         container = self._sagemaker.describe_model(ModelName=model)["PrimaryContainer"]
         bucket, key = split(container["ModelDataUrl"])
         folder.mkdir(parents=True)
         archive = folder / "model.tar.gz"
         archive.write_bytes(damage(self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()))
+        if not has_serving_toolkit(container["Image"]):
+            return OwnServer(archive, folder, container["Environment"])
         variables = container["Environment"] | {
             "SAGEMAKER_SUBMIT_DIRECTORY": str(folder / "base/model/code"),
             **{name: environ[name] for name in GUARD if name in environ},  # Serve would leave them out
@@ -245,7 +288,7 @@ class SageMaker:
         self._say(name, TransformStartTime=began, TransformEndTime=time.time(), **state)
 
 
-def _target(server: Serve, patience_s: float) -> Target:
+def _target(server: Serve | OwnServer, patience_s: float) -> Target:
     def invoke(body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
         headers = {name: value for name, value in (("Content-Type", content_type), ("Accept", accept)) if value}
         answer = server.request("POST", "/invocations", body, headers, timeout=patience_s)
@@ -254,7 +297,7 @@ def _target(server: Serve, patience_s: float) -> Target:
     return invoke
 
 
-def _pings(server: Serve) -> bool:
+def _pings(server: Serve | OwnServer) -> bool:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):

@@ -247,6 +247,22 @@ def test_a_detector_s_walk(cloud: Cloud, tmp_path: Path) -> None:
     tell("delete: nothing of either version is left")
 
 
+def test_an_endpoint_goes_from_aws_s_container_to_catdog_s_own_and_back(cloud: Cloud, photos: Path) -> None:
+    name, asked = "catdog-own", sorted(photos.glob("*/*.jpg"))[:4]
+    own = "123456789012.dkr.ecr.us-east-1.amazonaws.com/catdog:1"
+    here = command("catdog.predict", *asked).out
+    said = []
+    for image in ("", own):
+        deployed = cloud.aws("deploy", "embedded", "--name", name, "--image", image).answer
+        assert deployed["tested"]["largest_difference"] <= deployed["tested"]["tolerance"]
+        said.append(cloud.aws("invoke", name, *asked).out)
+    cloud.aws("rollback", name)
+    assert [*said, cloud.aws("invoke", name, *asked).out] == [here] * 3
+    cloud.aws("delete", name, "--yes")
+    assert cloud.left() == []
+    tell("AWS's container, catdog's own and, rolled back, AWS's again: the same answers to the digit")
+
+
 def test_a_training_that_dies_says_why(cloud: Cloud, photos: Path) -> None:
     only = cloud.aws("upload", photos / photos_of(photos)[0], "--prefix", "catdog/one/kind").answer["uri"]
     job = "catdog-train-dies"
