@@ -31,3 +31,8 @@ def restore_name(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's kind where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def count_json_items(data: bytes) -> int:
+    """Return how many characters open an object or a list or part items: the memory of parsed JSON grows with them."""
+    return sum(map(data.count, (b"{", b"[", b",")))

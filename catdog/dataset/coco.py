@@ -10,6 +10,7 @@ from typing import Any, Final
 from catdog.dataset.annotations import Annotation, Corners, Flaw, Mark, known_class
 from catdog.errors import DataError
 from catdog.machine import free_memory
+from catdog.text import count_json_items
 
 MAX_BYTES: Final = 2**29  # of one file; COCO's own instances_train2017.json has 448 MiB
 BYTES_PER_ITEM: Final = 100
@@ -62,7 +63,7 @@ def parse_coco(
 
 
 def _estimate_memory(data: bytes) -> int:
-    return len(data) + BYTES_PER_ITEM * sum(map(data.count, (b"{", b"[", b",")))
+    return len(data) + BYTES_PER_ITEM * count_json_items(data)
 
 
 def _parse_lists(data: bytes, path: str) -> list[list[dict[str, Any]]]:

@@ -60,7 +60,7 @@ def as_csv(rows: Iterable[Detection], class_names: Sequence[str]) -> Iterator[st
             [found.label, found.confidence, number, *found.box.corners]
             for number, found in enumerate(row.objects or (), start=1)
         ]
-        return [[*photo, *head, row.error] for head in heads or [[None] * 7]]
+        return [[*photo, *head, row.error] for head in heads or [[None] * (2 + len(BOX_COLUMNS))]]
 
     return stream_csv(header, map(tell, rows))
 

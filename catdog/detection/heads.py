@@ -97,7 +97,7 @@ def as_csv(rows: Iterable[PredictionWithHeads], class_names: Sequence[str]) -> I
     header = ["source", "label", "confidence", *class_names, *BOX_COLUMNS, "error"]
 
     def tell(row: PredictionWithHeads) -> Iterator[list[Any]]:
-        heads: list[tuple[Prediction, Sequence[float | None]]] = [(row, [None] * 5)]
+        heads: list[tuple[Prediction, Sequence[float | None]]] = [(row, [None] * len(BOX_COLUMNS))]
         heads += [(head.answer, [i, *head.box.corners]) for i, head in enumerate(row.objects or (), start=1)]
         for answer, place in heads:
             values = [(answer.probabilities or {}).get(name) for name in class_names]

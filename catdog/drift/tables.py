@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -29,7 +29,7 @@ _MOST_PHOTOS: Final = 2**31  # that an evaluation's metrics.json may claim
 _MOST_REPORT_BYTES: Final = 64 * 2**20
 _READ_ROWS: Final = 10_000  # at once
 _BY_HEAD: Final = frozenset((HEAD, "width"))  # columns by which a detector's table, with a row a head, is known
-_EVALUATED_BOX: Final = frozenset(("xmin", "truth"))  # likewise the boxes in a detector's evaluation
+_NEEDED: Final = frozenset(("label", "confidence"))
 _COLUMNS: Final = ("source", "status", "label", "confidence", "error", *_BY_HEAD)
 
 
@@ -41,28 +41,21 @@ def read_answers(table: str) -> Iterator[Answer]:
         raise DataError(f"{table}: must end in {', '.join(_READERS)}, as catdog score's results do")
     with store.open(name) as file:
         try:
-            for row in join_heads(_READERS[ending](file)):
-                if row.keys() >= _EVALUATED_BOX:
+            for row in join_photos(_READERS[ending](file)):
+                if "xmin" in row and HEAD not in row:
+                    if "truth" not in row:
+                        raise ValueError("boxes that don't say which are of one photo")
                     raise DataError(
                         f"{table}: lists all boxes of an evaluation, also those under the detector's threshold; give "
                         "its folder as --reference, or a result of catdog score"
                     )
-                if "xmin" in row and HEAD not in row:
-                    raise ValueError("boxes that don't say which are of one photo")
-                if "objects" not in row:
-                    _check_columns(row.keys())
                 yield Answer.from_row(row)
         # Arrow's own errors are children of ValueError, OSError, KeyError, TypeError and RuntimeError.
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, csv.Error) as error:
             raise DataError(f"{table}: is no table of catdog's answers, or damaged") from error
 
 
-def _check_columns(names: Collection[str]) -> None:
-    if not {"label", "confidence"} <= set(names):
-        raise ValueError("without label and confidence")
-
-
-def join_heads(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def join_photos(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Yield one row a photo of a table; a detector's has a list ``objects``, as its JSON has.
 
     Raises ValueError for more heads than a photo has.
@@ -178,7 +171,15 @@ def _read_csv(file: BinaryIO) -> Iterable[Mapping[str, Any]]:
 
 
 def _read_jsonl(file: BinaryIO) -> Iterator[Mapping[str, Any]]:
-    return map(json.loads, _read_text(file))
+    for row in map(json.loads, _read_text(file)):
+        if "objects" not in row:
+            _check_columns(row)
+        yield row
+
+
+def _check_columns(names: Iterable[str]) -> None:
+    if not _NEEDED.issubset(names):
+        raise ValueError("without label and confidence")
 
 
 _READERS: Final = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}

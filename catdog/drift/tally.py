@@ -55,7 +55,7 @@ class Answer(NamedTuple):
     def from_row(cls, row: Mapping[str, Any]) -> Answer:
         """Read an answer as catdog writes it, from JSON or from a table's columns; raises ValueError for another.
 
-        Rows of a detector's table have to be one a photo, as ``catdog.drift.tables.join_heads`` makes them.
+        Rows of a detector's table have to be one a photo, as ``catdog.drift.tables.join_photos`` makes them.
         """
         source, objects = str(row.get("source") or ""), row.get("objects")
         if objects is not None and "label" not in row:  # an answer of catdog predict --detect has both

@@ -97,7 +97,7 @@ class Row(NamedTuple):
 
 def join_heads(values: Iterable[dict[str, Any]], class_names: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """Sources and Rows of which a table was made, given its rows by column name. Raises as ``Row.from_columns``."""
-    for photo in group_photos(values):
+    for photo in group_photos(values) if HEAD in class_names else ([row] for row in values):
         yield photo[0]["source"], Row.from_columns(photo[0], class_names, photo[1:])
 
 

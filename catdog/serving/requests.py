@@ -23,7 +23,7 @@ from catdog.serving.multipart import parse_multipart
 from catdog.sources.addresses import S3_SCHEME as SCHEME
 from catdog.sources.addresses import split_s3_uri as split_uri
 from catdog.sources.objects import read_object
-from catdog.text import first_line
+from catdog.text import count_json_items, first_line
 
 IMAGE_TYPES: Final = (
     *(f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "heic", "heif")),
@@ -126,7 +126,7 @@ def parse_json(data: bytes, most_marks: int) -> Any:
     ``most_marks``: of the characters that open an object or a list or part its items. Each of them may cost up to 240
     bytes of memory (an object of one item), where all else costs at most four times its own size.
     """
-    if sum(map(data.count, (b"{", b"[", b","))) > most_marks:
+    if count_json_items(data) > most_marks:
         raise RequestError(
             f"the JSON has more than {most_marks:,} objects, lists and items; send less at once", TOO_LARGE
         )

@@ -391,13 +391,13 @@ def _make_parser() -> argparse.ArgumentParser:
 def _describe_defaults(name: str, default: Any) -> str:
     """Return a setting's default, and those that an architecture, a task or an optimizer has of its own."""
     tables = {"arch": ARCH_DEFAULTS, "task": TASK_DEFAULTS, "optimizer": OPTIMIZER_DEFAULTS}
-    own = [
+    others = [
         f"{own[name]} with --{flag} {choice}"
         for flag, table in tables.items()
         for choice, own in table.items()
         if name in own
     ]
-    return "; ".join([str(default), *own])
+    return "; ".join([str(default), *others])
 
 
 def _read_config(path: str | None) -> dict[str, Any]:

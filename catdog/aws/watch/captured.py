@@ -27,7 +27,7 @@ from typing import Any, Final
 from PIL import Image
 
 from catdog.contact_sheet import THUMBNAIL_PX, thumbnail
-from catdog.drift.tables import join_heads, read_lines
+from catdog.drift.tables import join_photos, read_lines
 from catdog.drift.tally import Answer
 from catdog.errors import CatdogError, ImageError
 from catdog.image import JPEG_MARGIN, decode, from_array
@@ -183,7 +183,7 @@ def _read_rows(response: object) -> list[Any]:
             return found if isinstance(found, list) else [found]
         if kind == JSON_LINES_TYPE:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return list(join_heads(csv.DictReader(text.splitlines(keepends=True))))
+        return list(join_photos(csv.DictReader(text.splitlines(keepends=True))))
     except (ValueError, RecursionError, csv.Error) as error:
         raise _UnreadableError("not an answer of catdog's") from error
 
